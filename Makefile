@@ -1,0 +1,42 @@
+# hostmesh: `make lab` runs Bookinfo in the mesh on this machine, `make test` runs every test.
+.DEFAULT_GOAL := help
+BIN := .venv/bin
+export PATH := $(CURDIR)/.venv/bin:$(CURDIR)/build/tools/bin:$(PATH)
+
+help:  ## Show the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+setup-run:
+	@.ci/setup run
+setup:
+	@.ci/setup dev
+
+lab: setup-run  ## Start Bookinfo in the mesh on this machine
+	@$(BIN)/hostmesh lab up
+lab-down:  ## Remove every trace of the lab
+	@[ ! -x $(BIN)/hostmesh ] || $(BIN)/hostmesh lab down
+
+check: setup  ## Format, lint, types, layers, unit and golden tests (under a minute)
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache
+	@.ci/file-length
+	@$(BIN)/pytest tests/unit tests/golden
+
+integration: setup
+	@$(BIN)/pytest tests/integration
+e2e: setup
+	@$(BIN)/pytest tests/e2e
+
+test: check integration e2e  ## Everything
+
+deb: setup  ## Build the Debian packages into dist/
+	@packaging/build
+
+lock:  ## Renew the lock files from pyproject.toml
+	@$(BIN)/pip install -q uv
+	@$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -o requirements.lock pyproject.toml
+	@$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --extra dev -o requirements-dev.lock pyproject.toml
+
+.PHONY: help setup setup-run lab lab-down check integration e2e test deb lock

@@ -1,0 +1,1 @@
+"""The domain model: immutable types and pure rules about them. Imports nothing of hostmesh but errors."""

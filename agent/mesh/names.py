@@ -1,0 +1,92 @@
+"""Every name that must mean the same everywhere: hosts of a service, xDS resources, type URLs, KV keys."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from agent.mesh.routes import Subset
+from agent.mesh.service import Identity, ServiceKey
+
+DEFAULT_NAMESPACE = "default"
+CONSUL_DOMAIN = "service.consul"
+CLUSTER_DOMAIN = "svc.cluster.local"
+
+_TYPE = "type.googleapis.com/envoy"
+CLUSTER_TYPE = f"{_TYPE}.config.cluster.v3.Cluster"
+ENDPOINT_TYPE = f"{_TYPE}.config.endpoint.v3.ClusterLoadAssignment"
+LISTENER_TYPE = f"{_TYPE}.config.listener.v3.Listener"
+ROUTE_TYPE = f"{_TYPE}.config.route.v3.RouteConfiguration"
+SECRET_TYPE = f"{_TYPE}.extensions.transport_sockets.tls.v3.Secret"
+XDS_ORDER = (CLUSTER_TYPE, ENDPOINT_TYPE, LISTENER_TYPE, ROUTE_TYPE, SECRET_TYPE)
+"""Make before break: the order in which additions and changes go out (xDS protocol, "Eventual consistency")."""
+
+KV_CONFIG = "hostmesh/config/"
+KV_MESH = "hostmesh/mesh"
+KV_STATUS = "hostmesh/status/"
+
+TRUST_BUNDLE_SECRET = "trust-bundle"
+
+
+def canonical_host(key: ServiceKey) -> str:
+    """Return the one host name that stands for a service in xDS names."""
+    if key.namespace == DEFAULT_NAMESPACE:
+        return f"{key.name}.{CONSUL_DOMAIN}"
+    return f"{key.name}.{key.namespace}.{CLUSTER_DOMAIN}"
+
+
+def qualified_hosts(key: ServiceKey) -> tuple[str, ...]:
+    """Return the names that mean this service whoever asks."""
+    return (f"{key.name}.{key.namespace}", f"{key.name}.{key.namespace}.svc", f"{key.name}.{key.namespace}.{CLUSTER_DOMAIN}")
+
+
+def hosts_by_service(keys: Iterable[ServiceKey], namespace: str) -> dict[ServiceKey, tuple[str, ...]]:
+    """Return all names of each service as a caller of that namespace knows them; no name is given twice.
+
+    `NAME` and `NAME.service.consul` do not say the namespace: they go to the caller's own, then to `default`, then to
+    the first in alphabetical order.
+    """
+    by_name: dict[str, list[ServiceKey]] = {}
+    for key in keys:
+        by_name.setdefault(key.name, []).append(key)
+    hosts: dict[ServiceKey, tuple[str, ...]] = {}
+    for name, candidates in by_name.items():
+        candidates.sort(key=lambda key: (key.namespace != namespace, key.namespace != DEFAULT_NAMESPACE, key.namespace))
+        for position, key in enumerate(candidates):
+            short = (name, f"{name}.{CONSUL_DOMAIN}") if position == 0 else ()
+            hosts[key] = short + qualified_hosts(key)
+    return hosts
+
+
+def resolve_host(host: str, namespace: str, known: Iterable[ServiceKey]) -> ServiceKey | None:
+    """Return the service a host in a rule of that namespace means, or None if no known service has that name."""
+    host = host.rstrip(".").lower()
+    keys = [key for key in known if host == key.name or host.startswith(key.name + ".")]
+    for key, names in hosts_by_service(keys, namespace).items():
+        if host in names:
+            return key
+    return None
+
+
+def outbound_cluster(key: ServiceKey, port: int, subset: Subset | None = None) -> str:
+    """Return the cluster (and endpoint) name of a service port: `outbound|9080|v1|reviews.service.consul`."""
+    return f"outbound|{port}|{subset.name if subset else ''}|{canonical_host(key)}"
+
+
+def inbound_cluster(port: int) -> str:
+    """Return the name of the cluster of a local workload's port."""
+    return f"inbound|{port}||"
+
+
+def certificate_secret(identity: Identity, trust_domain: str) -> str:
+    """Return the SDS name of a workload's certificate: its SPIFFE ID (as SPIRE's SDS does)."""
+    return identity.spiffe_id(trust_domain)
+
+
+def config_key(namespace: str, kind: str, name: str) -> str:
+    """Return the KV key of a rule object; kind in lower case, singular (`routerule`)."""
+    return f"{KV_CONFIG}{namespace}/{kind.lower()}/{name}"
+
+
+def status_key(node: str) -> str:
+    """Return the KV key of a node's status document."""
+    return f"{KV_STATUS}{node}"

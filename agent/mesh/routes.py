@@ -1,0 +1,136 @@
+"""The one internal route model: both generations of the Istio API lower to these types, and only these are translated."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from msgspec import Struct
+
+from agent.mesh.service import Labels, ServiceKey
+
+
+class ObjectRef(Struct, frozen=True, order=True):
+    """Names a rule object, for messages and status."""
+
+    kind: str
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}/{self.name}.{self.namespace}"
+
+
+class MatchKind(StrEnum):
+    """How a value is compared."""
+
+    EXACT = "exact"
+    PREFIX = "prefix"
+    REGEX = "regex"
+    """RE2, the whole value must match."""
+    PRESENT = "present"
+
+
+class StringMatch(Struct, frozen=True):
+    """A comparison of one string."""
+
+    kind: MatchKind
+    value: str = ""
+    ignore_case: bool = False
+
+
+class NamedMatch(Struct, frozen=True):
+    """A comparison of one header or query parameter; `invert` means it must not match."""
+
+    name: str
+    match: StringMatch
+    invert: bool = False
+
+
+class SourceMatch(Struct, frozen=True):
+    """Which callers a rule is for; decided when planning for a host, never at run time. None and () mean any."""
+
+    service: ServiceKey | None = None
+    namespace: str | None = None
+    labels: Labels = ()
+
+
+class HttpMatch(Struct, frozen=True):
+    """Conditions on one request; all must hold."""
+
+    uri: StringMatch | None = None
+    method: StringMatch | None = None
+    scheme: StringMatch | None = None
+    authority: StringMatch | None = None
+    headers: tuple[NamedMatch, ...] = ()
+    query: tuple[NamedMatch, ...] = ()
+    port: int | None = None
+    source: SourceMatch | None = None
+
+    @property
+    def is_layer7(self) -> bool:
+        """Tell whether it looks at the request itself (such a match never holds for a TCP connection)."""
+        return bool(self.uri or self.method or self.scheme or self.authority or self.headers or self.query)
+
+
+class Subset(Struct, frozen=True, order=True):
+    """The instances of a service that bear these labels."""
+
+    name: str
+    """A DestinationRule's subset name; for a RouteRule's labels `key=value,key=value`."""
+    labels: Labels
+
+
+class Destination(Struct, frozen=True):
+    """Where a route sends to."""
+
+    service: ServiceKey
+    subset: Subset | None = None
+    port: int | None = None
+    """None means the port the caller used; a service with a single port is always reached on that one."""
+
+
+class WeightedDestination(Struct, frozen=True):
+    """A destination and its share; the weights of a route add up to 100."""
+
+    destination: Destination
+    weight: int = 100
+
+
+class Route(Struct, frozen=True):
+    """One rule: if any of the matches holds (none listed: always), send to the destinations by weight."""
+
+    name: str
+    origin: ObjectRef
+    destinations: tuple[WeightedDestination, ...]
+    matches: tuple[HttpMatch, ...] = ()
+
+
+class ServicePolicy(Struct, frozen=True):
+    """What the rules say about one service: ordered routes, first match wins."""
+
+    routes: tuple[Route, ...] = ()
+    default_route: bool = True
+    """A request that no route matches goes to all instances (v1alpha2); False: it gets 404 (VirtualService)."""
+
+    @classmethod
+    def empty(cls) -> ServicePolicy:
+        """Return the policy of a service that no rule is about."""
+        return cls()
+
+    @property
+    def subsets(self) -> frozenset[Destination]:
+        """Return every destination with a subset that a route names."""
+        return frozenset(
+            weighted.destination
+            for route in self.routes
+            for weighted in route.destinations
+            if weighted.destination.subset is not None
+        )
+
+
+class Fault(Struct, frozen=True, order=True):
+    """Something wrong that the rest of the mesh serves on in spite of; shown in status, log and metrics."""
+
+    subject: str
+    """The object's name as the operator knows it: `RouteRule/x.default`, a KV key, a file, an xDS resource."""
+    reason: str

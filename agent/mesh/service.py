@@ -1,0 +1,171 @@
+"""Services, their instances and what runs on this host."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from enum import StrEnum
+
+from msgspec import Struct
+
+Labels = tuple[tuple[str, str], ...]
+"""Labels as sorted pairs: hashable, comparable, cheap."""
+
+
+def labels_of(mapping: Mapping[str, str]) -> Labels:
+    """Return the mapping as sorted pairs."""
+    return tuple(sorted(mapping.items()))
+
+
+def selects(selector: Labels, labels: Labels) -> bool:
+    """Tell whether every pair of the selector stands in the labels (an empty selector selects all)."""
+    return set(selector) <= set(labels)
+
+
+class Protocol(StrEnum):
+    """What a port speaks, in Istio's words."""
+
+    HTTP = "http"
+    HTTP2 = "http2"
+    GRPC = "grpc"
+    GRPC_WEB = "grpc-web"
+    HTTPS = "https"
+    TLS = "tls"
+    TCP = "tcp"
+    MONGO = "mongo"
+    MYSQL = "mysql"
+    REDIS = "redis"
+
+    @property
+    def is_http(self) -> bool:
+        """Tell whether requests on this port are routed by their Host header (plaintext HTTP of any version)."""
+        return self in (Protocol.HTTP, Protocol.HTTP2, Protocol.GRPC, Protocol.GRPC_WEB)
+
+    @property
+    def is_http2(self) -> bool:
+        """Tell whether the instances expect HTTP/2."""
+        return self in (Protocol.HTTP2, Protocol.GRPC)
+
+    @classmethod
+    def from_name(cls, name: str) -> Protocol:
+        """Return the protocol a declared protocol or port name means; an unknown or empty one is TCP.
+
+        Istio's port naming convention: `http`, `http-metrics`, `grpc-web-api` (the longest known prefix up to a dash).
+        """
+        name = name.lower()
+        for known in sorted(cls, key=len, reverse=True):
+            if name == known or name.startswith(known + "-"):
+                return known
+        return cls.TCP
+
+
+class ServiceKey(Struct, frozen=True, order=True):
+    """The identity of a mesh service; `name` is Consul's catalog name."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.name}.{self.namespace}"
+
+
+class Port(Struct, frozen=True, order=True):
+    """A port of a service."""
+
+    number: int
+    name: str
+    protocol: Protocol
+
+
+class Health(StrEnum):
+    """The worst of an instance's Consul checks; passing and warning get traffic, critical does not."""
+
+    PASSING = "passing"
+    WARNING = "warning"
+    CRITICAL = "critical"
+
+
+class Instance(Struct, frozen=True, order=True):
+    """One registered instance of a service (one entry of Consul's catalog)."""
+
+    id: str
+    service: ServiceKey
+    node: str
+    address: str
+    ports: tuple[Port, ...]
+    labels: Labels = ()
+    health: Health = Health.PASSING
+    proxied: bool = False
+    """An agent serves mutual TLS in front of it (catalog meta `hostmesh-tls`)."""
+    service_account: str = "default"
+
+    @property
+    def is_serving(self) -> bool:
+        """Tell whether it may get traffic."""
+        return self.health is not Health.CRITICAL
+
+
+class Service(Struct, frozen=True):
+    """A mesh service: everything in the catalog under one (namespace, name)."""
+
+    key: ServiceKey
+    ports: tuple[Port, ...]
+    instances: tuple[Instance, ...]
+
+    @classmethod
+    def from_instances(cls, key: ServiceKey, instances: Iterable[Instance]) -> Service:
+        """Return the service these instances make: sorted, with the union of their ports by number.
+
+        Two instances that disagree on a port's protocol: the first in id order wins, so every host decides alike.
+        """
+        ordered = tuple(sorted(instances))
+        ports: dict[int, Port] = {}
+        for instance in ordered:
+            for port in instance.ports:
+                ports.setdefault(port.number, port)
+        return cls(key, tuple(sorted(ports.values())), ordered)
+
+    @property
+    def service_accounts(self) -> tuple[str, ...]:
+        """Return the accounts of all instances, healthy or not: a health flip must not change who is trusted."""
+        return tuple(sorted({instance.service_account for instance in self.instances}))
+
+    def port(self, number: int) -> Port | None:
+        """Return the port with that number."""
+        return next((port for port in self.ports if port.number == number), None)
+
+
+class Check(Struct, frozen=True):
+    """How Consul finds out whether an instance is healthy."""
+
+    http_path: str | None = None
+    """Path of an HTTP GET on the instance's first port; None means a TCP connect."""
+    interval_seconds: float = 5.0
+    timeout_seconds: float = 2.0
+
+
+class Workload(Struct, frozen=True):
+    """An instance of a service on this host, as services.d declares it."""
+
+    service: ServiceKey
+    address: str
+    ports: tuple[Port, ...]
+    labels: Labels = ()
+    service_account: str = "default"
+    proxied: bool = True
+    check: Check = Check()
+
+    @property
+    def identity(self) -> Identity:
+        """Return the SPIFFE identity parts of this workload (the trust domain is the mesh's)."""
+        return Identity(self.service.namespace, self.service_account)
+
+
+class Identity(Struct, frozen=True, order=True):
+    """Who a workload is, less the trust domain."""
+
+    namespace: str
+    service_account: str
+
+    def spiffe_id(self, trust_domain: str) -> str:
+        """Return the SPIFFE ID (SPIFFE-ID section 2; path as Istio's)."""
+        return f"spiffe://{trust_domain}/ns/{self.namespace}/sa/{self.service_account}"

@@ -1,0 +1,89 @@
+"""Everything a plan is made from, and everything it makes: both immutable."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from ipaddress import IPv4Address, IPv6Address
+
+from msgspec import Struct, field
+
+from agent.mesh.routes import ServicePolicy
+from agent.mesh.service import Identity, Service, ServiceKey, Workload
+from agent.mesh.settings import MeshSettings
+
+
+class Vip(Struct, frozen=True, order=True):
+    """The virtual addresses of a mesh service on this host."""
+
+    v4: IPv4Address
+    v6: IPv6Address
+
+
+class Certificate(Struct, frozen=True):
+    """A workload's key and chain (leaf first), PEM."""
+
+    key_pem: bytes
+    chain_pem: bytes
+
+
+class MeshSnapshot(Struct, frozen=True):
+    """The mesh as this host knows it. The mappings are never changed after construction."""
+
+    node: str
+    services: Mapping[ServiceKey, Service]
+    policies: Mapping[ServiceKey, ServicePolicy]
+    settings: MeshSettings
+    workloads: tuple[Workload, ...]
+    """This host's workloads; the first is the default one: outbound traffic bears its identity and labels."""
+    vips: Mapping[ServiceKey, Vip]
+    certificates: Mapping[Identity, Certificate]
+    trust_bundle_pem: bytes
+
+    @property
+    def default_workload(self) -> Workload | None:
+        """Return the workload that outbound traffic of this host belongs to."""
+        return self.workloads[0] if self.workloads else None
+
+
+class Resource(Struct, frozen=True):
+    """One xDS resource, serialized; equal content has equal version everywhere and always."""
+
+    type_url: str
+    name: str
+    version: str
+    """Content hash of `value` (hex)."""
+    value: bytes
+    """The serialized message (what google.protobuf.Any.value holds)."""
+    references: tuple[tuple[str, str], ...] = ()
+    """(type URL, name) of the resources that must exist before Envoy can use this one."""
+
+
+class Resources(Struct, frozen=True):
+    """The whole desired xDS state: type URL → name → resource."""
+
+    by_type: Mapping[str, Mapping[str, Resource]] = field(default_factory=dict)
+
+    def of(self, type_url: str) -> Mapping[str, Resource]:
+        """Return the resources of one type by name."""
+        return self.by_type.get(type_url, {})
+
+    def dangling(self) -> list[str]:
+        """Return one line for each reference to a resource that is not in this state."""
+        return [
+            f"{resource.name}: refers to {name}, which does not exist"
+            for resources in self.by_type.values()
+            for resource in resources.values()
+            for type_url, name in resource.references
+            if name not in self.of(type_url)
+        ]
+
+
+class Desired(Struct, frozen=True):
+    """The whole desired state of this host's data path."""
+
+    resources: Resources
+    dns_hosts: str
+    """The hosts file that dnsmasq re-reads: mesh names → VIPs."""
+    netfilter_v4: str
+    """Input of `iptables-restore --noflush`."""
+    netfilter_v6: str
