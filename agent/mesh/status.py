@@ -1,0 +1,56 @@
+"""What a node tells the mesh about itself (KV hostmesh/status/<node>); written by agents, read by `hostmesh proxy-status`."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from agent.mesh.routes import Fault
+
+
+class CertificateStatus(Struct, frozen=True, rename="camel"):
+    """A workload certificate that Envoy holds."""
+
+    identity: str
+    """SPIFFE ID."""
+    serial: str
+    not_after: float
+    """Unix time, seconds."""
+
+
+class ProxyStatus(Struct, frozen=True, rename="camel"):
+    """The local Envoy as the xDS server and the supervisor see it."""
+
+    connected: bool = False
+    version: str = ""
+    """Envoy's own version, as it says in its node message."""
+    config_revision: int = 0
+    """Consul index of the newest rules sent to Envoy."""
+    acked_revision: int = 0
+    """Consul index of the newest rules that Envoy has acknowledged whole."""
+    nacks: tuple[Fault, ...] = ()
+    """xDS resources that Envoy refused, with its reason; it keeps their last good form."""
+    restarts: int = 0
+    last_exit: str = ""
+
+
+class NodeStatus(Struct, frozen=True, rename="camel"):
+    """One node's status document."""
+
+    node: str
+    address: str = ""
+    agent_version: str = ""
+    proxy: ProxyStatus = ProxyStatus()
+    certificates: tuple[CertificateStatus, ...] = ()
+    faults: tuple[Fault, ...] = ()
+    """Objects, keys and files this agent can't use, or outside systems that are away."""
+    updated_at: float = 0.0
+    """Unix time, seconds."""
+
+    @property
+    def state(self) -> str:
+        """Return one word for a table: SYNCED, SENT (not acknowledged yet), NACK or NOT CONNECTED."""
+        if not self.proxy.connected:
+            return "NOT CONNECTED"
+        if self.proxy.nacks:
+            return "NACK"
+        return "SYNCED" if self.proxy.acked_revision >= self.proxy.config_revision else "SENT"
