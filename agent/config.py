@@ -1,4 +1,4 @@
-"""The agent's configuration: agent.yaml, services.d/*.yaml, cluster.env and sidecar.env of one folder → one frozen Config.
+"""The agent's configuration: agent.yaml, cluster.env, sidecar.env and services.d/*.yaml of one folder, typed, frozen.
 
 Reads files, decides nothing. Every problem of every file is reported at once.
 """
@@ -20,7 +20,6 @@ from msgspec import Struct, field
 from agent.api.services import read_services
 from agent.errors import ConfigError
 from agent.mesh.service import Workload
-
 
 T = TypeVar("T")
 N = TypeVar("N", IPv4Network, IPv6Network)

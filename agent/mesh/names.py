@@ -36,7 +36,8 @@ def canonical_host(key: ServiceKey) -> str:
 
 def qualified_hosts(key: ServiceKey) -> tuple[str, ...]:
     """Return the names that mean this service whoever asks."""
-    return (f"{key.name}.{key.namespace}", f"{key.name}.{key.namespace}.svc", f"{key.name}.{key.namespace}.{CLUSTER_DOMAIN}")
+    name = f"{key.name}.{key.namespace}"
+    return (name, f"{name}.svc", f"{name}.{CLUSTER_DOMAIN}")
 
 
 def hosts_by_service(keys: Iterable[ServiceKey], namespace: str) -> dict[ServiceKey, tuple[str, ...]]:

@@ -1,4 +1,4 @@
-"""The one internal route model: both generations of the Istio API lower to these types, and only these are translated."""
+"""The one internal route model: both generations of the Istio API lower to it, and only it is translated."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a node tells the mesh about itself (KV hostmesh/status/<node>); written by agents, read by `hostmesh proxy-status`."""
+"""What a node tells the mesh about itself (KV hostmesh/status/<node>): agents write it, `proxy-status` reads it."""
 
 from __future__ import annotations
 
