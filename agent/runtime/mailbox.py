@@ -1,0 +1,31 @@
+"""The reconciler's mailbox: every source posts events, one owner takes them in bursts."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Generic, TypeVar
+
+E = TypeVar("E")
+
+
+class Mailbox(Generic[E]):
+    """An unbounded queue of events that is emptied in one take.
+
+    Sources never wait: the owner folds a burst into one state, so what matters is the last word, not every word.
+    """
+
+    def __init__(self) -> None:
+        self._events: list[E] = []
+        self._posted = asyncio.Event()
+
+    def post(self, event: E) -> None:
+        """Add an event (from the event loop's own thread)."""
+        self._events.append(event)
+        self._posted.set()
+
+    async def take(self) -> list[E]:
+        """Wait for the first event and return all that are there, oldest first."""
+        await self._posted.wait()
+        self._posted.clear()
+        events, self._events = self._events, []
+        return events

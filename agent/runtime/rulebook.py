@@ -1,0 +1,67 @@
+"""The rule objects as they stand in KV: each parsed once per change, each with its last good form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from msgspec import Struct
+
+from agent.api.document import Document, from_json
+from agent.api.validate import validate
+from agent.errors import ValidationError
+from agent.mesh.names import KV_CONFIG
+from agent.mesh.routes import Fault
+
+MAX_FAULTS = 200
+"""A thousand bad keys are one problem, not a thousand lines in every status document."""
+
+
+class _Entry(Struct, frozen=True):
+    modify_index: int
+    document: Document | None
+    """The last good form; None if there never was one since this agent started."""
+    problem: str | None
+
+
+class RuleBook:
+    """Turns KV values into documents; one bad value costs only itself."""
+
+    def __init__(self) -> None:
+        self._entries: dict[str, _Entry] = {}
+
+    def update(self, values: Mapping[str, tuple[int, bytes]]) -> None:
+        """Take over the whole content of hostmesh/config/: KV key → (modify index, value)."""
+        self._entries = {key: self._entry(key, index, value) for key, (index, value) in values.items()}
+
+    def _entry(self, key: str, modify_index: int, value: bytes) -> _Entry:
+        known = self._entries.get(key)
+        if known is not None and known.modify_index == modify_index:
+            return known
+        try:
+            document = from_json(key, value)
+            problems = validate(document)
+        except ValidationError as error:
+            problems = list(error.problems)
+            document = None
+        if problems:
+            return _Entry(modify_index, known.document if known else None, problems[0])
+        return _Entry(modify_index, document, None)
+
+    @property
+    def documents(self) -> list[Document]:
+        """Return the usable documents, ordered by KV key."""
+        return [entry.document for _, entry in sorted(self._entries.items()) if entry.document is not None]
+
+    @property
+    def faults(self) -> tuple[Fault, ...]:
+        """Return one fault for each key that cannot be used as it stands, at most MAX_FAULTS and a count of the rest."""
+        bad = [(key, entry) for key, entry in sorted(self._entries.items()) if entry.problem is not None]
+        faults = [_fault(key, entry) for key, entry in bad[:MAX_FAULTS]]
+        if len(bad) > MAX_FAULTS:
+            faults.append(Fault(KV_CONFIG, f"{len(bad) - MAX_FAULTS} more keys cannot be used"))
+        return tuple(faults)
+
+
+def _fault(key: str, entry: _Entry) -> Fault:
+    serving = "its last good form serves on" if entry.document else "it has no effect"
+    return Fault(key, f"{entry.problem}; {serving}"[:500])

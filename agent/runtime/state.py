@@ -1,0 +1,194 @@
+"""The mesh as the events tell it: folds events into one MeshSnapshot. No I/O; owned by the reconciler alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from ipaddress import IPv4Network, IPv6Network
+
+import msgspec
+from msgspec import Struct
+
+from agent.adapters.consul.catalog import CatalogFault, CatalogLost, CatalogSynced, ServiceEntries
+from agent.adapters.consul.kv import ConfigUpdate, SettingsUpdate
+from agent.api.lower import Lowerer
+from agent.api.settings import parse_settings
+from agent.errors import HostError, ValidationError
+from agent.mesh.names import KV_MESH
+from agent.mesh.routes import Fault, ServicePolicy
+from agent.mesh.service import Identity, Instance, Service, ServiceKey, Workload
+from agent.mesh.settings import MeshSettings
+from agent.mesh.snapshot import Certificate, MeshSnapshot, Vip
+from agent.mesh.vips import allocate
+from agent.runtime.events import CertificatesChanged, FaultsChanged, WorkloadsChanged
+from agent.runtime.rulebook import RuleBook
+
+Event = (
+    ServiceEntries
+    | CatalogSynced
+    | CatalogLost
+    | CatalogFault
+    | ConfigUpdate
+    | SettingsUpdate
+    | WorkloadsChanged
+    | CertificatesChanged
+    | FaultsChanged
+)
+
+
+class LastKnown(Struct, frozen=True):
+    """What is kept on disk so that a host can boot while Consul is away."""
+
+    entries: Mapping[str, tuple[Instance, ...]] = {}
+    config: Mapping[str, tuple[int, bytes]] = {}
+    config_index: int = 0
+    settings: bytes | None = None
+
+
+class MeshState:
+    """Folds events; `snapshot()` is the whole state at this moment, rebuilt only where something changed."""
+
+    def __init__(self, node: str, v4: IPv4Network, v6: IPv6Network, vips: Mapping[ServiceKey, Vip]) -> None:
+        self._node = node
+        self._ranges = (v4, v6)
+        self._entries: dict[str, tuple[Instance, ...]] = {}
+        self._services: dict[ServiceKey, Service] = {}
+        self._rules = RuleBook()
+        self._config: Mapping[str, tuple[int, bytes]] = {}
+        self._raw_settings: bytes | None = None
+        self._settings = MeshSettings()
+        self._workloads: tuple[Workload, ...] = ()
+        self._certificates: Mapping[Identity, Certificate] = {}
+        self._trust_bundle = b""
+        self._lowerer = Lowerer()
+        self._policies: Mapping[ServiceKey, ServicePolicy] = {}
+        self._faults: dict[str, tuple[Fault, ...]] = {}
+        self._names_changed = self._rules_changed = True
+        self._unseen: set[str] = set()
+        self.vips: Mapping[ServiceKey, Vip] = vips
+        self.catalog_known = False
+        self.config_known = False
+        self.revision = 0
+        """Consul's index of the rules in this state."""
+
+    def restore(self, last: LastKnown) -> None:
+        """Begin with what was known before this agent started."""
+        self.apply([ServiceEntries(name, instances) for name, instances in last.entries.items()])
+        self.apply([ConfigUpdate(last.config_index, last.config), SettingsUpdate(last.settings)])
+        self._unseen = set(last.entries)
+        self.catalog_known = self.config_known = True
+
+    @property
+    def last_known(self) -> LastKnown:
+        """Return what is worth keeping on disk."""
+        return LastKnown(dict(self._entries), self._config, self.revision, self._raw_settings)
+
+    @property
+    def faults(self) -> tuple[Fault, ...]:
+        """Return every present fault, ordered by its source."""
+        return tuple(fault for _, faults in sorted(self._faults.items()) for fault in faults)
+
+    def apply(self, events: Iterable[Event]) -> None:
+        """Fold events in, oldest first."""
+        for event in events:
+            match event:
+                case ServiceEntries(name, instances):
+                    self._unseen.discard(name)
+                    self._set_entries(name, instances)
+                case CatalogSynced():
+                    self.catalog_known = True
+                    self._forget_unseen()
+                    self._set_faults("catalog", ())
+                case CatalogLost(reason):
+                    self._set_faults("catalog", (Fault("Consul", f"{reason}; the last known state serves on"),))
+                case CatalogFault(fault):
+                    self._set_faults(f"catalog {fault.subject}", (fault,))
+                case ConfigUpdate(index, values):
+                    self._take_config(index, values)
+                case SettingsUpdate(value):
+                    self._take_settings(value)
+                case WorkloadsChanged(workloads, faults):
+                    self._workloads = workloads
+                    self._set_faults("services.d", faults)
+                case CertificatesChanged(certificates, trust_bundle):
+                    self._certificates = dict(certificates)
+                    self._trust_bundle = trust_bundle
+                case FaultsChanged(source, faults):
+                    self._set_faults(source, faults)
+
+    def snapshot(self) -> MeshSnapshot:
+        """Return the present state."""
+        if self._names_changed:
+            self._allocate_vips()
+        if self._names_changed or self._rules_changed:
+            lowered = self._lowerer.lower(self._rules.documents, self._services.keys())
+            self._policies = lowered.policies
+            self._set_faults("rules", self._rules.faults + lowered.faults)
+            self._names_changed = self._rules_changed = False
+        return MeshSnapshot(
+            node=self._node,
+            services=dict(self._services),
+            policies=self._policies,
+            settings=self._settings,
+            workloads=self._workloads,
+            vips=self.vips,
+            certificates=self._certificates,
+            trust_bundle_pem=self._trust_bundle,
+        )
+
+    def _set_faults(self, source: str, faults: tuple[Fault, ...]) -> None:
+        if faults:
+            self._faults[source] = faults
+        else:
+            self._faults.pop(source, None)
+
+    def _set_entries(self, name: str, instances: tuple[Instance, ...]) -> None:
+        before = self._entries.pop(name, ())
+        if instances:
+            self._entries[name] = instances
+        visible = () if name in self._settings.excluded_services else instances
+        for key in {instance.service for instance in before + instances}:
+            own = [instance for instance in visible if instance.service == key]
+            had = key in self._services
+            if own:
+                self._services[key] = Service.from_instances(key, own)
+            else:
+                self._services.pop(key, None)
+            self._names_changed |= had != bool(own)
+
+    def _forget_unseen(self) -> None:
+        """Drop what was restored from disk and is no longer in the catalog."""
+        if self._unseen:
+            for name in self._unseen:
+                self._set_entries(name, ())
+            self._unseen = set()
+
+    def _allocate_vips(self) -> None:
+        try:
+            self.vips = allocate(self.vips, self._services, *self._ranges)
+            self._set_faults("vips", ())
+        except HostError as error:
+            self._set_faults("vips", (Fault("virtual addresses", str(error)),))
+
+    def _take_config(self, index: int, values: Mapping[str, tuple[int, bytes]]) -> None:
+        self.config_known = True
+        self.revision = index
+        if values != self._config:
+            self._config = values
+            self._rules.update(values)
+            self._rules_changed = True
+
+    def _take_settings(self, value: bytes | None) -> None:
+        self._raw_settings = value
+        excluded = self._settings.excluded_services
+        try:
+            self._settings = parse_settings(value, KV_MESH) if value else MeshSettings()
+            self._set_faults("settings", ())
+        except ValidationError as error:
+            self._set_faults("settings", (Fault(KV_MESH, f"{error.problems[0]}; the last good settings serve on"),))
+        if self._settings.excluded_services != excluded:
+            for name, instances in list(self._entries.items()):
+                self._set_entries(name, instances)
+
+
+ENCODER = msgspec.msgpack.Encoder()
+DECODER = msgspec.msgpack.Decoder(LastKnown)
