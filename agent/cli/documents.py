@@ -1,0 +1,106 @@
+"""What `-f` means: files, folders and standard input, read and checked as a whole before anything is done with them.
+
+Reads only; writes nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from agent.errors import UserError, ValidationError
+
+if TYPE_CHECKING:
+    from agent.api.document import Document
+
+_SUFFIXES = (".yaml", ".yml", ".json")
+
+files_option: Callable[[Callable[..., None]], Callable[..., None]] = click.option(
+    "-f",
+    "--file",
+    "files",
+    multiple=True,
+    metavar="FILE|DIR|-",
+    help="File, folder (its *.yaml, *.yml and *.json, sorted) or - for standard input; may be given several times. "
+    "Without it, standard input is read.",
+)
+
+
+def load_documents(files: Sequence[str], namespace: str, *, check: bool = True) -> list[Document]:
+    """Return all documents of the files; raises ValidationError with every fault of every file, UserError if empty.
+
+    `check=False` leaves out the validation of the specs: an object is deleted by its name alone.
+    """
+    from agent.api.document import read_documents
+    from agent.api.validate import validate
+
+    documents: list[Document] = []
+    problems: list[str] = []
+    for source, text in _texts(files):
+        found, faults = read_documents(text, source, namespace)
+        documents += found
+        problems += faults
+        if check:
+            problems += [problem for document in found for problem in validate(document)]
+    problems += _duplicates(documents)
+    if problems:
+        raise ValidationError(problems)
+    if not documents:
+        raise UserError(f"{', '.join(files) or 'standard input'}: no objects in it")
+    return documents
+
+
+def _texts(files: Sequence[str]) -> Iterator[tuple[str, str]]:
+    if not files and sys.stdin.isatty():
+        click.echo("Reading from standard input (end with Ctrl-D, or give -f FILE) …", err=True)
+    for name in files or ("-",):
+        if name == "-":
+            yield "standard input", _decode("standard input", sys.stdin.buffer.read())
+        else:
+            for path in _files_of(Path(name)):
+                yield str(path), _decode(str(path), _read(path))
+
+
+def _files_of(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    try:
+        found = sorted(entry for entry in path.iterdir() if entry.suffix in _SUFFIXES and not entry.is_dir())
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
+    if not found:
+        raise UserError(f"{path}: no *.yaml, *.yml or *.json in this folder")
+    return found
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{os.fspath(path)}: cannot be read: {error.strerror or error}") from error
+
+
+def _decode(source: str, data: bytes) -> str:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{source}: not UTF-8 text (byte {error.start}); save the file as UTF-8") from error
+
+
+def _duplicates(documents: Sequence[Document]) -> list[str]:
+    """Two documents of one name in one command: which of them should win is not for us to guess."""
+    first: dict[tuple[str, str, str], Document] = {}
+    problems = []
+    for document in documents:
+        earlier = first.setdefault((document.namespace, document.kind, document.name), document)
+        if earlier is not document:
+            problems.append(
+                f"{document.source}:{document.line}: {document.kind}/{document.name}: "
+                f"given twice (first at {earlier.source}:{earlier.line}); remove one"
+            )
+    return problems

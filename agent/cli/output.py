@@ -1,0 +1,35 @@
+"""Output formats: plain aligned tables as istioctl prints them, YAML and JSON.
+
+Plain text without colours or borders: it is read by people and cut by awk alike.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return the rows under their header, columns padded to the widest cell and two blanks apart."""
+    lines = [tuple(header), *(tuple(str(cell) for cell in row) for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
+
+
+def to_json(value: Any) -> str:
+    """Return the value as indented JSON."""
+    return json.dumps(value, indent=2, ensure_ascii=False)
+
+
+def to_yaml(*documents: Any) -> str:
+    """Return the values as YAML documents; several are separated by `---`, so that `-f -` reads them back."""
+    import yaml
+
+    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # ten times faster where libyaml is there
+    return "---\n".join(
+        yaml.dump(document, Dumper=dumper, sort_keys=False, allow_unicode=True, width=1000, default_flow_style=False)
+        for document in documents
+    )

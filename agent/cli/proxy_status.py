@@ -1,0 +1,102 @@
+"""`hostmesh proxy-status`: what each node's proxy holds, from the status documents the agents keep in Consul."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import click
+import msgspec
+
+from agent.cli.command import Command, given_flags
+from agent.cli.output import table, to_json, to_yaml
+from agent.mesh.service import Instance
+from agent.mesh.status import NodeStatus
+
+
+@click.command(
+    "proxy-status",
+    cls=Command,
+    examples="""
+hostmesh proxy-status
+hostmesh ps vm-1 -o yaml
+""",
+)
+@click.argument("nodes", metavar="[NODE]...", nargs=-1)
+@click.option("-o", "--output", type=click.Choice(["short", "json", "yaml"]), default="short", show_default=True)
+@click.pass_context
+def proxy_status(ctx: click.Context, nodes: tuple[str, ...], output: str) -> None:
+    """Show each node's proxy: connected, configuration acknowledged or refused and why, certificate's remaining life.
+
+    SYNCED: Envoy has acknowledged everything sent. SENT: not yet. NACK: Envoy refused something and keeps its last good
+    form. NOT CONNECTED: no Envoy, or a node with proxied instances whose agent is away. Always ends with exit code 0.
+    """
+    from agent.cli.connection import resolve
+    from agent.cli.store import read_instances, read_statuses
+
+    connection = resolve(given_flags(ctx))
+    statuses = merge(read_statuses(connection), read_instances(connection))
+    if nodes:
+        statuses = [status for status in statuses if status.node in nodes]
+    if output == "short":
+        click.echo(status_table(statuses, time.time()))
+    else:
+        documents = [_document(status) for status in statuses]
+        click.echo(to_json(documents) if output == "json" else to_yaml(documents).rstrip())
+
+
+def merge(statuses: Iterable[NodeStatus], instances: Iterable[Instance]) -> list[NodeStatus]:
+    """Return a status for every node: one that has proxied instances but tells nothing is not connected."""
+    known = {status.node: status for status in statuses}
+    for instance in instances:
+        if instance.proxied and instance.node not in known:
+            known[instance.node] = NodeStatus(instance.node, instance.address)
+    return [known[node] for node in sorted(known)]
+
+
+def status_table(statuses: Sequence[NodeStatus], now: float) -> str:
+    """Return the table; a node with several faults has a line for each."""
+    rows: list[tuple[str, ...]] = []
+    for status in statuses:
+        reasons = _reasons(status)
+        envoy = status.proxy.version or "-"
+        rows.append((status.node, status.state, _revision(status), envoy, _remaining(status, now), reasons[0]))
+        rows += [("", "", "", "", "", reason) for reason in reasons[1:]]
+    return table(("NODE", "PROXY", "REVISION", "ENVOY", "CERTIFICATE", "FAULTS"), rows)
+
+
+def life(seconds: float) -> str:
+    """Return a duration in its two largest units, e.g. `3h12m`."""
+    total = int(seconds)
+    units = [(total // 86400, "d"), (total // 3600 % 24, "h"), (total // 60 % 60, "m"), (total % 60, "s")]
+    first = next((index for index, (amount, _) in enumerate(units) if amount), len(units) - 1)
+    return "".join(f"{amount}{unit}" for amount, unit in units[first : first + 2] if amount) or "0s"
+
+
+def _revision(status: NodeStatus) -> str:
+    sent, acked = status.proxy.config_revision, status.proxy.acked_revision
+    if not status.proxy.connected:
+        return "-"
+    return str(acked) if acked >= sent else f"{acked} (of {sent})"
+
+
+def _remaining(status: NodeStatus, now: float) -> str:
+    """The certificate that ends first decides how long the node can go without its CA."""
+    if not status.certificates:
+        return "-"
+    remaining = min(certificate.not_after for certificate in status.certificates) - now
+    return life(remaining) if remaining > 0 else "EXPIRED"
+
+
+def _reasons(status: NodeStatus) -> list[str]:
+    faults = [f"{fault.subject}: {fault.reason}" for fault in (*status.proxy.nacks, *status.faults)]
+    if not status.agent_version and not status.updated_at:
+        faults.append("its agent reports nothing")
+    elif not status.proxy.connected and status.proxy.last_exit:
+        faults.append(f"Envoy ended: {status.proxy.last_exit}")
+    return [" ".join(fault.split()) for fault in faults] or ["-"]
+
+
+def _document(status: NodeStatus) -> Any:
+    return {"state": status.state, **msgspec.to_builtins(status)}

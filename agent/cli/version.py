@@ -1,0 +1,53 @@
+"""`hostmesh version`: this command's version, and the nodes' if Consul answers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from agent import __version__
+from agent.cli.command import Command, given_flags
+from agent.cli.output import table, to_json, to_yaml
+from agent.errors import HostmeshError
+
+if TYPE_CHECKING:
+    from agent.mesh.status import NodeStatus
+
+
+@click.command(
+    cls=Command,
+    examples="""
+hostmesh version
+hostmesh version --client -o json
+""",
+)
+@click.option("--client", "client_only", is_flag=True, help="Only this command's version; Consul is not asked.")
+@click.option("-o", "--output", type=click.Choice(["short", "json", "yaml"]), default="short", show_default=True)
+@click.pass_context
+def version(ctx: click.Context, client_only: bool, output: str) -> None:
+    """Print the versions of this command and, if Consul answers, of each node's agent and Envoy."""
+    nodes, reason = ([], "") if client_only else _nodes(ctx)
+    if output == "short":
+        click.echo(f"hostmesh {__version__}")
+        if nodes:
+            click.echo(table(("NODE", "AGENT", "ENVOY"), [(n.node, n.agent_version, n.proxy.version) for n in nodes]))
+        if reason:
+            click.echo(f"The nodes' versions are not known: {reason}", err=True)
+        return
+    document = {
+        "client": {"version": __version__},
+        "nodes": [{"node": n.node, "agent": n.agent_version, "envoy": n.proxy.version} for n in nodes],
+    }
+    click.echo(to_json(document) if output == "json" else to_yaml(document).rstrip())
+
+
+def _nodes(ctx: click.Context) -> tuple[list[NodeStatus], str]:
+    """Return the nodes' status documents, or why there are none; a version is printed in any case."""
+    from agent.cli.connection import resolve
+    from agent.cli.store import read_statuses
+
+    try:
+        return read_statuses(resolve(given_flags(ctx))), ""
+    except HostmeshError as error:
+        return [], str(error)
