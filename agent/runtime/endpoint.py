@@ -1,0 +1,86 @@
+"""The agent's own HTTP: a Unix socket for tools on this host, and port 15020 for Prometheus and health checks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import msgspec
+from aiohttp import web
+
+from agent.errors import HostError
+from agent.mesh.status import NodeStatus
+
+METRICS_PORT = 15020
+MAX_WAIT_SECONDS = 60.0
+
+
+class Endpoint:
+    """Serves GET /status, /acked, /metrics and /healthz."""
+
+    def __init__(
+        self,
+        status: Callable[[], NodeStatus],
+        metrics: Callable[[], bytes],
+        wait_acked: Callable[[int, float], Awaitable[bool]],
+    ) -> None:
+        self._status = status
+        self._metrics = metrics
+        self._wait_acked = wait_acked
+        self._runner: web.AppRunner | None = None
+
+    async def start(self, socket: Path, address: str) -> None:
+        """Listen on the Unix socket (mode 0600: everything) and on TCP `address`:15020 (metrics and health only).
+
+        Raises HostError if one of them cannot be listened on.
+        """
+        private = web.Application()
+        private.add_routes(
+            [
+                web.get("/status", self._get_status),
+                web.get("/acked", self._get_acked),
+                web.get("/metrics", self._get_metrics),
+            ]
+        )
+        public = web.Application()
+        public.add_routes([web.get("/metrics", self._get_metrics), web.get("/healthz", self._get_health)])
+        self._runner = web.AppRunner(private, access_log=None)
+        self._public = web.AppRunner(public, access_log=None)
+        await self._runner.setup()
+        await self._public.setup()
+        socket.unlink(missing_ok=True)
+        try:
+            before = os.umask(0o177)
+            try:
+                await web.UnixSite(self._runner, str(socket)).start()
+            finally:
+                os.umask(before)
+            await web.TCPSite(self._public, address, METRICS_PORT).start()
+        except OSError as error:
+            raise HostError(f"cannot listen for status and metrics: {error} (is another hostmesh-agent running?)") from error
+
+    async def stop(self) -> None:
+        """Close both listeners."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+            await self._public.cleanup()
+
+    async def _get_status(self, _request: web.Request) -> web.Response:
+        return web.Response(body=msgspec.json.encode(self._status()), content_type="application/json")
+
+    async def _get_acked(self, request: web.Request) -> web.Response:
+        try:
+            revision = int(request.query.get("revision", "0"))
+            timeout = min(float(request.query.get("timeout", "10")), MAX_WAIT_SECONDS)
+        except ValueError:
+            return web.Response(status=400, text="revision and timeout must be numbers\n")
+        acked = await self._wait_acked(revision, timeout)
+        return web.json_response({"acked": acked}, status=200 if acked else 504)
+
+    async def _get_metrics(self, _request: web.Request) -> web.Response:
+        return web.Response(body=self._metrics(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
+
+    async def _get_health(self, _request: web.Request) -> web.Response:
+        ready = self._status().proxy.connected
+        return web.Response(status=200 if ready else 503, text="ready\n" if ready else "Envoy is not connected\n")

@@ -1,0 +1,72 @@
+"""The agent's own metrics, collected from its present status at scrape time (no state of their own)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from msgspec import Struct
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from agent.mesh.status import NodeStatus
+
+
+class Counters(Struct, frozen=True):
+    """What this agent has done since it started."""
+
+    rounds: int
+    last_round_seconds: float
+    resources_sent: tuple[tuple[str, int], ...]
+    """(type URL, resources) sent to Envoy."""
+
+
+class MetricsPage(Collector):
+    """Renders the Prometheus text of an agent."""
+
+    def __init__(self, status: Callable[[], NodeStatus], counters: Callable[[], Counters]) -> None:
+        self._status = status
+        self._counters = counters
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(self)
+
+    def render(self) -> bytes:
+        """Return the page in Prometheus' text format."""
+        return generate_latest(self._registry)
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield every metric family (prometheus_client calls this)."""
+        status, counters = self._status(), self._counters()
+        proxy = status.proxy
+        yield _gauge("hostmesh_proxy_connected", "1 while Envoy is connected by xDS", float(proxy.connected))
+        yield _gauge("hostmesh_proxy_restarts", "Starts of Envoy after its first", float(proxy.restarts))
+        yield _gauge("hostmesh_config_revision", "Consul index of the newest rules sent", float(proxy.config_revision))
+        yield _gauge("hostmesh_acked_revision", "Consul index of the newest acknowledged rules", float(proxy.acked_revision))
+        yield _gauge("hostmesh_nacks", "xDS resources that Envoy refuses", float(len(proxy.nacks)))
+        yield _gauge("hostmesh_last_reconcile_seconds", "Duration of the last reconcile", counters.last_round_seconds)
+        rounds = CounterMetricFamily("hostmesh_reconciles", "Reconciles since the agent started")
+        rounds.add_metric([], counters.rounds)
+        yield rounds
+        sent = CounterMetricFamily("hostmesh_xds_resources_sent", "xDS resources sent to Envoy", labels=["type"])
+        for type_url, count in counters.resources_sent:
+            sent.add_metric([type_url.rsplit(".", 1)[-1]], count)
+        yield sent
+        faults = GaugeMetricFamily(
+            "hostmesh_fault", "1 for each thing the agent cannot use or reach", labels=["subject", "reason"]
+        )
+        for fault in dict.fromkeys(status.faults + proxy.nacks):
+            faults.add_metric([fault.subject, fault.reason], 1)
+        yield faults
+        expiry = GaugeMetricFamily(
+            "hostmesh_certificate_expiry_timestamp_seconds", "When a certificate ends (Unix time)", labels=["identity"]
+        )
+        for certificate in status.certificates:
+            expiry.add_metric([certificate.identity], certificate.not_after)
+        yield expiry
+
+
+def _gauge(name: str, text: str, value: float) -> Metric:
+    family = GaugeMetricFamily(name, text)
+    family.add_metric([], value)
+    return family
