@@ -1,0 +1,70 @@
+"""`hostmesh mesh`: the mesh-wide settings, read and changed."""
+
+from __future__ import annotations
+
+import click
+
+from agent.cli.command import Group, given_flags
+from agent.cli.output import to_json, to_yaml
+from agent.errors import UserError
+
+
+@click.group(
+    cls=Group,
+    help="Show and change the mesh-wide settings; every agent follows a change at once.",
+    examples="""
+hostmesh mesh get
+hostmesh mesh set mtls=strict
+""",
+)
+def mesh() -> None:
+    """Hold the subcommands."""
+
+
+@mesh.command(
+    examples="""
+hostmesh mesh get
+hostmesh mesh get mtls
+hostmesh mesh get -o json
+"""
+)
+@click.argument("name", required=False)
+@click.option("-o", "--output", type=click.Choice(["yaml", "json"]), default="yaml", show_default=True)
+@click.pass_context
+def get(ctx: click.Context, name: str | None, output: str) -> None:
+    """Print the settings in force, defaults included, or the one named."""
+    from agent.cli.connection import resolve
+    from agent.cli.store import read_settings
+
+    fields = read_settings(resolve(given_flags(ctx)))
+    if name is None:
+        click.echo(to_json(fields) if output == "json" else to_yaml(fields).rstrip())
+    elif name not in fields:
+        raise UserError(f"no setting {name!r} (one of: {', '.join(fields)})")
+    else:
+        value = fields[name]
+        click.echo(value if isinstance(value, str) and output == "yaml" else to_json(value))
+
+
+@mesh.command(
+    "set",
+    examples="""
+hostmesh mesh set mtls=strict
+hostmesh mesh set outboundTrafficPolicy=REGISTRY_ONLY excludedServices=consul,vault
+""",
+)
+@click.argument("assignments", metavar="NAME=VALUE...", nargs=-1, required=True)
+@click.pass_context
+def set_settings(ctx: click.Context, assignments: tuple[str, ...]) -> None:
+    """Change settings; they are checked first, and another operator's change meanwhile is not lost."""
+    from agent.cli.connection import resolve
+    from agent.cli.store import change_settings
+
+    changes = {}
+    for assignment in assignments:
+        name, equals, value = assignment.partition("=")
+        if not name or not equals:
+            raise click.UsageError(f"{assignment!r} is not NAME=VALUE", ctx)
+        changes[name] = value
+    revision = change_settings(resolve(given_flags(ctx)), changes)
+    click.echo(f"Updated mesh settings {', '.join(changes)} to revision {revision}")

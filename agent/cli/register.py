@@ -1,0 +1,81 @@
+"""`hostmesh register | deregister`: instances on hosts that run no agent, entered into Consul's catalog by hand."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+
+import click
+
+from agent.cli.command import Command, given_flags
+from agent.cli.ports import parse_pairs, parse_ports
+from agent.errors import UserError
+from agent.mesh.service import ServiceKey, Workload
+
+
+@click.command(
+    cls=Command,
+    examples="""
+# The MySQL server at 1.2.3.4; a bare well-known port gets its protocol's name
+hostmesh -n onprem register mysql 1.2.3.4 3306
+
+hostmesh register reviews 10.0.0.9 http:9080 -l version=v2,app=reviews -s bookinfo-reviews
+""",
+)
+@click.argument("svcname")
+@click.argument("ip")
+@click.argument("ports", metavar="[NAME:]PORT...", nargs=-1, required=True)
+@click.option("-l", "--labels", multiple=True, metavar="K=V,...", help="Labels of the instance, e.g. env=prod,version=v2.")
+@click.option("-a", "--annotations", multiple=True, metavar="K=V,...", help="Annotations, e.g. foo=bar,test.")
+@click.option("-s", "--serviceaccount", default="default", show_default=True, help="Service account of the instance.")
+@click.pass_context
+def register(
+    ctx: click.Context,
+    svcname: str,
+    ip: str,
+    ports: tuple[str, ...],
+    labels: tuple[str, ...],
+    annotations: tuple[str, ...],
+    serviceaccount: str,
+) -> None:
+    """Enter an instance on a host without an agent into the catalog; doing it again replaces its entry.
+
+    The mesh sends plain text to it and does not check its health.
+    """
+    from agent.cli.connection import resolve
+    from agent.cli.store import register_external
+
+    address = _address(ip)
+    parsed = parse_ports(ports)
+    pairs = parse_pairs(labels, "label")
+    notes = parse_pairs(annotations, "annotation", bare=True)
+    connection = resolve(given_flags(ctx))
+    workload = Workload(ServiceKey(connection.namespace, svcname), address, parsed, pairs, serviceaccount, proxied=False)
+    node = register_external(connection, workload, notes)
+    described = ", ".join(f"{port.number} ({port.protocol})" for port in parsed)
+    click.echo(f"Registered service {svcname}.{connection.namespace} at {address}, ports {described}, on node {node}")
+
+
+@click.command(
+    cls=Command,
+    examples="hostmesh -n onprem deregister mysql 1.2.3.4",
+)
+@click.argument("svcname")
+@click.argument("ip")
+@click.pass_context
+def deregister(ctx: click.Context, svcname: str, ip: str) -> None:
+    """Take an instance that `hostmesh register` entered out of the catalog."""
+    from agent.cli.connection import resolve
+    from agent.cli.store import deregister_external
+
+    address = _address(ip)
+    connection = resolve(given_flags(ctx))
+    count = deregister_external(connection, ServiceKey(connection.namespace, svcname), address)
+    entries = "1 entry" if count == 1 else f"{count} entries"
+    click.echo(f"Deregistered service {svcname}.{connection.namespace} at {address} ({entries})")
+
+
+def _address(text: str) -> str:
+    try:
+        return str(ip_address(text))
+    except ValueError as error:
+        raise UserError(f"{text!r} is not an IP address; write for example 1.2.3.4") from error

@@ -1,0 +1,49 @@
+"""`hostmesh delete`: take policies and rules out of Consul, by name or by the files they came from."""
+
+from __future__ import annotations
+
+import click
+
+from agent.cli.command import Command, given_flags
+from agent.cli.completion import complete_kind, complete_name
+from agent.cli.documents import files_option, load_documents
+from agent.mesh.routes import ObjectRef
+
+
+@click.command(
+    cls=Command,
+    examples="""
+# Delete what a file defines
+hostmesh delete -f route-rule-all-v1.yaml
+
+# Delete by name
+hostmesh delete routerule reviews-test-v2 reviews-default
+""",
+)
+@click.argument("kind", metavar="[TYPE]", required=False, shell_complete=complete_kind)
+@click.argument("names", metavar="[NAME]...", nargs=-1, shell_complete=complete_name)
+@files_option
+@click.pass_context
+def delete(ctx: click.Context, kind: str | None, names: tuple[str, ...], files: tuple[str, ...]) -> None:
+    """Delete policies and rules; one that does not exist is an error, and then nothing is deleted."""
+    from agent.cli.connection import resolve
+    from agent.cli.store import delete_objects
+
+    if kind and files:
+        raise click.UsageError("give TYPE and NAME or -f, not both", ctx)
+    if kind and not names:
+        raise click.UsageError("give the NAME of at least one object", ctx)
+    connection = resolve(given_flags(ctx))
+    for line in delete_objects(connection, _named(ctx, kind, names, files, connection.namespace)):
+        click.echo(line)
+
+
+def _named(
+    ctx: click.Context, kind: str | None, names: tuple[str, ...], files: tuple[str, ...], namespace: str
+) -> list[ObjectRef]:
+    from agent.cli.kinds import parse_kind
+
+    if kind:
+        return [ObjectRef(parse_kind(kind).name, namespace, name) for name in dict.fromkeys(names)]
+    documents = load_documents(files, namespace, check=False)
+    return [ObjectRef(document.kind, document.namespace, document.name) for document in documents]
