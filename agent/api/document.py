@@ -1,0 +1,117 @@
+"""Rule documents: YAML or JSON text to Document and back to the JSON that stands in KV; knows no kind's fields."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+import yaml
+
+from agent.api.envelope import Document, read_envelope, to_plain
+from agent.api.problem import one_line
+from agent.api.yaml_text import MAX_DEPTH, Node, YamlValue, read_yaml
+from agent.errors import ValidationError
+
+__all__ = ["Document", "decode_json", "from_json", "merge_documents", "read_documents", "to_json", "to_plain"]
+
+
+def read_documents(text: str, source: str, default_namespace: str) -> tuple[list[Document], list[str]]:
+    """Return the documents of a YAML or JSON text, and one `FILE:LINE: …` for each problem with what is not a document.
+
+    Several documents, `kind: List` and empty documents are fine; equal duplicates are merged.
+    """
+    values, problems = read_yaml(text, source, _list_items)
+    if problems and text.lstrip().startswith("{"):
+        values, problems = _read_json_text(text, problems)
+    documents: list[Document] = []
+    for value in values:
+        document, faults = read_envelope(value, source, default_namespace)
+        problems += faults
+        if document is not None:
+            documents.append(document)
+    merged, conflicts = merge_documents(documents)
+    return merged, problems + conflicts
+
+
+def merge_documents(documents: Iterable[Document]) -> tuple[list[Document], list[str]]:
+    """Return the documents without equal duplicates, and one problem for each object that is given in two forms."""
+    first: dict[str, Document] = {}
+    problems = []
+    for document in documents:
+        other = first.setdefault(document.key, document)
+        if not other.same_content(document):
+            where = f"{other.source}:{other.line}"
+            problems.append(f"{document.place('')}: given twice with different content (first at {where}): keep one")
+    return list(first.values()), problems
+
+
+def to_json(document: Document) -> bytes:
+    """Return what stands in KV under `document.key`."""
+    return msgspec.json.encode(to_plain(document))
+
+
+def decode_json(key: str, value: bytes) -> Document:
+    """Return the document of a KV entry whose envelope is sound, its spec not validated; raises ValidationError."""
+    try:
+        plain = msgspec.json.decode(value)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise ValidationError(
+            [f"{one_line(key)}: not JSON: {one_line(error)} (delete the key or replace the object)"]
+        ) from None
+    if _depth_exceeds(plain, MAX_DEPTH):
+        raise ValidationError([f"{one_line(key)}: nested deeper than {MAX_DEPTH} levels"])
+    document, problems = read_envelope(YamlValue(plain), key, "")
+    if document is None:
+        raise ValidationError([_keyed(key, problems)])
+    if document.key != key:
+        raise ValidationError([f"{one_line(key)}: holds {document.ref}, whose key is {document.key} (delete this one)"])
+    return document
+
+
+def from_json(key: str, value: bytes) -> Document:
+    """Return the document of a KV entry; raises ValidationError, one line that names the key, whatever is wrong."""
+    return decode_json(key, value)
+
+
+def _keyed(key: str, problems: list[str]) -> str:
+    """Return problems of one KV value as one line that begins with its key."""
+    prefix = f"{key}:1: "
+    return f"{one_line(key)}: " + "; ".join(problem.removeprefix(prefix) for problem in problems[:3])
+
+
+def _read_json_text(text: str, problems: list[str]) -> tuple[list[YamlValue], list[str]]:
+    """Read JSON that is no YAML (tabs, surrogate pairs); its lines are not known."""
+    try:
+        plain = msgspec.json.decode(text.encode(errors="surrogatepass"))
+    except (msgspec.DecodeError, RecursionError):
+        return [], problems
+    if _depth_exceeds(plain, MAX_DEPTH):
+        return [], problems
+    if isinstance(plain, dict) and plain.get("kind") == "List" and isinstance(plain.get("items"), list):
+        return [YamlValue(item) for item in plain["items"]], []
+    return [YamlValue(plain)], []
+
+
+def _depth_exceeds(value: object, limit: int) -> bool:
+    level = [value]
+    for _ in range(limit):
+        level = [
+            item
+            for each in level
+            if isinstance(each, dict | list)
+            for item in (each.values() if isinstance(each, dict) else each)
+        ]
+        if not level:
+            return False
+    return True
+
+
+def _list_items(node: Node) -> Iterable[Node]:
+    """Put the items in the place of a `kind: List`."""
+    if not isinstance(node, yaml.MappingNode):
+        return (node,)
+    entries = {key.value: value for key, value in node.value if isinstance(key, yaml.ScalarNode)}
+    kind, items = entries.get("kind"), entries.get("items")
+    if kind is not None and kind.value == "List" and isinstance(items, yaml.SequenceNode):
+        return tuple(items.value)
+    return (node,)

@@ -1,0 +1,114 @@
+"""The registry of every kind of the Istio API hostmesh has heard of: its names, and whether it is supported yet."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+CONFIG = "config.istio.io"
+NETWORKING = "networking.istio.io"
+SECURITY = "security.istio.io"
+TELEMETRY = "telemetry.istio.io"
+RBAC = "rbac.istio.io"
+AUTHENTICATION = "authentication.istio.io"
+EXTENSIONS = "extensions.istio.io"
+
+_VERSIONS = {
+    CONFIG: ("v1alpha2", "v1alpha1", "v1beta1"),
+    NETWORKING: ("v1", "v1beta1", "v1alpha3"),
+    SECURITY: ("v1", "v1beta1"),
+    TELEMETRY: ("v1", "v1alpha1"),
+    RBAC: ("v1alpha1",),
+    AUTHENTICATION: ("v1alpha1",),
+    EXTENSIONS: ("v1alpha1",),
+}
+
+
+class Kind(Struct, frozen=True):
+    """A kind of rule object."""
+
+    name: str
+    """As documents spell it."""
+    group: str
+    supported: bool = False
+    shorthand: str = ""
+    snake_case: bool = False
+    """Documents may spell the fields of its spec in snake_case (the first generation's convention)."""
+
+    @property
+    def api_versions(self) -> tuple[str, ...]:
+        """Return the accepted apiVersions, the usual one first."""
+        return tuple(f"{self.group}/{version}" for version in _VERSIONS[self.group])
+
+    @property
+    def key(self) -> str:
+        """Return its spelling in KV keys and on the command line: lower case, singular."""
+        return self.name.lower()
+
+    @property
+    def plural(self) -> str:
+        """Return its plural in lower case."""
+        if self.key.endswith(("s", "ss")):
+            return self.key if self.key.endswith("metrics") else self.key + "es"
+        if self.key.endswith("y") and self.key[-2] not in "aeiou":
+            return self.key[:-1] + "ies"
+        return self.key + "s"
+
+
+_MIXER_KINDS = """
+adapter apikey attributemanifest authorization bypass checknothing circonus cloudwatch denier dogstatsd edge fluentd
+handler instance kubernetes kubernetesenv listchecker listentry logentry memquota metric noop opa prometheus quota
+rbac redisquota reportnothing rule servicecontrol servicecontrolreport signalfx solarwinds stackdriver statsd stdio
+template tracespan zipkin
+"""
+
+_ALL = (
+    Kind("RouteRule", CONFIG, supported=True, snake_case=True),
+    Kind("DestinationPolicy", CONFIG, snake_case=True),
+    Kind("EgressRule", CONFIG, snake_case=True),
+    Kind("IngressRule", CONFIG, snake_case=True),
+    Kind("VirtualService", NETWORKING, supported=True, shorthand="vs"),
+    Kind("DestinationRule", NETWORKING, supported=True, shorthand="dr"),
+    Kind("Gateway", NETWORKING, shorthand="gw"),
+    Kind("ServiceEntry", NETWORKING, shorthand="se"),
+    Kind("WorkloadEntry", NETWORKING, shorthand="we"),
+    Kind("WorkloadGroup", NETWORKING, shorthand="wg"),
+    Kind("Sidecar", NETWORKING),
+    Kind("EnvoyFilter", NETWORKING),
+    Kind("ProxyConfig", NETWORKING),
+    Kind("PeerAuthentication", SECURITY, shorthand="pa"),
+    Kind("AuthorizationPolicy", SECURITY, shorthand="ap"),
+    Kind("RequestAuthentication", SECURITY, shorthand="ra"),
+    Kind("Telemetry", TELEMETRY),
+    Kind("WasmPlugin", EXTENSIONS),
+    Kind("Policy", AUTHENTICATION),
+    Kind("MeshPolicy", AUTHENTICATION),
+    Kind("ServiceRole", RBAC),
+    Kind("ServiceRoleBinding", RBAC),
+    Kind("RbacConfig", RBAC),
+    Kind("QuotaSpec", CONFIG),
+    Kind("QuotaSpecBinding", CONFIG),
+    Kind("HTTPAPISpec", CONFIG),
+    Kind("HTTPAPISpecBinding", CONFIG),
+    Kind("EndUserAuthenticationPolicySpec", CONFIG),
+    Kind("EndUserAuthenticationPolicySpecBinding", CONFIG),
+    *(Kind(name, CONFIG) for name in _MIXER_KINDS.split()),
+)
+
+KINDS: dict[str, Kind] = {kind.name: kind for kind in _ALL}
+"""Canonical name → kind."""
+
+
+def supported_kinds() -> tuple[Kind, ...]:
+    """Return the kinds whose objects can be stored and have an effect."""
+    return tuple(kind for kind in _ALL if kind.supported)
+
+
+def kind_named(text: str) -> Kind | None:
+    """Return the kind that a word on the command line means, or None.
+
+    Any case, singular or plural, with or without dashes: `RouteRule`, `routerules`, `route-rule`, `vs`.
+    """
+    return _BY_WORD.get(text.lower().replace("-", "").replace("_", ""))
+
+
+_BY_WORD = {word: kind for kind in reversed(_ALL) for word in (kind.plural, kind.shorthand, kind.key) if word}

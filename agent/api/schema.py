@@ -1,0 +1,182 @@
+"""The one mechanism that says what a kind's spec may hold: small checks, combined; every problem is reported, not the first.
+
+A check takes a Report, the value's path and the value. Fields that Istio has and hostmesh does not honour yet are named
+UNSUPPORTED: they are refused by name, an unknown field by its nearest known one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from agent.api.problem import Problem, Verdict, nearest, one_line
+from agent.api.yaml_text import child
+
+MAX_PROBLEMS = 100
+
+
+class Report:
+    """Collects the problems of one document."""
+
+    def __init__(self) -> None:
+        self.problems: list[Problem] = []
+        self.invalid_count = 0
+
+    def invalid(self, path: str, reason: str) -> None:
+        """Note something that Istio would refuse too."""
+        self.invalid_count += 1
+        self._add(Problem(Verdict.INVALID, path, reason))
+
+    def unsupported(self, path: str, reason: str = "known, but not supported yet") -> None:
+        """Note correct configuration that hostmesh does not honour yet."""
+        self._add(Problem(Verdict.UNSUPPORTED, path, reason))
+
+    def _add(self, problem: Problem) -> None:
+        if len(self.problems) < MAX_PROBLEMS:
+            self.problems.append(problem)
+
+
+Check = Callable[[Report, str, Any], None]
+Rule = Callable[[str], str | None]
+"""Returns what is wrong with a text, or None."""
+Also = Callable[[Report, str, dict[str, Any]], None]
+"""Looks at a message whose fields are of the right types; absent ones are left out."""
+
+
+def unsupported(report: Report, path: str, value: Any) -> None:
+    """Refuse a field by name."""
+    report.unsupported(path)
+
+
+UNSUPPORTED: Check = unsupported
+
+
+def message(fields: Mapping[str, Check], required: tuple[str, ...] = (), also: Also | None = None) -> Check:
+    """Check a mapping with known fields; null is as good as absent; `also` runs only if no field is invalid."""
+
+    def check(report: Report, path: str, value: Any) -> None:
+        if not isinstance(value, dict):
+            report.invalid(path, f"must be a mapping, not {_type(value)}")
+            return
+        before = report.invalid_count
+        present = {key: item for key, item in value.items() if item is not None}
+        for key in required:
+            if key not in present:
+                report.invalid(child(path, key), "is missing")
+        for key, item in present.items():
+            known = fields.get(key)
+            if known is None:
+                report.invalid(child(path, one_line(key)), _unknown(key, fields))
+            else:
+                known(report, child(path, key), item)
+        if also is not None and report.invalid_count == before:
+            also(report, path, present)
+
+    return check
+
+
+def mapping(value_check: Check, key_rule: Rule = lambda key: None, at_least: int = 0) -> Check:
+    """Check a mapping whose keys are the operator's own words (labels, headers)."""
+
+    def check(report: Report, path: str, value: Any) -> None:
+        if not isinstance(value, dict):
+            report.invalid(path, f"must be a mapping, not {_type(value)}")
+            return
+        if len(value) < at_least:
+            report.invalid(path, "is empty")
+        for key, item in value.items():
+            wrong = key_rule(key)
+            if wrong:
+                report.invalid(child(path, one_line(key)), wrong)
+            value_check(report, child(path, one_line(key)), item)
+
+    return check
+
+
+def listing(item_check: Check, at_least: int = 0, at_most: int = 1000) -> Check:
+    """Check a list."""
+
+    def check(report: Report, path: str, value: Any) -> None:
+        if not isinstance(value, list):
+            report.invalid(path, f"must be a list, not {_type(value)}")
+            return
+        if not at_least <= len(value) <= at_most:
+            report.invalid(
+                path, f"is empty (at least {at_least})" if not value else f"has {len(value)} items (at most {at_most})"
+            )
+        for index, item in enumerate(value[:at_most]):
+            item_check(report, f"{path}[{index}]", item)
+
+    return check
+
+
+def text(*rules: Rule, empty: bool = False) -> Check:
+    """Check a text that obeys the rules; an empty one only if `empty`."""
+
+    def check(report: Report, path: str, value: Any) -> None:
+        if not isinstance(value, str):
+            quotes = (
+                f' (put it in quotes: "{value}")'
+                if isinstance(value, int | float) and not isinstance(value, bool)
+                else ""
+            )
+            report.invalid(path, f"must be text, not {_type(value)}{quotes}")
+            return
+        if not value and not empty:
+            report.invalid(path, "is empty")
+            return
+        wrong = next((wrong for rule in rules if (wrong := rule(value))), None)
+        if wrong:
+            report.invalid(path, wrong)
+
+    return check
+
+
+def one_of(*allowed: str) -> Check:
+    """Check a text that is one of a few words."""
+    words = ", ".join(allowed)
+    return text(lambda value: None if value in allowed else f'"{one_line(value, 40)}" is not allowed (one of {words})')
+
+
+def integer(low: int, high: int) -> Check:
+    """Check a whole number within bounds, both included."""
+
+    def check(report: Report, path: str, value: Any) -> None:
+        if isinstance(value, bool) or not isinstance(value, int):
+            report.invalid(path, f"must be a whole number from {low} to {high}, not {_type(value)}")
+        elif not low <= value <= high:
+            report.invalid(path, f"{value} is out of range ({low} to {high})")
+
+    return check
+
+
+def boolean(report: Report, path: str, value: Any) -> None:
+    """Check true or false."""
+    if not isinstance(value, bool):
+        report.invalid(path, f"must be true or false, not {_type(value)}")
+
+
+def either(described: str, **by_type: Check) -> Check:
+    """Check by the value's type: `text=`, `mapping=`, `list=`, `number=`."""
+
+    def check(report: Report, path: str, value: Any) -> None:
+        chosen = by_type.get(_SHAPES.get(type(value), ""))
+        if chosen is None:
+            report.invalid(path, f"must be {described}, not {_type(value)}")
+        else:
+            chosen(report, path, value)
+
+    return check
+
+
+_SHAPES = {str: "text", dict: "mapping", list: "list", int: "number", float: "number"}
+_TYPES = {str: "text", dict: "a mapping", list: "a list", bool: "true or false", int: "a number", float: "a number"}
+
+
+def _type(value: object) -> str:
+    return _TYPES.get(type(value), "null")
+
+
+def _unknown(key: str, fields: Mapping[str, Check]) -> str:
+    near = nearest(key, fields)
+    return f"unknown field{near}" if near else f"unknown field (known: {', '.join(sorted(fields))})"
