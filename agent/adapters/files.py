@@ -5,6 +5,7 @@ May not know what it writes.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -23,7 +24,8 @@ def write_atomic(path: Path | str, data: bytes, mode: int = 0o600) -> None:
         os.replace(temporary, path)
         sync_directory(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise HostError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 

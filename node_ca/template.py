@@ -1,0 +1,136 @@
+"""Request → the certificate's fields. Everything in a certificate is decided here, from our rules; pure.
+
+May not sign. What a CSR wishes never gets in, but its public key.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, ObjectIdentifier
+
+from node_ca.identity import WorkloadIdentity
+from node_ca.request import CertificateRequest, WorkloadPublicKey
+
+IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+ROOT_PATH_LENGTH = 1
+"""Room for one intermediate below the root."""
+
+
+@dataclass(frozen=True)
+class Validity:
+    """How long certificates hold; seconds."""
+
+    lifetime: float
+    skew_margin: float = 60.0
+    """How far before now they begin, for hosts whose clock is behind the CA's."""
+
+    def window(self, now: float) -> tuple[datetime, datetime]:
+        """Return the first and last moment; the end is rounded up, X.509 knows whole seconds."""
+        begin = datetime.fromtimestamp(math.floor(now - self.skew_margin), UTC)
+        return begin, datetime.fromtimestamp(math.ceil(now + self.lifetime), UTC)
+
+
+@dataclass(frozen=True)
+class Template:
+    """The fields of a certificate to be."""
+
+    public_key: WorkloadPublicKey
+    serial: int
+    not_before: datetime
+    not_after: datetime
+    names: tuple[x509.GeneralName, ...]
+    subject: str = ""
+    """Common name; empty means no subject at all, and critical names (RFC 5280, 4.2.1.6)."""
+    usages: tuple[ObjectIdentifier, ...] = ()
+    is_ca: bool = False
+
+
+def workload_template(
+    request: CertificateRequest, identity: WorkloadIdentity, trust_domain: str, validity: Validity, now: float
+) -> Template:
+    """Return the fields of a workload's certificate: its SPIFFE ID as the only name, for both sides of TLS."""
+    begin, end = validity.window(now)
+    return Template(
+        public_key=request.public_key,
+        serial=random_serial(),
+        not_before=begin,
+        not_after=end,
+        names=(x509.UniformResourceIdentifier(identity.spiffe_id(trust_domain)),),
+        usages=(ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH),
+    )
+
+
+def server_template(
+    key: ec.EllipticCurvePublicKey, dns: tuple[str, ...], ips: tuple[IpAddress, ...], validity: Validity, now: float
+) -> Template:
+    """Return the fields of the CA's own server certificate: host names only, useless as a client's."""
+    begin, end = validity.window(now)
+    return Template(
+        public_key=key,
+        serial=random_serial(),
+        not_before=begin,
+        not_after=end,
+        names=(*(x509.DNSName(name) for name in dns), *(x509.IPAddress(ip) for ip in ips)),
+        usages=(ExtendedKeyUsageOID.SERVER_AUTH,),
+    )
+
+
+def root_template(key: ec.EllipticCurvePublicKey, trust_domain: str, validity: Validity, now: float) -> Template:
+    """Return the fields of a self-signed root; its URI is the trust domain's SPIFFE ID (X509-SVID, section 2)."""
+    begin, end = validity.window(now)
+    return Template(
+        public_key=key,
+        serial=random_serial(),
+        not_before=begin,
+        not_after=end,
+        names=(x509.UniformResourceIdentifier(f"spiffe://{trust_domain}"),),
+        subject=f"hostmesh root {trust_domain}"[:64],
+        is_ca=True,
+    )
+
+
+def random_serial(random_bits: Callable[[int], int] = secrets.randbits) -> int:
+    """Return a positive serial number of 128 random bits."""
+    return random_bits(128) or 1
+
+
+def subject_of(template: Template) -> x509.Name:
+    """Return the template's subject as a name."""
+    attributes = [x509.NameAttribute(NameOID.COMMON_NAME, template.subject)] if template.subject else []
+    return x509.Name(attributes)
+
+
+def extensions_of(
+    template: Template, issuer_key: ec.EllipticCurvePublicKey
+) -> tuple[tuple[x509.ExtensionType, bool], ...]:
+    """Return every extension the certificate must have, with its critical flag; it may have no other."""
+    return (
+        (x509.SubjectAlternativeName(template.names), not template.subject),
+        (x509.BasicConstraints(ca=template.is_ca, path_length=ROOT_PATH_LENGTH if template.is_ca else None), True),
+        (_key_usage(template), True),
+        (x509.SubjectKeyIdentifier.from_public_key(template.public_key), False),
+        (x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key), False),
+        *(((x509.ExtendedKeyUsage(template.usages), False),) if template.usages else ()),
+    )
+
+
+def _key_usage(template: Template) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not template.is_ca,
+        key_cert_sign=template.is_ca,
+        crl_sign=template.is_ca,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
