@@ -1,0 +1,114 @@
+"""The state folds events; a bad object costs only itself."""
+
+from __future__ import annotations
+
+import json
+from ipaddress import IPv4Network, IPv6Network
+
+import pytest
+
+from agent.adapters.consul.catalog import CatalogLost, CatalogSynced, ServiceEntries
+from agent.adapters.consul.kv import ConfigUpdate, SettingsUpdate
+from agent.mesh.names import config_key
+from agent.mesh.service import Instance, Port, Protocol, ServiceKey
+from agent.mesh.settings import MtlsMode
+from agent.runtime.state import DECODER, ENCODER, MeshState
+
+REVIEWS = ServiceKey("default", "reviews")
+
+
+def instance(name: str = "reviews", node: str = "a", namespace: str = "default") -> Instance:
+    return Instance(
+        id=f"{name}-{node}",
+        service=ServiceKey(namespace, name),
+        node=node,
+        address="10.0.0.1",
+        ports=(Port(9080, "http", Protocol.HTTP),),
+        labels=(("version", "v1"),),
+    )
+
+
+def rule(name: str, service: str = "reviews", **spec: object) -> tuple[str, bytes]:
+    document = {
+        "apiVersion": "config.istio.io/v1alpha2",
+        "kind": "RouteRule",
+        "metadata": {"name": name, "namespace": "default"},
+        "spec": {"destination": {"name": service}, "route": [{"labels": {"version": "v1"}}], **spec},
+    }
+    return config_key("default", "RouteRule", name), json.dumps(document).encode()
+
+
+@pytest.fixture
+def state() -> MeshState:
+    return MeshState("a", IPv4Network("240.240.0.0/24"), IPv6Network("fdf0::/112"), {})
+
+
+def test_services_of_one_catalog_name_are_split_by_namespace(state: MeshState) -> None:
+    state.apply([ServiceEntries("reviews", (instance(), instance(node="b", namespace="prod")))])
+    assert set(state.snapshot().services) == {REVIEWS, ServiceKey("prod", "reviews")}
+    state.apply([ServiceEntries("reviews", (instance(),))])
+    assert set(state.snapshot().services) == {REVIEWS}
+
+
+def test_each_service_has_a_virtual_address_that_stays(state: MeshState) -> None:
+    state.apply([ServiceEntries("reviews", (instance(),))])
+    before = state.snapshot().vips[REVIEWS]
+    state.apply([ServiceEntries("ratings", (instance("ratings"),))])
+    assert state.snapshot().vips[REVIEWS] == before
+    assert len(set(state.snapshot().vips.values())) == 2
+
+
+def test_excluded_services_come_back_when_the_setting_goes(state: MeshState) -> None:
+    state.apply([ServiceEntries("reviews", (instance(),)), SettingsUpdate(b'{"excludedServices": ["reviews"]}')])
+    assert not state.snapshot().services
+    state.apply([SettingsUpdate(None)])
+    assert set(state.snapshot().services) == {REVIEWS}
+
+
+def test_a_bad_value_costs_only_itself_and_keeps_its_last_good_form(state: MeshState) -> None:
+    state.apply([ServiceEntries("reviews", (instance(),))])
+    key, good = rule("one")
+    state.apply([ConfigUpdate(1, {key: (1, good)})])
+    assert len(state.snapshot().policies[REVIEWS].routes) == 1
+    other, also_good = rule("two")
+    state.apply([ConfigUpdate(3, {key: (2, b"\xff not json"), other: (3, also_good)})])
+    assert len(state.snapshot().policies[REVIEWS].routes) == 2
+    assert [fault.subject for fault in state.faults] == [key]
+    assert "last good form" in state.faults[0].reason
+    state.apply([ConfigUpdate(4, {other: (3, also_good)})])
+    assert len(state.snapshot().policies[REVIEWS].routes) == 1
+    assert state.faults == ()
+
+
+def test_a_thousand_bad_keys_are_bounded(state: MeshState) -> None:
+    state.apply([ConfigUpdate(1, {f"hostmesh/config/default/routerule/x{n}": (1, b"garbage") for n in range(1000)})])
+    state.snapshot()
+    assert 1 < len(state.faults) <= 201
+    assert "800 more" in state.faults[-1].reason or "800 more" in state.faults[0].reason
+
+
+def test_bad_settings_keep_the_last_good_ones(state: MeshState) -> None:
+    state.apply([SettingsUpdate(b'{"mtls": "strict"}'), SettingsUpdate(b'{"mtls": "sometimes"}')])
+    assert state.snapshot().settings.mtls is MtlsMode.STRICT
+    assert state.faults[0].subject == "hostmesh/mesh"
+
+
+def test_losing_consul_is_a_fault_until_it_is_back(state: MeshState) -> None:
+    state.apply([ServiceEntries("reviews", (instance(),)), CatalogSynced(), CatalogLost("connection refused")])
+    assert set(state.snapshot().services) == {REVIEWS}
+    assert "connection refused" in state.faults[0].reason
+    state.apply([CatalogSynced()])
+    assert state.faults == ()
+
+
+def test_the_last_known_state_survives_the_disk_and_forgets_what_is_gone(state: MeshState) -> None:
+    key, value = rule("one")
+    state.apply([ServiceEntries("reviews", (instance(),)), ServiceEntries("old", (instance("old"),))])
+    state.apply([ConfigUpdate(7, {key: (7, value)})])
+    again = MeshState("a", IPv4Network("240.240.0.0/24"), IPv6Network("fdf0::/112"), {})
+    again.restore(DECODER.decode(ENCODER.encode(state.last_known)))
+    assert again.snapshot().policies == state.snapshot().policies
+    assert again.catalog_known
+    assert again.config_known
+    again.apply([ServiceEntries("reviews", (instance(),)), CatalogSynced()])
+    assert set(again.snapshot().services) == {REVIEWS}
