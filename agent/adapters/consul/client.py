@@ -1,0 +1,41 @@
+"""The agent's connection to Consul.
+
+Two ways over HTTP, for two needs. Writes and simple reads go through py-consul (`client.api`), which knows Consul's
+request shapes. Blocking queries go through `client.lanes`: they must be bound to chosen source addresses (Consul
+limits connections per client address), must read headers py-consul drops (content hash), and decode thousands of
+answers straight into typed structs, where py-consul would build untyped dictionaries first. Both share `transport`,
+so errors and limits are the same.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import aiohttp
+
+from agent.adapters.consul.address import ConsulAddress
+from agent.adapters.consul.lanes import POLLS_PER_LANE, Lanes
+from agent.adapters.consul.transport import Api, new_session
+
+__all__ = ["ConsulAddress", "ConsulClient"]
+
+
+class ConsulClient:
+    """An open client of one Consul agent; must be made inside a running event loop and closed there."""
+
+    def __init__(self, address: ConsulAddress, polls_per_lane: int = POLLS_PER_LANE) -> None:
+        self.address = address
+        self._session: aiohttp.ClientSession = new_session(address)
+        self.api: Any = Api(self._session, address)
+        self.lanes = Lanes(address, polls_per_lane)
+
+    async def close(self) -> None:
+        """Close every connection; pending calls fail with ConsulUnavailable."""
+        await self.lanes.close()
+        await self._session.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()

@@ -1,0 +1,219 @@
+"""Consul's catalog JSON → mesh types. Pure.
+
+Everything in it is untrusted: bounded, checked, skipped with a reason, never raised.
+
+Only an answer that is no catalog answer at all raises (ConsulUnavailable), so that it can't pass for "no instances".
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping
+from functools import lru_cache
+from ipaddress import ip_address
+
+import msgspec
+from msgspec import Struct
+
+from agent.adapters.consul import meta
+from agent.errors import ConsulUnavailable
+from agent.mesh.names import DEFAULT_NAMESPACE
+from agent.mesh.routes import Fault
+from agent.mesh.service import Health, Instance, Labels, Port, Protocol, ServiceKey
+
+MAX_INSTANCES = 10_000
+MAX_LABELS = 128
+MAX_PORTS = 64
+MAX_FAULTS = 20
+_DNS_LABEL = re.compile(r"[a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?")
+_ACCOUNT = re.compile(r"[a-z0-9]([a-z0-9._-]{0,251}[a-z0-9])?")
+_LABEL_KEY = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._/-]{0,251}[A-Za-z0-9])?")
+_PORT_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?")
+
+
+class _Node(Struct, rename="pascal"):
+    node: str
+    address: str = ""
+
+
+class _Service(Struct, rename="pascal"):
+    address: str = ""
+    port: int = 0
+    meta: dict[str, str] | None = None
+    tags: list[str] | None = None
+    id: str = msgspec.field(default="", name="ID")
+
+
+class _Check(Struct, rename="pascal"):
+    status: str = ""
+
+
+class _Entry(Struct, rename="pascal"):
+    node: _Node
+    service: _Service
+    checks: list[_Check] | None = None
+
+
+_ENTRIES = msgspec.json.Decoder(list[msgspec.Raw])
+_ENTRY = msgspec.json.Decoder(_Entry)
+_NAMES = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+class Decoded(Struct, frozen=True):
+    """The instances of one catalog name, sorted, and what could not be used."""
+
+    instances: tuple[Instance, ...]
+    faults: tuple[Fault, ...]
+
+
+class _Unusable(Exception):
+    """An entry can't be an instance; its text is the reason."""
+
+
+def decode_names(body: bytes) -> frozenset[str]:
+    """Return the service names in an answer of `catalog/services`; raises ConsulUnavailable if it is none."""
+    try:
+        return frozenset(_NAMES.decode(body))
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ConsulUnavailable(_no_catalog("catalog/services", error)) from error
+
+
+def name_fault(name: str) -> Fault | None:
+    """Return why a catalog name can't be a mesh service, or None: callers use it as host name, so it is a DNS label."""
+    if _DNS_LABEL.fullmatch(name):
+        return None
+    return Fault(
+        f"service {name[:80]!r}",
+        "the name is no DNS label; register it with lower-case letters, digits and '-' (at most 63)",
+    )
+
+
+def decode_instances(name: str, body: bytes) -> Decoded:
+    """Return the instances in an answer of `health/service/NAME`; raises ConsulUnavailable if it is none.
+
+    An instance without a port is no mesh instance and left out silently.
+    """
+    try:
+        entries = _ENTRIES.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ConsulUnavailable(_no_catalog(f"health/service/{name[:80]}", error)) from error
+    instances: set[Instance] = set()
+    faults: list[Fault] = []
+    for raw in entries[:MAX_INSTANCES]:
+        try:
+            instance = _instance(name, _ENTRY.decode(raw))
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            faults.append(Fault(f"service {name}", f"an instance can't be read: {_brief(str(error))}"))
+        except _Unusable as error:
+            faults.append(Fault(f"service {name}", str(error)))
+        else:
+            instances.update((instance,) if instance else ())
+    if len(entries) > MAX_INSTANCES:
+        faults.insert(
+            0, Fault(f"service {name}", f"has {len(entries)} instances; only the first {MAX_INSTANCES} are used")
+        )
+    return Decoded(tuple(sorted(instances)), tuple(faults[:MAX_FAULTS]))
+
+
+def _instance(name: str, entry: _Entry) -> Instance | None:
+    service, pairs = entry.service, entry.service.meta or {}
+    where = f"instance {_brief(service.id)!r} on node {_brief(entry.node.node)!r}"
+    ports = _ports(service.port, pairs)
+    if not ports:
+        return None
+    namespace, account = pairs.get(meta.NAMESPACE) or DEFAULT_NAMESPACE, pairs.get(meta.ACCOUNT) or "default"
+    if not 0 < len(entry.node.node) <= 255 or len(service.id) > 512:
+        raise _Unusable(f"{where}: the node's name or the service ID is empty or too long")
+    if not _DNS_LABEL.fullmatch(namespace):
+        raise _Unusable(f"{where}: meta namespace {_brief(namespace)!r} is no DNS label")
+    if not _ACCOUNT.fullmatch(account):
+        raise _Unusable(f"{where}: meta service-account {_brief(account)!r} is no account name")
+    address = _address(service.address or entry.node.address)
+    if address is None:
+        text = _brief(service.address or entry.node.address)
+        raise _Unusable(f"{where}: address {text!r} is no IP address of a host; register an IP address")
+    return Instance(
+        id=service.id,
+        service=_key(namespace, name),
+        node=sys.intern(entry.node.node),
+        address=address,
+        ports=ports,
+        labels=_labels(pairs, service.tags or []),
+        health=_health(entry.checks or []),
+        proxied=pairs.get(meta.TLS) == "true",
+        service_account=sys.intern(account),
+    )
+
+
+def _ports(number: int, pairs: Mapping[str, str]) -> tuple[Port, ...]:
+    declared = (meta.port_of(key, value) for key, value in pairs.items())
+    ports = {
+        found[1]: _port(found[1], found[0], found[2])
+        for found in sorted(filter(None, declared))
+        if _PORT_NAME.fullmatch(found[0])
+    }
+    if not ports and 0 < number < 65536:
+        protocol = Protocol.from_name(pairs.get(meta.PROTOCOL, ""))
+        return (_port(number, protocol.value, protocol.value),)
+    # The registered port comes first in meaning but the tuple is sorted: every host must see the same value.
+    return tuple(sorted(ports.values())[:MAX_PORTS])
+
+
+def _labels(pairs: Mapping[str, str], tags: list[str]) -> Labels:
+    labels: dict[str, str] = {}
+    for tag in tags:
+        cut = min((at for at in (tag.find("="), tag.find("|")) if at > 0), default=0)
+        if cut:
+            labels.setdefault(tag[:cut], tag[cut + 1 :])
+    labels.update((key, value) for key, value in pairs.items() if not meta.is_reserved(key, value))
+    return _interned(
+        tuple(
+            sorted(
+                (key, value)
+                for key, value in labels.items()
+                if _LABEL_KEY.fullmatch(key) and len(value) <= meta.MAX_VALUE
+            )[:MAX_LABELS]
+        )
+    )
+
+
+def _health(checks: list[_Check]) -> Health:
+    # Maintenance mode is a critical check of Consul's own; a status this version doesn't know must not get traffic.
+    statuses = {check.status for check in checks}
+    if statuses - {"passing", "warning"}:
+        return Health.CRITICAL
+    return Health.WARNING if "warning" in statuses else Health.PASSING
+
+
+# 10,000 instances repeat a few keys, ports, label sets and addresses: share one object of each.
+@lru_cache(maxsize=16_384)
+def _key(namespace: str, name: str) -> ServiceKey:
+    return ServiceKey(sys.intern(namespace), sys.intern(name))
+
+
+@lru_cache(maxsize=16_384)
+def _port(number: int, name: str, protocol: str) -> Port:
+    return Port(number, sys.intern(name), Protocol.from_name(protocol))
+
+
+@lru_cache(maxsize=16_384)
+def _interned(labels: Labels) -> Labels:
+    return tuple((sys.intern(key), sys.intern(value)) for key, value in labels)
+
+
+@lru_cache(maxsize=16_384)
+def _address(text: str) -> str | None:
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return None
+    return None if address.is_unspecified or address.is_multicast or "%" in text else sys.intern(str(address))
+
+
+def _brief(text: str) -> str:
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _no_catalog(path: str, error: Exception) -> str:
+    return f"Consul: GET {path}: the answer is no catalog answer ({_brief(str(error))}); is something else listening?"

@@ -1,0 +1,89 @@
+"""The shape of a hostmesh registration in Consul's catalog: service IDs, meta keys and tags.
+
+Pure; `decode` is its reverse.
+
+Consul takes only letters, digits, `-` and `_` in meta keys (and refuses the whole registration otherwise), at most 64
+pairs: ports are `port-<name>`, and a label whose key or length doesn't fit goes as the tag `key=value`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+from msgspec import Struct
+
+from agent.mesh.names import DEFAULT_NAMESPACE
+from agent.mesh.service import Labels, Port, ServiceKey
+
+PROTOCOL = "protocol"
+NAMESPACE = "namespace"
+ACCOUNT = "service-account"
+TLS = "hostmesh-tls"
+OWN_PREFIX = "hostmesh-"
+ANNOTATION_PREFIX = "hostmesh-annotation-"
+PORT_PREFIX = "port-"
+RESERVED = frozenset({PROTOCOL, NAMESPACE, ACCOUNT})
+
+MAX_PAIRS, MAX_KEY, MAX_VALUE = 64, 128, 512
+_KEY = re.compile(r"[A-Za-z0-9_-]{1,128}")
+_PORT_VALUE = re.compile(r"(\d{1,5})/([a-z0-9-]{1,32})")
+
+
+class Registration(Struct, frozen=True):
+    """What a service's catalog entry carries besides name, address and port."""
+
+    meta: Mapping[str, str]
+    tags: tuple[str, ...]
+
+
+def service_id(key: ServiceKey, port: int) -> str:
+    """Return the Consul service ID of an instance: `hostmesh-reviews-9080`, the namespace appended unless default."""
+    namespace = "" if key.namespace == DEFAULT_NAMESPACE else f"-{key.namespace}"
+    return f"hostmesh-{key.name}-{port}{namespace}"
+
+
+def registration(
+    key: ServiceKey,
+    ports: Iterable[Port],
+    labels: Labels,
+    account: str,
+    *,
+    proxied: bool = False,
+    annotations: Mapping[str, str] | None = None,
+) -> Registration:
+    """Return the meta and tags of an instance; what Consul can't take as meta becomes a tag."""
+    ports = tuple(ports)
+    meta = {NAMESPACE: key.namespace, ACCOUNT: account}
+    if ports:
+        meta[PROTOCOL] = ports[0].protocol.value
+    if proxied:
+        meta[TLS] = "true"
+    meta.update((f"{PORT_PREFIX}{port.name}", f"{port.number}/{port.protocol.value}") for port in ports)
+    for name, text in (annotations or {}).items():
+        if _fits(ANNOTATION_PREFIX + name, text):
+            meta[ANNOTATION_PREFIX + name] = text
+    tags = []
+    for label, value in labels:
+        if len(meta) < MAX_PAIRS and _fits(label, value) and not is_reserved(label, value):
+            meta[label] = value
+        else:
+            tags.append(f"{label}={value}")
+    return Registration(meta, tuple(tags))
+
+
+def is_reserved(key: str, value: str) -> bool:
+    """Tell whether a meta pair is hostmesh's own and so no label."""
+    return key in RESERVED or key.startswith(OWN_PREFIX) or port_of(key, value) is not None
+
+
+def port_of(key: str, value: str) -> tuple[str, int, str] | None:
+    """Return (name, number, protocol text) if the meta pair declares a port, else None (then it is a label)."""
+    match = _PORT_VALUE.fullmatch(value) if key.startswith(PORT_PREFIX) else None
+    if match is None or not 0 < int(match[1]) < 65536:
+        return None
+    return key.removeprefix(PORT_PREFIX), int(match[1]), match[2]
+
+
+def _fits(key: str, value: str) -> bool:
+    return _KEY.fullmatch(key) is not None and len(value.encode()) <= MAX_VALUE and "=" not in key
