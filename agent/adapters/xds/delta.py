@@ -1,0 +1,206 @@
+"""The protocol state of one delta ADS stream (xDS protocol, "Incremental xDS"). No I/O, no grpc, no clock of its own.
+
+Requests and the desired Resources go in, responses come out. `now` is any monotonic time in seconds.
+
+What a stream may send is derived anew each time from what is due, never queued: a publish in the middle of another one
+simply changes what is due, so the stream always moves toward the newest Resources. The order is make before break:
+
+1. clusters, endpoints and secrets go at once: nothing is routed to them yet, or they belong to what is there already;
+2. listeners wait until Envoy has answered for the clusters and endpoints (it withholds a cluster's ACK while it warms),
+   routes until it has answered for these and for the listeners;
+3. removals wait for every answer, listeners first, then clusters, then what Envoy itself did not unsubscribe.
+
+No wait is longer than `Limits.stage_wait`. What Envoy newly subscribes to is answered at once, at any stage.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterable, Iterator, Mapping
+
+from envoy.service.discovery.v3 import discovery_pb2
+from msgspec import Struct
+
+from agent.adapters.xds.response import Outstanding, Pack, one_line, packs, proxy_version, to_message
+from agent.adapters.xds.subscription import Answers, Subscription
+from agent.mesh.names import CLUSTER_TYPE, ENDPOINT_TYPE, LISTENER_TYPE, ROUTE_TYPE, SECRET_TYPE, XDS_ORDER
+from agent.mesh.routes import Fault
+from agent.mesh.snapshot import Resources
+
+logger = logging.getLogger(__name__)
+
+WAITS_FOR: Mapping[str, tuple[str, ...]] = {
+    LISTENER_TYPE: (CLUSTER_TYPE, ENDPOINT_TYPE),
+    ROUTE_TYPE: (CLUSTER_TYPE, ENDPOINT_TYPE, LISTENER_TYPE),
+}
+REMOVAL_ORDER = (LISTENER_TYPE, CLUSTER_TYPE, ROUTE_TYPE, ENDPOINT_TYPE, SECRET_TYPE)
+WILDCARD_TYPES = (CLUSTER_TYPE, LISTENER_TYPE)
+
+
+class ProtocolError(Exception):
+    """A request that no well-behaved client sends; the stream must end. Never leaves this package."""
+
+
+class Limits(Struct, frozen=True):
+    """Bounds on one stream."""
+
+    stage_wait: float = 2.0
+    """Seconds that a stage waits for Envoy's answers to the stages before it."""
+    response_bytes: int = 3_000_000
+    """grpc's usual message limit is 4 MB."""
+    response_resources: int = 2_000
+    types: int = 32
+    names: int = 200_000
+
+
+class DeltaStream:
+    """One stream's state: call `receive` for each request, `publish` for new Resources, then send `responses`."""
+
+    def __init__(self, limits: Limits | None = None) -> None:
+        self.node_id = ""
+        self.proxy_version = ""
+        self.connected = False
+        self.published_revision = 0
+        self.acked_revision = 0
+        self.settled = False
+        self._limits = limits or Limits()
+        self._resources: Resources | None = None
+        self._subscriptions = {type_url: Subscription(type_url, {}) for type_url in XDS_ORDER}
+        self._outstanding: dict[str, dict[str, Outstanding]] = {type_url: {} for type_url in XDS_ORDER}
+        self._expected: dict[tuple[str, str], float] = {}
+        self._responses = 0
+
+    @property
+    def faults(self) -> tuple[Fault, ...]:
+        """Return what Envoy refuses of the newest Resources, in order of names."""
+        return tuple(
+            sorted(
+                Fault(name, rejection.reason)
+                for subscription in self._subscriptions.values()
+                for name, rejection in subscription.rejected.items()
+            )
+        )
+
+    def publish(self, resources: Resources, revision: int, now: float) -> None:
+        """Make these the newest Resources; a revision that changes nothing for Envoy is acked at once."""
+        self._resources = resources
+        self.published_revision = revision
+        for type_url, subscription in self._subscriptions.items():
+            subscription.retarget(resources.of(type_url))
+        self._settle(now)
+
+    def receive(self, request: discovery_pb2.DeltaDiscoveryRequest, now: float) -> None:
+        """Take a request: subscriptions, an ACK or a NACK, often several in one. Raises ProtocolError."""
+        if not self.connected:
+            self.node_id, self.proxy_version = request.node.id, proxy_version(request.node)
+            self.connected = True
+        subscription = self._subscription(request.type_url)
+        subscription.unsubscribe(request.resource_names_unsubscribe)
+        names = request.resource_names_subscribe
+        if len(subscription.names) + len(names) > self._limits.names:
+            raise ProtocolError(f"{request.type_url}: more than {self._limits.names} names subscribed")
+        subscription.subscribe(names, request.initial_resource_versions, request.type_url in WILDCARD_TYPES)
+        for name in names:
+            self._expected.pop((request.type_url, name), None)
+        if request.response_nonce:
+            self._answered(subscription, request, now)
+        self._settle(now)
+
+    def responses(self, now: float) -> list[discovery_pb2.DeltaDiscoveryResponse]:
+        """Return every response that may go now, in order, and count them as sent; before the first publish none."""
+        if self._resources is None:
+            return []
+        messages = []
+        for type_url, pack in self._due(now):
+            self._responses += 1
+            nonce = str(self._responses)
+            # The stages that `_due` comes to next wait for this one.
+            self._outstanding[type_url][nonce] = Outstanding(pack.versions, now)
+            messages.append(to_message(type_url, nonce, self.published_revision, pack))
+        self._settle(now)
+        return messages
+
+    def deadline(self, now: float) -> float | None:
+        """Return when to call `responses` again even if no request comes and nothing is published; None: never."""
+        times = list(self._expected.values())
+        if not all(subscription.is_idle for subscription in self._subscriptions.values()):
+            times += [self._waits_until(type_url) for type_url in self._outstanding]
+        return min((time for time in times if time > now), default=None)
+
+    def _due(self, now: float) -> Iterator[tuple[str, Pack]]:
+        for type_url, subscription in self._subscriptions.items():
+            answers = subscription.take_urgent()
+            owes_answer = False
+            if not self._is_waiting(WAITS_FOR.get(type_url, ()), now):
+                answers += subscription.take_updates()
+                owes_answer, subscription.owes_answer = subscription.owes_answer, False
+            if owes_answer and not answers:
+                yield type_url, Pack()
+            yield from self._packs(type_url, answers)
+            for suspect in subscription.take_suspects():
+                yield from self._packs(type_url, [suspect])
+        for type_url in (*REMOVAL_ORDER, *self._subscriptions.keys() - set(REMOVAL_ORDER)):
+            if self._is_waiting(self._outstanding, now):
+                return
+            yield from self._packs(type_url, self._subscriptions[type_url].take_removals())
+
+    def _packs(self, type_url: str, answers: Answers) -> Iterator[tuple[str, Pack]]:
+        for pack in packs(answers, self._limits.response_bytes, self._limits.response_resources):
+            yield type_url, pack
+
+    def _is_waiting(self, type_urls: Iterable[str], now: float) -> bool:
+        return any(self._waits_until(type_url) > now for type_url in type_urls)
+
+    def _waits_until(self, type_url: str) -> float:
+        newest = next(reversed(self._outstanding[type_url].values()), None)
+        return newest.sent_at + self._limits.stage_wait if newest else -math.inf
+
+    def _answered(self, subscription: Subscription, request: discovery_pb2.DeltaDiscoveryRequest, now: float) -> None:
+        outstanding = self._outstanding[subscription.type_url].pop(request.response_nonce, None)
+        if outstanding is None:
+            return  # a nonce of an earlier stream, or one made up: it says nothing about what was sent on this one
+        if not request.HasField("error_detail"):
+            subscription.accept(outstanding.versions)
+            self._expect_subscriptions(subscription, outstanding.versions, now)
+            return
+        reason = one_line(request.error_detail.message)
+        kind = subscription.type_url.rpartition(".")[2]
+        logger.warning("Envoy refused %s %s: %s", kind, _some(outstanding.versions), reason)
+        subscription.refuse(outstanding.versions, f"Envoy refused this {kind}: {reason}")
+
+    def _expect_subscriptions(self, subscription: Subscription, names: Iterable[str], now: float) -> None:
+        # Envoy acks a listener before it asks for the listener's routes (likewise a cluster while it starts):
+        # the revision is not in effect until these are asked for, answered and acked, too.
+        for name in names:
+            for reference in subscription.references(name):
+                type_url, referred = reference
+                if type_url not in WILDCARD_TYPES and referred not in self._subscription(type_url).names:
+                    self._expected[reference] = now + self._limits.stage_wait
+
+    def _settle(self, now: float) -> None:
+        self._expected = {reference: until for reference, until in self._expected.items() if until > now}
+        self.settled = (
+            self._resources is not None
+            and all(self._subscriptions[type_url].requested for type_url in WILDCARD_TYPES)
+            and not self._expected
+            and not any(self._outstanding.values())
+            and all(subscription.is_idle for subscription in self._subscriptions.values())
+        )
+        if self.settled:
+            self.acked_revision = self.published_revision
+
+    def _subscription(self, type_url: str) -> Subscription:
+        if type_url in self._subscriptions:
+            return self._subscriptions[type_url]
+        if not type_url or len(self._subscriptions) >= self._limits.types:
+            raise ProtocolError(f"type URL {one_line(type_url)!r}: empty, or more than {self._limits.types} types")
+        target = self._resources.of(type_url) if self._resources else {}
+        self._outstanding[type_url] = {}
+        self._subscriptions[type_url] = Subscription(type_url, target)
+        return self._subscriptions[type_url]
+
+
+def _some(names: Mapping[str, str]) -> str:
+    shown = ", ".join(list(names)[:3])
+    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"

@@ -1,0 +1,206 @@
+"""What one stream knows of one resource type: what Envoy asked for, was sent, holds and refused. No I/O, no protobuf.
+
+It decides *what* is due for each name; when it may go is decided in `delta`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from msgspec import Struct
+
+from agent.mesh.snapshot import Resource
+
+WILDCARD = "*"
+ABSENT = ""
+"""Stands for a version: Envoy was told that the resource does not exist."""
+
+Answers = list[tuple[str, Resource | None]]
+"""Names and what to say of each; None: there is no such resource."""
+
+
+class Rejection(Struct, frozen=True):
+    """A version that Envoy refused, and why."""
+
+    version: str
+    reason: str
+
+
+class Subscription:
+    """One resource type on one stream.
+
+    `pending` names may differ from what Envoy was sent and go in their stage; `urgent` ones were just subscribed and
+    are answered at once; `suspects` were in a refused response and are sent again alone, for an exact verdict.
+    """
+
+    def __init__(self, type_url: str, target: Mapping[str, Resource]) -> None:
+        self.type_url = type_url
+        self.wildcard = False
+        self.names: set[str] = set()
+        self.requested = False
+        self.owes_answer = False
+        self.rejected: dict[str, Rejection] = {}
+        self._target = target
+        self._sent: dict[str, str] = {}
+        self._held: dict[str, str] = {}
+        self._pending: set[str] = set()
+        self._urgent: set[str] = set()
+        self._suspects: set[str] = set()
+
+    @property
+    def is_idle(self) -> bool:
+        """Tell whether nothing is left to send."""
+        return not (self.owes_answer or self._pending or self._urgent or self._suspects)
+
+    def retarget(self, target: Mapping[str, Resource]) -> None:
+        """Aim at the newest desired resources of this type; costs one identity comparison for each unchanged one."""
+        old, self._target = self._target, target
+        if old is target or not self.requested:
+            return
+        for name, resource in target.items():
+            if old.get(name) is not resource:
+                self._look_at(name)
+        for name in old.keys() - target.keys():
+            self._look_at(name)
+
+    def subscribe(self, names: Iterable[str], initial_versions: Mapping[str, str], implies_wildcard: bool) -> None:
+        """Take a request's subscriptions; `initial_versions` count on the stream's first request for the type only."""
+        first, self.requested = not self.requested, True
+        wanted = list(names)
+        known = initial_versions if first else {}
+        explicit = [name for name in wanted if name != WILDCARD]
+        if len(explicit) < len(wanted) or (first and implies_wildcard and not wanted):
+            self._subscribe_all(known)
+        for name in explicit:
+            self._subscribe_one(name, known.get(name))
+
+    def unsubscribe(self, names: Iterable[str]) -> None:
+        """Forget names; with a wildcard subscription left they stay part of that."""
+        gone = set(names)
+        self.names -= gone
+        if WILDCARD in gone and self.wildcard:
+            self.wildcard = self.owes_answer = False
+            gone |= self._sent.keys() | self._pending | self._held.keys()
+        for name in gone:
+            if not self._wants(name):
+                self._forget(name)
+
+    def take_urgent(self) -> Answers:
+        """Return what newly subscribed names get at once, as sent from now on."""
+        names, self._urgent = self._urgent, set()
+        return self._take(names)
+
+    def take_updates(self) -> Answers:
+        """Return the resources that are new or changed, as sent from now on."""
+        return self._take({name for name in self._pending if name in self._target})
+
+    def take_removals(self) -> Answers:
+        """Return the names that Envoy holds and that exist no longer, as sent from now on."""
+        return self._take({name for name in self._pending if name not in self._target})
+
+    def take_suspects(self) -> Answers:
+        """Return what is to be sent in responses of its own; what changed meanwhile is pending instead."""
+        names, self._suspects = self._suspects, set()
+        return self._take({name for name in names if self._sent.get(name) == _version(self._target.get(name))})
+
+    def references(self, name: str) -> tuple[tuple[str, str], ...]:
+        """Return what the newest form of a resource refers to: (type URL, name)."""
+        resource = self._target.get(name)
+        return resource.references if resource else ()
+
+    def accept(self, versions: Mapping[str, str]) -> None:
+        """Note that Envoy took these versions."""
+        for name, version in versions.items():
+            if not self._wants(name):
+                continue
+            if version != ABSENT:
+                self._held[name] = version
+            else:
+                self._held.pop(name, None)
+                if name not in self.names and self._sent.get(name) == ABSENT:
+                    del self._sent[name]  # nobody will ask for it again: a wildcard's names come and go
+            rejection = self.rejected.get(name)
+            if rejection and rejection.version != _version(self._target.get(name)):
+                del self.rejected[name]
+
+    def refuse(self, versions: Mapping[str, str], reason: str) -> None:
+        """Note that Envoy refused a response: a single resource is to blame, several are suspects."""
+        # A name that was sent again since, or unsubscribed, has its verdict still to come, or needs none.
+        current = [name for name, version in versions.items() if self._sent.get(name) == version]
+        if len(versions) > 1:
+            self._suspects.update(current)
+            return
+        for name in current:
+            self._reject(name, Rejection(versions[name], reason))
+
+    def _reject(self, name: str, rejection: Rejection) -> None:
+        if rejection.version != ABSENT:
+            self.rejected[name] = rejection
+        # Envoy keeps what it held before.
+        if name in self._held:
+            self._sent[name] = self._held[name]
+        else:
+            self._sent.pop(name, None)
+        if rejection.version != ABSENT:
+            self._look_at(name)
+
+    def _subscribe_all(self, known: Mapping[str, str]) -> None:
+        self.wildcard = True
+        self.owes_answer = not known
+        for name, version in known.items():
+            self._sent[name] = self._held[name] = version
+        for name in self._target.keys() | known.keys():
+            self._look_at(name)
+
+    def _subscribe_one(self, name: str, version: str | None) -> None:
+        self.names.add(name)
+        if version is None:
+            # xDS protocol, "Subscribing to Resources": a name subscribed again must be answered even if it is known.
+            self._forget(name)
+            self._urgent.add(name)
+        else:
+            self._sent[name] = self._held[name] = version
+            self._look_at(name)
+
+    def _take(self, names: set[str]) -> Answers:
+        answers = [(name, self._target.get(name)) for name in sorted(names)]
+        for name, resource in answers:
+            self._sent[name] = _version(resource)
+            if resource is None:
+                self.rejected.pop(name, None)
+        self._pending -= names
+        return answers
+
+    def _look_at(self, name: str) -> None:
+        if self._is_due(name):
+            self._pending.add(name)
+            return
+        self._pending.discard(name)
+        version = _version(self._target.get(name))
+        rejection = self.rejected.get(name)
+        if rejection and rejection.version != version and self._held.get(name, ABSENT) == version:
+            del self.rejected[name]
+
+    def _is_due(self, name: str) -> bool:
+        if not self._wants(name) or name in self._urgent:
+            return False
+        sent = self._sent.get(name)
+        resource = self._target.get(name)
+        if resource is None:
+            return sent != ABSENT and (sent is not None or name in self.names)
+        rejection = self.rejected.get(name)
+        return sent != resource.version and not (rejection and rejection.version == resource.version)
+
+    def _wants(self, name: str) -> bool:
+        return self.wildcard or name in self.names
+
+    def _forget(self, name: str) -> None:
+        self._sent.pop(name, None)
+        self._held.pop(name, None)
+        self.rejected.pop(name, None)
+        for names in (self._pending, self._urgent, self._suspects):
+            names.discard(name)
+
+
+def _version(resource: Resource | None) -> str:
+    return ABSENT if resource is None else resource.version
