@@ -12,7 +12,7 @@ from agent.api.problem import one_line
 from agent.api.yaml_text import MAX_DEPTH, Node, YamlValue, read_yaml
 from agent.errors import ValidationError
 
-__all__ = ["Document", "decode_json", "from_json", "merge_documents", "read_documents", "to_json", "to_plain"]
+__all__ = ["Document", "from_json", "merge_documents", "read_documents", "to_json", "to_plain"]
 
 
 def read_documents(text: str, source: str, default_namespace: str) -> tuple[list[Document], list[str]]:
@@ -50,8 +50,12 @@ def to_json(document: Document) -> bytes:
     return msgspec.json.encode(to_plain(document))
 
 
-def decode_json(key: str, value: bytes) -> Document:
-    """Return the document of a KV entry whose envelope is sound, its spec not validated; raises ValidationError."""
+def from_json(key: str, value: bytes) -> Document:
+    """Return the document of a KV entry; raises ValidationError, one line that names the key.
+
+    Size, depth and envelope are checked; the spec is validate.py's, so that `hostmesh get` and `delete` can handle what
+    a newer hostmesh wrote.
+    """
     try:
         plain = msgspec.json.decode(value)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
@@ -66,11 +70,6 @@ def decode_json(key: str, value: bytes) -> Document:
     if document.key != key:
         raise ValidationError([f"{one_line(key)}: holds {document.ref}, whose key is {document.key} (delete this one)"])
     return document
-
-
-def from_json(key: str, value: bytes) -> Document:
-    """Return the document of a KV entry; raises ValidationError, one line that names the key, whatever is wrong."""
-    return decode_json(key, value)
 
 
 def _keyed(key: str, problems: list[str]) -> str:

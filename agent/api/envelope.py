@@ -11,7 +11,7 @@ from typing import Any
 
 from msgspec import Struct, field, structs
 
-from agent.api.kinds import KINDS
+from agent.api.kinds import KINDS_BY_NAME
 from agent.api.problem import nearest, one_line
 from agent.api.spelling import to_camel_case
 from agent.api.yaml_text import YamlValue, child
@@ -138,7 +138,7 @@ class _Envelope:
 
     def _spec(self, top: dict[str, Any], kind_name: str) -> tuple[dict[str, Any], Mapping[str, int]]:
         spec = self._mapping(top, "spec", "")
-        kind = KINDS.get(kind_name)
+        kind = KINDS_BY_NAME.get(kind_name)
         if kind is None or not kind.snake_case:
             return spec, self._value.lines
         spelled = to_camel_case(spec, self._value.lines)

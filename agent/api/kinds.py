@@ -61,7 +61,7 @@ rbac redisquota reportnothing rule servicecontrol servicecontrolreport signalfx 
 template tracespan zipkin
 """
 
-_ALL = (
+KINDS: tuple[Kind, ...] = (
     Kind("RouteRule", CONFIG, supported=True, snake_case=True),
     Kind("DestinationPolicy", CONFIG, snake_case=True),
     Kind("EgressRule", CONFIG, snake_case=True),
@@ -93,14 +93,15 @@ _ALL = (
     Kind("EndUserAuthenticationPolicySpecBinding", CONFIG),
     *(Kind(name, CONFIG) for name in _MIXER_KINDS.split()),
 )
+"""Every kind, the supported ones included."""
 
-KINDS: dict[str, Kind] = {kind.name: kind for kind in _ALL}
-"""Canonical name → kind."""
+KINDS_BY_NAME: dict[str, Kind] = {kind.name: kind for kind in KINDS}
+"""As documents spell it → kind."""
 
 
 def supported_kinds() -> tuple[Kind, ...]:
     """Return the kinds whose objects can be stored and have an effect."""
-    return tuple(kind for kind in _ALL if kind.supported)
+    return tuple(kind for kind in KINDS if kind.supported)
 
 
 def kind_named(text: str) -> Kind | None:
@@ -111,4 +112,4 @@ def kind_named(text: str) -> Kind | None:
     return _BY_WORD.get(text.lower().replace("-", "").replace("_", ""))
 
 
-_BY_WORD = {word: kind for kind in reversed(_ALL) for word in (kind.plural, kind.shorthand, kind.key) if word}
+_BY_WORD = {word: kind for kind in reversed(KINDS) for word in (kind.plural, kind.shorthand, kind.key) if word}

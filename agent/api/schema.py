@@ -1,4 +1,4 @@
-"""The one mechanism that says what a kind's spec may hold: small checks, combined; every problem is reported, not the first.
+"""The one mechanism that says what a spec may hold: small checks, combined; every problem is reported, not the first.
 
 A check takes a Report, the value's path and the value. Fields that Istio has and hostmesh does not honour yet are named
 UNSUPPORTED: they are refused by name, an unknown field by its nearest known one.

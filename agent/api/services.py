@@ -1,0 +1,186 @@
+"""services.d/*.yaml: the service instances on this host, from YAML to Workload; knows no Consul."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import yaml
+
+from agent.api import words
+from agent.api.problem import Problem, one_line
+from agent.api.schema import Report, boolean, either, integer, listing, mapping, message, one_of, text
+from agent.api.yaml_text import Node, YamlValue, read_yaml
+from agent.errors import ConfigError
+from agent.mesh.names import DEFAULT_NAMESPACE
+from agent.mesh.service import Check, Port, Protocol, ServiceKey, Workload, labels_of
+
+_RESERVED = ("protocol", "namespace", "service-account", "hostmesh-tls")
+"""Keys of the catalog's service meta that are not labels."""
+_NUMBER = integer(1, 65535)
+
+
+def read_services(text: str, source: str, default_address: str) -> list[Workload]:
+    """Return the workloads a file declares: one mapping, a list, or several documents.
+
+    `default_address` is the node's own. Raises ConfigError with one `FILE:LINE: service NAME: field: reason` for each
+    problem; a file with one bad service gives none.
+    """
+    values, problems = read_yaml(text, source, _list_items)
+    workloads = []
+    for value in values:
+        report = Report()
+        _SERVICE(report, "", value.value)
+        problems += [_describe(problem, value, source) for problem in report.problems]
+        if not report.problems and isinstance(value.value, dict):
+            workloads.append(_workload({k: v for k, v in value.value.items() if v is not None}, default_address))
+    problems += _duplicates(workloads, source)
+    if problems:
+        raise ConfigError(problems)
+    return workloads
+
+
+def _list_items(node: Node) -> Iterable[Node]:
+    return tuple(node.value) if isinstance(node, yaml.SequenceNode) else (node,)
+
+
+def _describe(problem: Problem, value: YamlValue, source: str) -> str:
+    path = problem.path
+    while path and path not in value.lines:
+        path = path[: max(path.rfind("."), path.rfind("["), 0)]
+    name = value.value.get("name") if isinstance(value.value, dict) else None
+    subject = f"service {one_line(name, 64)}: " if isinstance(name, str) else ""
+    place = f"{problem.path}: " if problem.path else ""
+    return f"{source}:{value.lines.get(path, value.line)}: {subject}{place}{problem.reason}"
+
+
+def _duplicates(workloads: list[Workload], source: str) -> list[str]:
+    """Two instances of one service on one port would be one and the same registration."""
+    seen: set[tuple[ServiceKey, int]] = set()
+    problems = []
+    for workload in workloads:
+        for port in workload.ports:
+            if (workload.service, port.number) in seen:
+                problems.append(
+                    f"{source}:1: service {workload.service}: port {port.number} is declared twice (keep one)"
+                )
+            seen.add((workload.service, port.number))
+    return problems
+
+
+def _protocol(report: Report, path: str, value: Any) -> None:
+    if isinstance(value, str) and value.lower() == "udp":
+        report.invalid(path, "udp cannot go through the mesh (leave this port out; it stays reachable as it is)")
+        return
+    one_of(*Protocol)(report, path, value.lower() if isinstance(value, str) else value)
+
+
+def _port_name(report: Report, path: str, value: Any) -> None:
+    text(words.dns_label)(report, path, value)
+    if isinstance(value, str) and (value == "udp" or value.startswith("udp-")):
+        report.invalid(path, "udp cannot go through the mesh (leave this port out; it stays reachable as it is)")
+
+
+def _port_whole(report: Report, path: str, port: dict[str, Any]) -> None:
+    if ("port" in port) == ("number" in port):
+        report.invalid(path, "needs its number (port: 9080)" if "port" not in port else "give port or number, not both")
+
+
+def _ports_differ(report: Report, path: str, ports: Any) -> None:
+    listing(_PORT, at_least=1, at_most=64)(report, path, ports)
+    if report.invalid_count:
+        return
+    for field, values in (
+        ("name", [_read_port(port).name for port in ports]),
+        ("number", [_read_port(port).number for port in ports]),
+    ):
+        for index, value in enumerate(values):
+            if value in values[:index]:
+                report.invalid(f"{path}[{index}]", f"the {field} {value} is given twice (each port has its own)")
+
+
+def _service_whole(report: Report, path: str, service: dict[str, Any]) -> None:
+    if ("port" in service) == ("ports" in service):
+        report.invalid(
+            "ports" if "ports" in service else "port",
+            "give port or ports, not both"
+            if "ports" in service
+            else "is missing (port: 9080, or ports: […] for several)",
+        )
+    if "ports" in service and "protocol" in service:
+        report.invalid("protocol", "goes with port; write it into each of ports instead")
+
+
+def _check_whole(report: Report, path: str, check: dict[str, Any]) -> None:
+    if "http" in check and check.get("tcp"):
+        report.invalid(path, "give http or tcp, not both")
+    elif check.get("tcp") is False and "http" not in check:
+        report.invalid(path, "an instance needs a check (http: /path, or tcp: true)")
+
+
+def _label_key(key: str) -> str | None:
+    if key in _RESERVED or key.startswith("port."):
+        return "is a name hostmesh itself uses in the catalog (choose another label)"
+    return words.label_key(key)
+
+
+def _path(value: str) -> str | None:
+    if value.startswith("/") and value.isprintable() and " " not in value and len(value) <= 512:
+        return None
+    return f'"{one_line(value, 60)}" is not a path (it begins with "/")'
+
+
+_PORT = message({"name": _port_name, "port": _NUMBER, "number": _NUMBER, "protocol": _protocol}, also=_port_whole)
+_SERVICE = message(
+    {
+        "name": text(words.dns_label),
+        "namespace": text(words.dns_label),
+        "serviceAccount": text(words.subdomain),
+        "address": text(words.address),
+        "port": _NUMBER,
+        "ports": _ports_differ,
+        "protocol": _protocol,
+        "labels": mapping(text(words.label_value, empty=True), _label_key),
+        "proxied": boolean,
+        "check": message(
+            {
+                "http": text(_path),
+                "tcp": boolean,
+                "interval": either("a duration such as 5s", text=text(words.duration)),
+                "timeout": either("a duration such as 2s", text=text(words.duration)),
+            },
+            also=_check_whole,
+        ),
+    },
+    required=("name",),
+    also=_service_whole,
+)
+
+
+def _workload(service: dict[str, Any], default_address: str) -> Workload:
+    plain_port = {key: service[key] for key in ("port", "protocol") if key in service}
+    return Workload(
+        service=ServiceKey(service.get("namespace", DEFAULT_NAMESPACE), service["name"]),
+        address=service.get("address", default_address),
+        ports=tuple(_read_port(port) for port in service.get("ports", [plain_port])),
+        labels=labels_of(service.get("labels", {})),
+        service_account=service.get("serviceAccount", "default"),
+        proxied=service.get("proxied", True),
+        check=_read_check(service.get("check", {})),
+    )
+
+
+def _read_port(port: dict[str, Any]) -> Port:
+    """Read a port: the protocol is declared, or the name's prefix says it, or it is TCP, and is the name by default."""
+    name = port.get("name")
+    declared = port.get("protocol")
+    protocol = Protocol(declared.lower()) if declared else Protocol.from_name(name or "")
+    return Port(port.get("port") or port["number"], name or protocol.value, protocol)
+
+
+def _read_check(check: dict[str, Any]) -> Check:
+    return Check(
+        http_path=check.get("http"),
+        interval_seconds=words.seconds(check.get("interval") or "5s"),
+        timeout_seconds=words.seconds(check.get("timeout") or "2s"),
+    )
