@@ -1,0 +1,86 @@
+"""Mesh names for dnsmasq: the hosts file with the virtual addresses, and dnsmasq's own configuration. Pure text.
+
+May not put a name on the host that a catalog entry chose freely: only names of one valid label in a namespace that is
+one valid label get in.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+
+from msgspec import Struct
+
+from agent.mesh.names import hosts_by_service
+from agent.mesh.service import ServiceKey
+from agent.mesh.snapshot import Vip
+
+HEADER = "# Written by hostmesh-agent; always replaced whole. Mesh names and their virtual addresses.\n"
+
+_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
+_RESERVED = frozenset({"localhost", "localdomain", "local", "ip6-localhost", "ip6-loopback", "broadcasthost", "wpad"})
+"""Single names that programs believe in without asking whose they are (RFC 6761; wpad hands out proxy settings)."""
+
+
+class DnsmasqOptions(Struct, frozen=True):
+    """What dnsmasq's configuration depends on. Without `listen` it is a drop-in beside the host's own configuration."""
+
+    hosts_dir: str = "/var/lib/hostmesh/dns"
+    consul_dns: tuple[str, int] = ("127.0.0.1", 8600)
+    listen: tuple[str, ...] = ()
+    """Addresses; given, the text is a complete configuration that reads nothing else of the machine."""
+    port: int = 53
+    upstreams: tuple[str, ...] = ()
+    """Servers for all other names (with `listen`); none: such names don't exist."""
+
+
+def hosts_file(services: Collection[ServiceKey], vips: Mapping[ServiceKey, Vip], namespace: str) -> str:
+    """Return the hosts file: each service's names, as seen from this namespace, with its IPv4 and IPv6 address.
+
+    A service without an address, or whose name or namespace is not a DNS label (RFC 1123), is left out.
+    """
+    lines = []
+    for key, names in sorted(hosts_by_service(_nameable(services), namespace).items()):
+        if vip := vips.get(key):
+            text = " ".join(name.lower() for name in names)
+            lines += [f"{vip.v4} {text}\n", f"{vip.v6} {text}\n"]
+    return HEADER + "".join(lines)
+
+
+def dnsmasq_conf(options: DnsmasqOptions) -> str:
+    """Return the drop-in for /etc/dnsmasq.d, or with `listen` a complete configuration.
+
+    No `local-ttl` and no `no-negcache`: they would change the host's other names too, and names of a hosts file
+    have TTL 0 and win over cached answers by themselves.
+    """
+    address, port = options.consul_dns
+    lines = [
+        "# Written by hostmesh: mesh names come from the hosts file in this folder, re-read by itself when it changes,",
+        "# all else under .consul from Consul.",
+        f"hostsdir={options.hosts_dir}",
+        f"server=/consul/{address}#{port}",
+        "# Consul answers with private addresses; stop-dns-rebind, if the host has it, shall let them through.",
+        "rebind-domain-ok=/consul/",
+    ]
+    return "\n".join([*(_stand_alone(options) if options.listen else ()), *lines, ""])
+
+
+def _nameable(services: Collection[ServiceKey]) -> list[ServiceKey]:
+    """Return the services that may have names; of two whose names differ by case only, the first in order."""
+    by_name: dict[tuple[str, str], ServiceKey] = {}
+    for key in sorted(services):
+        name, namespace = key.name.lower(), key.namespace.lower()
+        if _LABEL.fullmatch(name) and _LABEL.fullmatch(namespace) and name not in _RESERVED:
+            by_name.setdefault((namespace, name), key)
+    return list(by_name.values())
+
+
+def _stand_alone(options: DnsmasqOptions) -> list[str]:
+    return [
+        *(f"listen-address={address}" for address in options.listen),
+        f"port={options.port}",
+        "bind-interfaces",
+        "no-resolv",
+        "no-hosts",
+        *(f"server={upstream}" for upstream in options.upstreams),
+    ]

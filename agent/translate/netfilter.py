@@ -1,0 +1,190 @@
+"""Interception as text: what `iptables-restore --noflush` and `ip6tables-restore --noflush` are fed. Pure.
+
+Only chains named HOSTMESH_* are filled here, and each built-in chain concerned gets one jump to its own chain (the
+adapter takes out the jumps that are there already). Rules are written as iptables-save prints them, so that what is
+live can be compared with what is wanted. Port 22 is never captured, whatever the options say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from enum import StrEnum
+from ipaddress import IPv4Network, IPv6Network
+
+from msgspec import Struct
+
+OUTBOUND_PORT = 15001
+INBOUND_PORT = 15006
+SSH_PORT = 22
+OWN_PORTS = (15001, 15006, 15012, 15013, 15020, 15021, 15090)
+"""Ports of agent, Envoy and hostmesh-ca."""
+CONSUL_PORTS = (8300, 8301, 8302, 8500, 8501, 8502, 8503, 8600)
+NEVER_CAPTURED = frozenset({SSH_PORT, *OWN_PORTS, *CONSUL_PORTS})
+"""Ports that are captured neither inbound nor (outside the service range) outbound."""
+
+_MULTIPORT_LIMIT = 15
+_SYN = "-m tcp --tcp-flags FIN,SYN,RST,ACK SYN"
+"""New connections only: one that is older than the rules (conntrack picks it up midway) must not be cut in two."""
+
+
+class OutboundMode(StrEnum):
+    """Which outbound connections Envoy gets: those to the VIP range, all of them, or none."""
+
+    MESH = "mesh"
+    ALL = "all"
+    NONE = "none"
+
+
+class NetfilterOptions(Struct, frozen=True):
+    """What the rules depend on."""
+
+    proxy_uid: int
+    """Envoy's own user: its connections are not captured."""
+    service_cidr_v4: IPv4Network
+    service_cidr_v6: IPv6Network
+    inbound_ports: tuple[int, ...] = ()
+    """TCP ports of the instances on this host that Envoy stands in front of."""
+    outbound: OutboundMode = OutboundMode.MESH
+    excluded_cidrs: tuple[IPv4Network | IPv6Network, ...] = ()
+    """Destinations that `all` leaves alone."""
+    excluded_outbound_ports: tuple[int, ...] = ()
+    """Destination ports that `all` leaves alone (the service range is captured with all its ports but 22)."""
+    excluded_inbound_ports: tuple[int, ...] = ()
+    excluded_uids: tuple[int, ...] = ()
+    """Further users whose connections are not captured."""
+    never_captured: tuple[int, ...] = ()
+    """Ports beside NEVER_CAPTURED, such as Consul's and the agent's where they are not the usual ones."""
+    outbound_port: int = OUTBOUND_PORT
+    inbound_port: int = INBOUND_PORT
+
+
+class NetfilterText(Struct, frozen=True):
+    """Input of `iptables-restore --noflush` and of `ip6tables-restore --noflush`."""
+
+    v4: str
+    v6: str
+
+
+class _Family(Struct, frozen=True):
+    """What differs between IPv4 and IPv6."""
+
+    services: IPv4Network | IPv6Network
+    loopback: str
+    unreachable: str
+    excluded: tuple[str, ...]
+
+
+def ruleset(options: NetfilterOptions) -> NetfilterText:
+    """Return the rules of both families."""
+    v4 = _Family(options.service_cidr_v4, "127.0.0.0/8", "icmp-port-unreachable", _cidrs(options, IPv4Network))
+    v6 = _Family(options.service_cidr_v6, "::1/128", "icmp6-port-unreachable", _cidrs(options, IPv6Network))
+    return NetfilterText(_text(options, v4), _text(options, v6))
+
+
+def _text(options: NetfilterOptions, family: _Family) -> str:
+    """Return both tables, the guard first: each table is a transaction of its own."""
+    return _table("filter", _filter_chains(options, family), _FILTER_JUMPS) + _table(
+        "nat", _nat_chains(options, family), _NAT_JUMPS
+    )
+
+
+_FILTER_JUMPS = (("INPUT", "HOSTMESH_INPUT"), ("FORWARD", "HOSTMESH_VIP"), ("OUTPUT", "HOSTMESH_VIP"))
+_NAT_JUMPS = (("PREROUTING", "HOSTMESH_INBOUND"), ("OUTPUT", "HOSTMESH_OUTPUT"))
+
+
+def _filter_chains(options: NetfilterOptions, family: _Family) -> dict[str, list[str]]:
+    capture_ports = _ports({options.outbound_port, options.inbound_port})[0]
+    return {
+        # Whoever connects to a capture port directly would borrow this host's identity from Envoy. --ctdir: not the
+        # answers to a connection that has such a number as its own source port.
+        "HOSTMESH_INPUT": [
+            f"-p tcp {capture_ports} -m conntrack ! --ctstate DNAT --ctdir ORIGINAL -j REJECT --reject-with tcp-reset"
+        ],
+        # What nat has not sent to Envoy fails at once instead of leaving the host; nat's OUTPUT comes before this.
+        "HOSTMESH_VIP": [
+            f"-d {family.services} -p tcp -j REJECT --reject-with tcp-reset",
+            f"-d {family.services} -j REJECT --reject-with {family.unreachable}",
+        ],
+    }
+
+
+def _nat_chains(options: NetfilterOptions, family: _Family) -> dict[str, list[str]]:
+    return {
+        "HOSTMESH_INBOUND": _inbound(options),
+        "HOSTMESH_IN_REDIRECT": [f"-p tcp {_SYN} -j REDIRECT --to-ports {options.inbound_port}"],
+        "HOSTMESH_OUTPUT": [*_output_exempt(options, family), *_output_captured(options, family)],
+        "HOSTMESH_OUT_REDIRECT": [f"-p tcp {_SYN} -j REDIRECT --to-ports {options.outbound_port}"],
+    }
+
+
+def _inbound(options: NetfilterOptions) -> list[str]:
+    """Return the rules for connections that come in; LOCAL: what this host only forwards is not its own."""
+    rules = [f"-p tcp -m tcp --dport {SSH_PORT} -j RETURN"]
+    ports = _ports(_inbound_ports(options))
+    return rules + [f"-p tcp {match} -m addrtype --dst-type LOCAL -j HOSTMESH_IN_REDIRECT" for match in ports]
+
+
+def _output_exempt(options: NetfilterOptions, family: _Family) -> list[str]:
+    """Return the rules for port 22 and for the proxy itself.
+
+    Envoy's connections to an instance on its own host don't pass PREROUTING; they must get the instance's inbound
+    policy all the same. Those to 127.0.0.0/8 are Envoy's from inbound to the instance.
+    """
+    proxy = f"-m owner --uid-owner {options.proxy_uid}"
+    return [
+        f"-p tcp -m tcp --dport {SSH_PORT} -j RETURN",
+        f"-d {family.services} {proxy} -j RETURN",
+        *(
+            f"! -d {family.loopback} -o lo -p tcp {proxy} {match} -j HOSTMESH_IN_REDIRECT"
+            for match in _ports(_inbound_ports(options))
+        ),
+        *(f"-m owner --uid-owner {uid} -j RETURN" for uid in sorted({options.proxy_uid, *options.excluded_uids})),
+    ]
+
+
+def _output_captured(options: NetfilterOptions, family: _Family) -> list[str]:
+    if options.outbound is OutboundMode.NONE:
+        return []
+    services = f"-d {family.services} -p tcp -j HOSTMESH_OUT_REDIRECT"
+    if options.outbound is OutboundMode.MESH:
+        return [services]
+    excluded_ports = NEVER_CAPTURED.union(options.never_captured, options.excluded_outbound_ports)
+    return [
+        services,
+        f"-d {family.loopback} -j RETURN",
+        "-o lo -j RETURN",
+        *(f"-d {cidr} -j RETURN" for cidr in family.excluded),
+        *(f"-p tcp {match} -j RETURN" for match in _ports(excluded_ports)),
+        "-p tcp -j HOSTMESH_OUT_REDIRECT",
+    ]
+
+
+def _inbound_ports(options: NetfilterOptions) -> set[int]:
+    never = NEVER_CAPTURED.union(
+        options.never_captured, options.excluded_inbound_ports, (options.inbound_port, options.outbound_port)
+    )
+    return set(options.inbound_ports) - never
+
+
+def _cidrs(options: NetfilterOptions, kind: type[IPv4Network] | type[IPv6Network]) -> tuple[str, ...]:
+    return tuple(str(cidr) for cidr in sorted({c for c in options.excluded_cidrs if isinstance(c, kind)}))
+
+
+def _ports(ports: Collection[int]) -> list[str]:
+    """Return the matches for these destination ports: `-m multiport` takes 15 at most."""
+    ordered = sorted(ports)
+    groups = [ordered[start : start + _MULTIPORT_LIMIT] for start in range(0, len(ordered), _MULTIPORT_LIMIT)]
+    return [f"-m multiport --dports {','.join(map(str, group))}" for group in groups]
+
+
+def _table(name: str, chains: dict[str, list[str]], jumps: Iterable[tuple[str, str]]) -> str:
+    """Return one table. Declaring an own chain empties it, so an older version's rules are gone in the same step."""
+    return "\n".join(
+        [
+            f"*{name}",
+            *(f":{chain} - [0:0]" for chain in chains),
+            *(f"-A {chain} {rule}" for chain, rules in chains.items() for rule in rules),
+            *(f"-I {builtin} 1 -j {chain}" for builtin, chain in jumps),
+            "COMMIT\n",
+        ]
+    )
