@@ -1,4 +1,4 @@
-"""py-consul's requests, carried by our own aiohttp session, with Consul's and aiohttp's errors translated to hostmesh's.
+"""py-consul's requests over our own aiohttp session; Consul's and aiohttp's errors translated to hostmesh's.
 
 py-consul's own asyncio transport is not used: it takes CONSUL_HTTP_TOKEN over the given token, drops the client
 certificate when verification is off, and lets aiohttp's errors through. Knows nothing of what is asked.
@@ -6,7 +6,6 @@ certificate when verification is off, and lets aiohttp's errors through. Knows n
 
 from __future__ import annotations
 
-import asyncio
 import ssl
 from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
