@@ -97,11 +97,19 @@ class Instance(Struct, frozen=True, order=True):
     proxied: bool = False
     """An agent serves mutual TLS in front of it (catalog meta `hostmesh-tls`)."""
     service_account: str = "default"
+    target_ports: tuple[tuple[int, int], ...] = ()
+    """(service port, the port this instance listens on) where they differ; the catalog file of `render` has such."""
 
     @property
     def is_serving(self) -> bool:
         """Tell whether it may get traffic."""
         return self.health is not Health.CRITICAL
+
+    def target_port(self, number: int) -> int | None:
+        """Return the port to connect to for a service port, or None if this instance does not serve that port."""
+        if all(port.number != number for port in self.ports):
+            return None
+        return next((target for port, target in self.target_ports if port == number), number)
 
 
 class Service(Struct, frozen=True):

@@ -7,7 +7,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 from msgspec import Struct, field
 
-from agent.mesh.routes import ServicePolicy
+from agent.mesh.routes import Fault, ServicePolicy
 from agent.mesh.service import Identity, Service, ServiceKey, Workload
 from agent.mesh.settings import MeshSettings
 
@@ -87,3 +87,5 @@ class Desired(Struct, frozen=True):
     netfilter_v4: str
     """Input of `iptables-restore --noflush`."""
     netfilter_v6: str
+    faults: tuple[Fault, ...] = ()
+    """What was left out of the plan, and why."""

@@ -1,0 +1,120 @@
+"""What plans take from a snapshot, reduced to what the messages depend on, so that a health flip changes little. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from msgspec import Struct
+
+from agent.mesh.names import DEFAULT_NAMESPACE, certificate_secret
+from agent.mesh.routes import Destination, Fault, SourceMatch, Subset
+from agent.mesh.service import Identity, Labels, Port, Service, ServiceKey, selects
+from agent.mesh.settings import MtlsMode
+from agent.mesh.snapshot import MeshSnapshot
+
+MAX_PORT = 65535
+
+
+class ServiceFacts(Struct, frozen=True):
+    """A service less its instances: nothing of it changes when an instance's health does."""
+
+    key: ServiceKey
+    ports: tuple[Port, ...]
+    proxied_accounts: tuple[str, ...]
+    """Service accounts of the proxied instances, healthy or not: the only ones that serve mutual TLS, so the only ones
+    that a client must believe. Empty: no instance is proxied."""
+
+    @classmethod
+    def from_service(cls, service: Service) -> ServiceFacts:
+        """Return the facts; ports that no connection can have are left out."""
+        ports = tuple(port for port in service.ports if 0 < port.number <= MAX_PORT)
+        accounts = {instance.service_account for instance in service.instances if instance.proxied}
+        return cls(service.key, ports, tuple(sorted(accounts)))
+
+    def destination_port(self, destination: Destination, called: int) -> int | None:
+        """Return the port a destination means to a caller of that port, or None if this service hasn't got it."""
+        numbers = [port.number for port in self.ports]
+        if destination.port is not None:
+            return destination.port if destination.port in numbers else None
+        if len(numbers) == 1:
+            return numbers[0]
+        return called if called in numbers else None
+
+
+class Caller(Struct, frozen=True):
+    """Who this host's outbound traffic comes from: its default workload, or nobody in particular."""
+
+    service: ServiceKey | None
+    namespace: str
+    labels: Labels
+
+    @classmethod
+    def from_snapshot(cls, snapshot: MeshSnapshot) -> Caller:
+        """Return the default workload as a caller; a host without workloads calls from the default namespace."""
+        workload = snapshot.default_workload
+        if workload is None:
+            return cls(None, DEFAULT_NAMESPACE, ())
+        return cls(workload.service, workload.service.namespace, workload.labels)
+
+    def satisfies(self, source: SourceMatch | None) -> bool:
+        """Tell whether a rule for these callers is for this one."""
+        return source is None or (
+            source.service in (None, self.service)
+            and source.namespace in (None, self.namespace)
+            and selects(source.labels, self.labels)
+        )
+
+
+class Security(Struct, frozen=True):
+    """Mutual TLS as this host can do it now."""
+
+    mode: MtlsMode
+    trust_domain: str
+    certificates: frozenset[str]
+    """SDS names of the certificates that can be used; none without a trust bundle."""
+    client: str | None
+    """SDS name of the certificate that outbound connections bear."""
+
+    @classmethod
+    def from_snapshot(cls, snapshot: MeshSnapshot) -> Security:
+        """Return the present state. A host without workloads bears the first certificate it has."""
+        settings = snapshot.settings
+        usable = snapshot.certificates if snapshot.trust_bundle_pem and settings.mtls is not MtlsMode.DISABLED else {}
+        workload = snapshot.default_workload
+        identity: Identity | None = workload.identity if workload else min(usable, default=None)
+        client = certificate_secret(identity, settings.trust_domain) if identity in usable and identity else None
+        names = frozenset(certificate_secret(identity, settings.trust_domain) for identity in usable)
+        return cls(settings.mtls, settings.trust_domain, names, client)
+
+    @property
+    def outbound(self) -> ClientSecurity:
+        """Return the part that outbound clusters and endpoints depend on."""
+        return ClientSecurity(self.mode, self.trust_domain, self.client)
+
+
+class ClientSecurity(Struct, frozen=True):
+    """How this host's outbound connections are secured."""
+
+    mode: MtlsMode
+    trust_domain: str
+    certificate: str | None
+
+    @property
+    def withholds_proxied(self) -> bool:
+        """Tell whether proxied instances must not be called: they want mutual TLS, and there is no certificate for it.
+
+        Under `permissive` they take plain text instead; under `strict` not one byte may go to them in clear.
+        """
+        return self.mode is MtlsMode.STRICT and self.certificate is None
+
+
+class ServiceSubset(Struct, frozen=True, order=True):
+    """A cluster beside the port's own: the instances of a subset, by one port."""
+
+    port: int
+    subset: Subset
+
+
+def distinct(faults: Iterable[Fault]) -> tuple[Fault, ...]:
+    """Return the faults in order, each once."""
+    return tuple(sorted(set(faults)))

@@ -1,0 +1,34 @@
+"""What a plan depends on beside the mesh itself: how this host captures traffic and where its listeners are. No I/O."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from agent.translate.netfilter import INBOUND_PORT, OUTBOUND_PORT, NetfilterOptions
+
+
+class PlanOptions(Struct, frozen=True):
+    """This host's part in a plan. Without `interception` no iptables text is made (`hostmesh render`)."""
+
+    interception: NetfilterOptions | None = None
+    """Its `inbound_ports` stand if `capture_inbound` is False or they are not empty."""
+    capture_inbound: bool = True
+    """Capture the ports of this host's proxied workloads where `interception.inbound_ports` is empty."""
+    ipv6: bool = True
+    """Listen on IPv6 too; False on a host whose kernel has none, where such a listener would be refused."""
+    intercepted: bool = True
+    """Connections come by iptables: their original destination counts. False: the listeners bind to the addresses below."""
+    bind_outbound: str | None = None
+    """Only without interception: each service port is bound here; None: there are no outbound listeners."""
+    bind_inbound: str | None = None
+    """Only without interception: each workload port is bound here; None: there are no inbound listeners."""
+
+    @property
+    def outbound_port(self) -> int:
+        """Return the port that captured outbound connections come to."""
+        return self.interception.outbound_port if self.interception else OUTBOUND_PORT
+
+    @property
+    def inbound_port(self) -> int:
+        """Return the port that captured inbound connections come to."""
+        return self.interception.inbound_port if self.interception else INBOUND_PORT

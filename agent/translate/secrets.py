@@ -1,0 +1,25 @@
+"""Certificates and the trust bundle as SDS secrets. Pure; a key is copied into a message and nowhere else."""
+
+from __future__ import annotations
+
+from envoy.config.core.v3 import base_pb2
+from envoy.extensions.transport_sockets.tls.v3 import common_pb2, secret_pb2
+
+from agent.mesh.names import SECRET_TYPE, TRUST_BUNDLE_SECRET
+from agent.mesh.snapshot import Certificate, Resource
+from agent.translate.resource import resource
+
+
+def certificate(name: str, held: Certificate) -> Resource:
+    """Return the secret of a workload's key and chain."""
+    pair = common_pb2.TlsCertificate(
+        certificate_chain=base_pb2.DataSource(inline_bytes=held.chain_pem),
+        private_key=base_pb2.DataSource(inline_bytes=held.key_pem),
+    )
+    return resource(SECRET_TYPE, name, secret_pb2.Secret(name=name, tls_certificate=pair))
+
+
+def trust_bundle(pem: bytes) -> Resource:
+    """Return the secret of the roots that peers' certificates must come from."""
+    context = common_pb2.CertificateValidationContext(trusted_ca=base_pb2.DataSource(inline_bytes=pem))
+    return resource(SECRET_TYPE, TRUST_BUNDLE_SECRET, secret_pb2.Secret(name=TRUST_BUNDLE_SECRET, validation_context=context))
