@@ -5,6 +5,7 @@ HostmeshError
 │   ├── ConfigError      agent.yaml, services.d, *.env: all problems of a file set at once
 │   ├── ValidationError  a rule's YAML: file, line, object, path, reason
 │   └── ConflictError    create of what exists, replace of what doesn't, a lost check-and-set
+├── PartialWrite         some of several documents were written before one failed
 ├── Unavailable          an outside system doesn't answer now; trying again may help
 │   ├── ConsulUnavailable
 │   └── CaUnavailable
@@ -43,6 +44,14 @@ class ValidationError(UserError):
 
 class ConflictError(UserError):
     """The store's state is not what the command presumes (exists already, does not exist, changed meanwhile)."""
+
+
+class PartialWrite(HostmeshError):
+    """Some of several documents were written before one failed; `written` has their keys."""
+
+    def __init__(self, text: str, written: tuple[str, ...]) -> None:
+        self.written = written
+        super().__init__(text)
 
 
 class Unavailable(HostmeshError):
