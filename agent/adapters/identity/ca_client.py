@@ -1,0 +1,110 @@
+"""The client of hostmesh-ca: enrolment for a join token, renewal over mutual TLS. Foreign errors end here.
+
+Checks every answer before it is believed: right key, right identity. May not decide when to ask.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+
+from agent.adapters.identity.first_contact import fetch_root
+from agent.adapters.identity.keys import Leaf, new_csr, read_chain
+from agent.errors import CaRefused, CaUnavailable
+from agent.mesh.service import Identity
+from agent.mesh.snapshot import Certificate
+from node_ca.proto import ca_pb2, ca_pb2_grpc
+from node_ca.proto.token import JoinToken
+
+_OPTIONS = (
+    ("grpc.use_local_subchannel_pool", 1),  # a new certificate must mean a new connection
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.max_receive_message_length", 1024 * 1024),
+)
+_MAY_HELP = frozenset(
+    {
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        grpc.StatusCode.INTERNAL,
+        grpc.StatusCode.CANCELLED,
+        grpc.StatusCode.UNKNOWN,
+    }
+)
+"""Statuses after which the same question may get another answer."""
+
+
+@dataclass(frozen=True)
+class IssuedChain:
+    """The CA's answer, checked."""
+
+    certificate: Certificate
+    leaf: Leaf
+    trust_bundle_pem: bytes
+
+
+class CaClient:
+    """Asks one CA; every call raises CaUnavailable (try again) or CaRefused (the text has the CA's reason)."""
+
+    def __init__(self, host: str, enrolment_port: int, renewal_port: int, timeout: float = 5.0) -> None:
+        """Take a host name or IP that the CA's server certificate names; timeout in seconds, for a whole call."""
+        self._host = host
+        self._enrolment_port = enrolment_port
+        self._renewal_port = renewal_port
+        self._timeout = timeout
+
+    async def enrol(self, identity: Identity, key_pem: bytes, token_text: str) -> IssuedChain:
+        """Get a first certificate for this key; the token proves us to the CA and the CA to us."""
+        try:
+            token = JoinToken.from_text(token_text)
+        except ValueError as error:
+            raise CaRefused(f"join token: {error}") from error
+        root = await asyncio.to_thread(
+            fetch_root, self._host, self._enrolment_port, token.root_fingerprint, self._timeout
+        )
+        credentials = grpc.ssl_channel_credentials(root)
+        request = ca_pb2.EnrolRequest(csr_pem=new_csr(key_pem), token=token.text(), identity=_path(identity))
+        async with self._channel(self._enrolment_port, credentials) as channel:
+            answer = await ca_pb2_grpc.EnrolmentStub(channel).Enrol(request, timeout=self._timeout)
+        return _checked(identity, key_pem, answer)
+
+    async def renew(self, identity: Identity, key_pem: bytes, present: Certificate, trust: bytes) -> IssuedChain:
+        """Get the next certificate, for a new key, by the present certificate; `trust` are the roots in PEM."""
+        credentials = grpc.ssl_channel_credentials(trust, present.key_pem, present.chain_pem)
+        request = ca_pb2.RenewRequest(csr_pem=new_csr(key_pem))
+        async with self._channel(self._renewal_port, credentials) as channel:
+            answer = await ca_pb2_grpc.RenewalStub(channel).Renew(request, timeout=self._timeout)
+        return _checked(identity, key_pem, answer)
+
+    @asynccontextmanager
+    async def _channel(self, port: int, credentials: Any) -> AsyncIterator[Any]:
+        target = f"[{self._host}]:{port}" if ":" in self._host else f"{self._host}:{port}"
+        try:
+            async with grpc.aio.secure_channel(target, credentials, options=_OPTIONS) as channel:
+                yield channel
+        except grpc.aio.AioRpcError as error:
+            text = f"hostmesh-ca at {target}: {_one_line(error.details())}"
+            raise (CaUnavailable(text) if error.code() in _MAY_HELP else CaRefused(text)) from error
+
+
+def _checked(identity: Identity, key_pem: bytes, answer: ca_pb2.IssuedCertificate) -> IssuedChain:
+    try:
+        leaf = read_chain(key_pem, answer.chain_pem, identity)
+    except ValueError as error:
+        raise CaRefused(f"hostmesh-ca's answer is of no use: {error}") from error
+    if not answer.trust_bundle_pem:
+        raise CaRefused("hostmesh-ca's answer is of no use: it has no trust bundle")
+    return IssuedChain(Certificate(key_pem, answer.chain_pem), leaf, answer.trust_bundle_pem)
+
+
+def _path(identity: Identity) -> str:
+    return f"ns/{identity.namespace}/sa/{identity.service_account}"
+
+
+def _one_line(text: str | None) -> str:
+    return " ".join((text or "no reason given").split())[:500]

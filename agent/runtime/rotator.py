@@ -1,0 +1,199 @@
+"""Keeps a valid certificate for every identity of this host: from the disk, by a join token, by renewal.
+
+One task for each identity. What is had is never taken away: while the CA is away the last certificate stays, and a
+fault says so. Decisions about times are translate/rotation's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from operator import itemgetter
+
+from agent.adapters.clock import Clock
+from agent.adapters.identity import (
+    CaClient,
+    IssuedChain,
+    KeyStore,
+    StoredCertificate,
+    TokenSource,
+    is_for_other_ca,
+    new_key,
+)
+from agent.errors import CaRefused, CaUnavailable, HostError, HostmeshError
+from agent.mesh.routes import Fault
+from agent.mesh.service import Identity
+from agent.mesh.snapshot import Certificate
+from agent.translate.rotation import Expired, Renew, Wait, decide, renewal_time, retry_delay
+
+_LOG = logging.getLogger(__name__)
+_POLL_SECONDS = 1.0
+"""How often a waiting rotator looks for a new token, and whether the clock was set."""
+
+OnCertificates = Callable[[Mapping[Identity, Certificate], bytes], None]
+"""Gets all certificates held now and the trust bundle (PEM), at every change."""
+OnFaults = Callable[[tuple[Fault, ...]], None]
+"""Gets all faults there are now, at every change; () means all is well."""
+
+
+class Rotator:
+    """Rotates the certificates of some identities."""
+
+    def __init__(
+        self,
+        identities: Iterable[Identity],
+        keystore: KeyStore,
+        ca: CaClient,
+        tokens: TokenSource,
+        clock: Clock,
+        on_certificates: OnCertificates,
+        on_faults: OnFaults,
+        jitter: Callable[[], float] = lambda: random.uniform(-1, 1),
+    ) -> None:
+        """Take everything it works with; `jitter` draws a number from -1 to 1."""
+        self._identities = tuple(dict.fromkeys(identities))
+        self._keystore = keystore
+        self._ca = ca
+        self._tokens = tokens
+        self._clock = clock
+        self._on_certificates = on_certificates
+        self._on_faults = on_faults
+        self._jitter = jitter
+        self._stored: dict[Identity, StoredCertificate] = {}
+        self._faults: dict[Identity, Fault] = {}
+
+    async def run(self) -> None:
+        """Publish at once what the disk has, then keep it fresh for ever."""
+        self._load()
+        async with asyncio.TaskGroup() as tasks:
+            for identity in self._identities:
+                tasks.create_task(self._keep_fresh(identity), name=f"rotate {_name(identity)}")
+
+    def _load(self) -> None:
+        for identity in self._identities:
+            try:
+                stored = self._keystore.load(identity)
+            except HostError as error:
+                self._report(identity, str(error))
+                continue
+            if stored is not None and self._clock.now() < stored.leaf.not_after:
+                self._stored[identity] = stored
+        if self._stored:
+            self._publish()
+
+    async def _keep_fresh(self, identity: Identity) -> None:
+        failures = 0
+        while True:
+            match self._decide(identity):
+                case Wait(until):
+                    await self._clock.sleep(min(until - self._clock.now(), _POLL_SECONDS))
+                    continue
+                case Renew():
+                    obtain = self._renew
+                case Expired():
+                    obtain = self._enrol
+            try:
+                await self._accept(identity, await obtain(identity))
+            except HostmeshError as error:
+                failures += 1
+                self._report(identity, f"{error}{self._what_remains(identity)}")
+                await self._pause(identity, failures)
+            else:
+                failures = 0
+                self._report(identity, None)
+
+    def _decide(self, identity: Identity) -> Wait | Renew | Expired:
+        stored = self._stored.get(identity)
+        if stored is None:
+            return Expired()
+        return decide(self._clock.now(), stored.renew_at, stored.leaf.not_after, stored.obtained_at)
+
+    async def _renew(self, identity: Identity) -> IssuedChain:
+        stored = self._stored[identity]
+        try:
+            return await self._ca.renew(identity, new_key(), stored.certificate, stored.trust_bundle_pem)
+        except (CaRefused, CaUnavailable) as error:
+            # A CA that was made anew neither knows our certificate nor is known to us: a token the operator has put
+            # there since helps before the certificate's end.
+            token = self._tokens.token_for(identity)
+            if token is None or (
+                isinstance(error, CaUnavailable) and not is_for_other_ca(token, stored.trust_bundle_pem)
+            ):
+                raise
+            try:
+                return await self._enrol(identity)
+            except CaRefused as refused:
+                raise CaRefused(f"{error}; and by join token: {refused}") from error
+
+    async def _enrol(self, identity: Identity) -> IssuedChain:
+        token = self._tokens.token_for(identity)
+        if token is None:
+            raise CaRefused(
+                f"no valid certificate and no join token in {self._tokens.where()}: put one there, made by "
+                f"`hostmesh ca token create --identity {_name(identity)}`"
+            )
+        key = self._keystore.load_enrolling_key(identity)
+        if key is None:
+            key = new_key()
+            self._keystore.store_enrolling_key(identity, key)
+        return await self._ca.enrol(identity, key, token)
+
+    async def _accept(self, identity: Identity, issued: IssuedChain) -> None:
+        now = self._clock.now()
+        if now >= issued.leaf.not_after:
+            raise CaUnavailable("the new certificate is expired already: is this host's clock right?")
+        renew_at = renewal_time(now, issued.leaf.not_after, self._jitter())
+        stored = StoredCertificate(issued.certificate, issued.leaf, issued.trust_bundle_pem, now, renew_at)
+        self._stored[identity] = stored
+        self._publish()  # before the disk: a full disk must not keep Envoy from the new certificate
+        await asyncio.to_thread(self._keystore.store, identity, stored)
+        _LOG.info(
+            "certificate of %s: serial %s, renewal in %.0f s", _name(identity), stored.leaf.serial, renew_at - now
+        )
+
+    async def _pause(self, identity: Identity, failures: int) -> None:
+        """Wait before the next attempt; a token that is new or changed ends the wait."""
+        stored = self._stored.get(identity)
+        now = self._clock.monotonic()
+        remaining = stored.leaf.not_after - self._clock.now() if stored else 0.0
+        until = now + retry_delay(failures, remaining, self._jitter())
+        token = self._current_token(identity)
+        while (left := until - self._clock.monotonic()) > 0 and self._current_token(identity) == token:
+            await self._clock.sleep(min(left, _POLL_SECONDS))
+
+    def _current_token(self, identity: Identity) -> str | None:
+        try:
+            return self._tokens.token_for(identity)
+        except HostError:
+            return None  # the next attempt reports it
+
+    def _what_remains(self, identity: Identity) -> str:
+        stored = self._stored.get(identity)
+        if stored is None:
+            return ""
+        end = datetime.fromtimestamp(stored.leaf.not_after, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+        held = self._clock.now() < stored.leaf.not_after
+        return f" (the present certificate holds until {end})" if held else f" (the certificate expired at {end})"
+
+    def _publish(self) -> None:
+        certificates = {
+            identity: stored.certificate for identity, stored in sorted(self._stored.items(), key=itemgetter(0))
+        }
+        newest = max(self._stored.values(), key=lambda stored: stored.obtained_at)
+        self._on_certificates(certificates, newest.trust_bundle_pem)
+
+    def _report(self, identity: Identity, reason: str | None) -> None:
+        before = self._faults.pop(identity, None)
+        if reason is not None:
+            self._faults[identity] = Fault(f"certificate of {_name(identity)}", reason)
+        if self._faults.get(identity) == before:
+            return
+        _LOG.warning("certificate of %s: %s", _name(identity), reason or "in order again")
+        self._on_faults(tuple(sorted(self._faults.values())))
+
+
+def _name(identity: Identity) -> str:
+    return f"ns/{identity.namespace}/sa/{identity.service_account}"

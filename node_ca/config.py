@@ -1,0 +1,178 @@
+"""ca.yaml → a frozen, checked Config; every problem is reported at once. Reads one file, decides nothing."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import msgspec
+import yaml
+from msgspec import Struct
+
+from node_ca.errors import ConfigError
+from node_ca.identity import is_trust_domain
+from node_ca.template import IpAddress
+
+DEFAULT_CONFIG = Path("/etc/hostmesh/ca.yaml")
+MIN_LIFETIME, MAX_LIFETIME = 2.0, 90 * 86400.0
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_DURATION = re.compile(r"(?:\d+[smhd])+")
+_DNS_NAME = re.compile(r"(?=.{1,253}$)[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?(\.[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)*")
+
+
+class Seconds(float):
+    """A duration; written `10s`, `24h`, `1h30m`, `30d`."""
+
+    @classmethod
+    def from_text(cls, text: object) -> Seconds:
+        """Parse a written duration; raises ValueError."""
+        if not isinstance(text, str) or not _DURATION.fullmatch(text):
+            raise ValueError(f"{text!r} is not a duration; write 10s, 30m, 24h or 7d")
+        return cls(sum(int(number) * _UNITS[unit] for number, unit in re.findall(r"(\d+)([smhd])", text)))
+
+
+class Listener(Struct, frozen=True, rename="camel"):
+    """Where a port listens."""
+
+    port: int
+    address: str = "::"
+    """An IP address; `::` is every address of both families."""
+
+    @property
+    def target(self) -> str:
+        """Return it in gRPC's words."""
+        return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
+
+
+class ServerNames(Struct, frozen=True, rename="camel"):
+    """What the CA's own server certificate is for: the names and addresses that agents reach it by."""
+
+    dns: tuple[str, ...] = ()
+    ips: tuple[str, ...] = ()
+
+    def with_defaults(self) -> ServerNames:
+        """Return these, or if there are none this machine's name; the loopback names always belong to it."""
+        dns = self.dns if self.dns or self.ips else (socket.gethostname().lower(),)
+        return ServerNames(
+            dns=tuple(dict.fromkeys((*dns, "localhost"))),
+            ips=tuple(dict.fromkeys((*self.ips, "127.0.0.1", "::1"))),
+        )
+
+    @property
+    def addresses(self) -> tuple[IpAddress, ...]:
+        """Return the IPs, parsed."""
+        return tuple(ipaddress.ip_address(ip) for ip in self.ips)
+
+
+class Config(Struct, frozen=True, rename="camel"):
+    """hostmesh-ca's configuration."""
+
+    trust_domain: str = "cluster.local"
+    lifetime: Seconds = Seconds(86400)
+    """Of workload certificates."""
+    skew_margin: Seconds = Seconds(60)
+    """How far in the past certificates begin."""
+    server_lifetime: Seconds = Seconds(86400)
+    """Of the CA's own server certificate, which renews itself at half of it."""
+    state_dir: str = "/var/lib/hostmesh-ca"
+    admin_socket: str = "/run/hostmesh-ca/admin.sock"
+    enrolment: Listener = Listener(15012)
+    renewal: Listener = Listener(15013)
+    server_names: ServerNames = ServerNames()
+
+
+def load_config(path: Path) -> Config:
+    """Read and check the file; raises ConfigError with one line for each fault."""
+    try:
+        document = yaml.safe_load(path.read_bytes())
+    except OSError as error:
+        raise ConfigError([f"{path}: cannot be read: {error.strerror}"]) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError([f"{path}: is not YAML: {' '.join(str(error).split())}"]) from error
+    return parse_config({} if document is None else document, str(path))
+
+
+def parse_config(document: object, source: str) -> Config:
+    """Check a parsed document; raises ConfigError with one line for each fault, `source` in front."""
+    problems: list[str] = []
+    config = _convert(Config, document, "", problems)
+    assert isinstance(config, Config)
+    problems += _faults(config)
+    if problems:
+        raise ConfigError([f"{source}: {problem}" for problem in problems])
+    return config
+
+
+def _convert(kind: type[Struct], document: object, where: str, problems: list[str]) -> Struct:
+    """Convert field by field, so that one wrong field does not hide the others; a wrong field gets its default."""
+    if not isinstance(document, Mapping):
+        problems.append(f"{where.rstrip('.') or 'the file'}: must be a mapping of settings")
+        document = {}
+    known = {field.encode_name: field for field in msgspec.structs.fields(kind)}
+    problems += [
+        f"{where}{name}: unknown setting (known here: {', '.join(known)})" for name in document if name not in known
+    ]
+    types = get_type_hints(kind)
+    values: dict[str, Any] = {}
+    for name, field in known.items():
+        field_type = types[field.name]
+        if name not in document:
+            continue
+        if isinstance(field_type, type) and issubclass(field_type, Struct):
+            values[field.name] = _convert(field_type, document[name], f"{where}{name}.", problems)
+            continue
+        try:
+            values[field.name] = msgspec.convert(document[name], field_type, dec_hook=_decode)
+        except msgspec.ValidationError as error:
+            problems.append(f"{where}{name}: {str(error).replace(' - at `$', ' at `')}")
+    if kind is Listener and "port" not in values:
+        if "port" not in document:
+            problems.append(f"{where}port: is missing")
+        values["port"] = 0
+    return kind(**values)
+
+
+def _decode(kind: type, value: object) -> object:
+    if kind is Seconds:
+        return Seconds.from_text(value)
+    raise NotImplementedError(kind)
+
+
+def _faults(config: Config) -> list[str]:
+    faults = []
+    if not is_trust_domain(config.trust_domain):
+        faults.append(f"trustDomain: {config.trust_domain!r} may have small letters, digits, dots, dashes, underscores")
+    for name, lifetime in (("lifetime", config.lifetime), ("serverLifetime", config.server_lifetime)):
+        if not MIN_LIFETIME <= lifetime <= MAX_LIFETIME:
+            faults.append(f"{name}: must be from {MIN_LIFETIME:.0f}s to {MAX_LIFETIME / 86400:.0f}d")
+    if config.skew_margin > 3600:
+        faults.append("skewMargin: must be at most 1h")
+    for name, listener in (("enrolment", config.enrolment), ("renewal", config.renewal)):
+        if not 0 <= listener.port <= 65535:
+            faults.append(f"{name}.port: {listener.port} is not a port (0-65535; 0 takes any free one)")
+        if not _is_ip(listener.address):
+            faults.append(f"{name}.address: {listener.address!r} is not an IP address")
+    if config.enrolment.port and config.enrolment.port == config.renewal.port:
+        faults.append("renewal.port: must differ from enrolment.port")
+    faults += [f"serverNames.dns: {name!r} is not a DNS name" for name in config.server_names.dns if not _is_dns(name)]
+    faults += [f"serverNames.ips: {ip!r} is not an IP address" for ip in config.server_names.ips if not _is_ip(ip)]
+    for name, path in (("stateDir", config.state_dir), ("adminSocket", config.admin_socket)):
+        if not path.startswith("/"):
+            faults.append(f"{name}: {path!r} must be an absolute path")
+    return faults
+
+
+def _is_ip(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_dns(text: str) -> bool:
+    return _DNS_NAME.fullmatch(text) is not None
