@@ -64,7 +64,8 @@ class _Helpful(click.Command):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write two lists of options: the command's own, and the global ones."""
-        own, inherited = [], []
+        own: list[tuple[str, str]] = []
+        inherited: list[tuple[str, str]] = []
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
             if record is not None and record[1]:  # an argument without help says nothing the usage line does not

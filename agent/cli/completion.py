@@ -39,20 +39,23 @@ def completion(shell: str | None) -> None:
 
 def complete_kind(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Offer the kinds of objects."""
-    from agent.api.kinds import KINDS
+    from agent.api.kinds import supported_kinds
+    from agent.cli.kinds import ALL
 
-    names = sorted(kind.name.lower() for kind in KINDS)
+    names = [kind.key for kind in supported_kinds()] + [ALL]
     return [CompletionItem(name) for name in names if name.startswith(incomplete.lower())]
 
 
 def complete_name(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Offer the names of the stored objects of the kind given before; none if Consul does not answer."""
     from agent.cli.connection import resolve
-    from agent.cli.store import list_objects
+    from agent.cli.kinds import ALL, parse_kinds
+    from agent.cli.objects import list_objects
 
     try:
         connection = resolve(given_flags(ctx))
-        names = {item.name for item in list_objects(connection, ctx.params.get("kind"), connection.namespace)}
+        documents, _ = list_objects(connection, parse_kinds(ctx.params.get("kind") or ALL), connection.namespace)
+        names = {document.name for document in documents}
     except HostmeshError:  # a completion has nowhere to show an error
         return []
     given = ctx.params.get("names") or ()

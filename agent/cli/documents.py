@@ -36,7 +36,7 @@ def load_documents(files: Sequence[str], namespace: str, *, check: bool = True) 
 
     `check=False` leaves out the validation of the specs: an object is deleted by its name alone.
     """
-    from agent.api.document import read_documents
+    from agent.api.document import merge_documents, read_documents
     from agent.api.validate import validate
 
     documents: list[Document] = []
@@ -47,7 +47,8 @@ def load_documents(files: Sequence[str], namespace: str, *, check: bool = True) 
         problems += faults
         if check:
             problems += [problem for document in found for problem in validate(document)]
-    problems += _duplicates(documents)
+    documents, conflicts = merge_documents(documents)
+    problems += conflicts
     if problems:
         raise ValidationError(problems)
     if not documents:
@@ -90,17 +91,3 @@ def _decode(source: str, data: bytes) -> str:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{source}: not UTF-8 text (byte {error.start}); save the file as UTF-8") from error
-
-
-def _duplicates(documents: Sequence[Document]) -> list[str]:
-    """Two documents of one name in one command: which of them should win is not for us to guess."""
-    first: dict[tuple[str, str, str], Document] = {}
-    problems = []
-    for document in documents:
-        earlier = first.setdefault((document.namespace, document.kind, document.name), document)
-        if earlier is not document:
-            problems.append(
-                f"{document.source}:{document.line}: {document.kind}/{document.name}: "
-                f"given twice (first at {earlier.source}:{earlier.line}); remove one"
-            )
-    return problems

@@ -22,7 +22,10 @@ _SUBCOMMANDS = {
     "validate": ("agent.cli.rules:validate", "Check files of policies and rules without writing anything (offline)."),
     "register": ("agent.cli.register:register", "Enter an instance on a host without an agent into the catalog."),
     "deregister": ("agent.cli.register:deregister", "Take such an instance out of the catalog."),
-    "proxy-status": ("agent.cli.proxy_status:proxy_status", "Show what each node's proxy has acknowledged (alias: ps)."),
+    "proxy-status": (
+        "agent.cli.proxy_status:proxy_status",
+        "Show what each node's proxy has acknowledged (alias: ps).",
+    ),
     "mesh": ("agent.cli.mesh:mesh", "Show and change the mesh-wide settings."),
     "context": ("agent.cli.context:context", "Remember how to reach a mesh's Consul."),
     "completion": ("agent.cli.completion:completion", "Print the shell completion script."),
@@ -43,7 +46,7 @@ hostmesh proxy-status
 
 
 class _Root(Group):
-    """Turns the project's errors into lines on stderr and exit code 1; everything else is a bug and keeps its traceback."""
+    """Turns the project's errors into lines on stderr and exit code 1; anything else is a bug and keeps its traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the subcommand."""

@@ -34,7 +34,7 @@ hostmesh mesh get -o json
 def get(ctx: click.Context, name: str | None, output: str) -> None:
     """Print the settings in force, defaults included, or the one named."""
     from agent.cli.connection import resolve
-    from agent.cli.store import read_settings
+    from agent.cli.settings import read_settings
 
     fields = read_settings(resolve(given_flags(ctx)))
     if name is None:
@@ -58,7 +58,7 @@ hostmesh mesh set outboundTrafficPolicy=REGISTRY_ONLY excludedServices=consul,va
 def set_settings(ctx: click.Context, assignments: tuple[str, ...]) -> None:
     """Change settings; they are checked first, and another operator's change meanwhile is not lost."""
     from agent.cli.connection import resolve
-    from agent.cli.store import change_settings
+    from agent.cli.settings import change_settings
 
     changes = {}
     for assignment in assignments:

@@ -46,5 +46,7 @@ def _parse_port(argument: str) -> Port:
     if not colon:
         name = WELL_KNOWN.get(number, f"tcp-{number}")
     elif not _NAME.match(name):
-        raise UserError(f"port {argument!r}: the name may have lower-case letters, digits and dashes, for example grpc-api")
+        raise UserError(
+            f"port {argument!r}: the name may have lower-case letters, digits and dashes, for example grpc-api"
+        )
     return Port(number, name, Protocol.from_name(name))

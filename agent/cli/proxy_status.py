@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import click
@@ -11,7 +11,6 @@ import msgspec
 
 from agent.cli.command import Command, given_flags
 from agent.cli.output import table, to_json, to_yaml
-from agent.mesh.service import Instance
 from agent.mesh.status import NodeStatus
 
 
@@ -33,10 +32,10 @@ def proxy_status(ctx: click.Context, nodes: tuple[str, ...], output: str) -> Non
     form. NOT CONNECTED: no Envoy, or a node with proxied instances whose agent is away. Always ends with exit code 0.
     """
     from agent.cli.connection import resolve
-    from agent.cli.store import read_instances, read_statuses
+    from agent.cli.fleet import read_proxied_nodes, read_statuses
 
     connection = resolve(given_flags(ctx))
-    statuses = merge(read_statuses(connection), read_instances(connection))
+    statuses = merge(read_statuses(connection), read_proxied_nodes(connection))
     if nodes:
         statuses = [status for status in statuses if status.node in nodes]
     if output == "short":
@@ -46,12 +45,10 @@ def proxy_status(ctx: click.Context, nodes: tuple[str, ...], output: str) -> Non
         click.echo(to_json(documents) if output == "json" else to_yaml(documents).rstrip())
 
 
-def merge(statuses: Iterable[NodeStatus], instances: Iterable[Instance]) -> list[NodeStatus]:
-    """Return a status for every node: one that has proxied instances but tells nothing is not connected."""
-    known = {status.node: status for status in statuses}
-    for instance in instances:
-        if instance.proxied and instance.node not in known:
-            known[instance.node] = NodeStatus(instance.node, instance.address)
+def merge(statuses: Iterable[NodeStatus], proxied: Mapping[str, str]) -> list[NodeStatus]:
+    """Return a status for every node: one with proxied instances (node → address) that tells nothing has no agent."""
+    known = {node: NodeStatus(node, address) for node, address in proxied.items()}
+    known |= {status.node: status for status in statuses}
     return [known[node] for node in sorted(known)]
 
 

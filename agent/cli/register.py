@@ -9,7 +9,7 @@ import click
 from agent.cli.command import Command, given_flags
 from agent.cli.ports import parse_pairs, parse_ports
 from agent.errors import UserError
-from agent.mesh.service import ServiceKey, Workload
+from agent.mesh.service import ServiceKey
 
 
 @click.command(
@@ -24,7 +24,9 @@ hostmesh register reviews 10.0.0.9 http:9080 -l version=v2,app=reviews -s bookin
 @click.argument("svcname")
 @click.argument("ip")
 @click.argument("ports", metavar="[NAME:]PORT...", nargs=-1, required=True)
-@click.option("-l", "--labels", multiple=True, metavar="K=V,...", help="Labels of the instance, e.g. env=prod,version=v2.")
+@click.option(
+    "-l", "--labels", multiple=True, metavar="K=V,...", help="Labels of the instance, e.g. env=prod,version=v2."
+)
 @click.option("-a", "--annotations", multiple=True, metavar="K=V,...", help="Annotations, e.g. foo=bar,test.")
 @click.option("-s", "--serviceaccount", default="default", show_default=True, help="Service account of the instance.")
 @click.pass_context
@@ -41,18 +43,19 @@ def register(
 
     The mesh sends plain text to it and does not check its health.
     """
+    from agent.adapters.consul.external import ExternalInstance, ExternalInstances
     from agent.cli.connection import resolve
-    from agent.cli.store import register_external
 
     address = _address(ip)
     parsed = parse_ports(ports)
     pairs = parse_pairs(labels, "label")
     notes = parse_pairs(annotations, "annotation", bare=True)
     connection = resolve(given_flags(ctx))
-    workload = Workload(ServiceKey(connection.namespace, svcname), address, parsed, pairs, serviceaccount, proxied=False)
-    node = register_external(connection, workload, notes)
+    service = ServiceKey(connection.namespace, svcname)
+    instance = ExternalInstance(service, address, parsed, pairs, notes, serviceaccount)
+    node = ExternalInstances(connection.consul()).register(instance)
     described = ", ".join(f"{port.number} ({port.protocol})" for port in parsed)
-    click.echo(f"Registered service {svcname}.{connection.namespace} at {address}, ports {described}, on node {node}")
+    click.echo(f"Registered service {service} at {address}, ports {described}, on node {node}")
 
 
 @click.command(
@@ -64,14 +67,14 @@ def register(
 @click.pass_context
 def deregister(ctx: click.Context, svcname: str, ip: str) -> None:
     """Take an instance that `hostmesh register` entered out of the catalog."""
+    from agent.adapters.consul.external import ExternalInstances
     from agent.cli.connection import resolve
-    from agent.cli.store import deregister_external
 
     address = _address(ip)
     connection = resolve(given_flags(ctx))
-    count = deregister_external(connection, ServiceKey(connection.namespace, svcname), address)
-    entries = "1 entry" if count == 1 else f"{count} entries"
-    click.echo(f"Deregistered service {svcname}.{connection.namespace} at {address} ({entries})")
+    service = ServiceKey(connection.namespace, svcname)
+    for entry in ExternalInstances(connection.consul()).deregister(service, address):
+        click.echo(f"Deregistered service {service} at {address} ({entry})")
 
 
 def _address(text: str) -> str:

@@ -9,6 +9,7 @@ import click
 
 from agent.cli.command import Command, given_flags
 from agent.cli.documents import files_option, load_documents
+from agent.errors import PartialWrite
 
 
 @click.command(
@@ -71,8 +72,13 @@ def validate(ctx: click.Context, files: tuple[str, ...]) -> None:
 
 def _write(ctx: click.Context, files: tuple[str, ...], verb: str) -> None:
     from agent.cli.connection import resolve
-    from agent.cli.store import write_objects
+    from agent.cli.objects import partial_lines, write_objects
 
     connection = resolve(given_flags(ctx))
-    for line in write_objects(connection, verb, load_documents(files, connection.namespace)):
-        click.echo(line)
+    documents = load_documents(files, connection.namespace)
+    try:
+        lines = write_objects(connection, verb, documents)
+    except PartialWrite as error:
+        click.echo("\n".join(partial_lines(error)))
+        raise
+    click.echo("\n".join(lines))

@@ -7,6 +7,7 @@ import click
 from agent.cli.command import Command, given_flags
 from agent.cli.completion import complete_kind, complete_name
 from agent.cli.documents import files_option, load_documents
+from agent.errors import PartialWrite
 from agent.mesh.routes import ObjectRef
 
 
@@ -27,23 +28,26 @@ hostmesh delete routerule reviews-test-v2 reviews-default
 def delete(ctx: click.Context, kind: str | None, names: tuple[str, ...], files: tuple[str, ...]) -> None:
     """Delete policies and rules; one that does not exist is an error, and then nothing is deleted."""
     from agent.cli.connection import resolve
-    from agent.cli.store import delete_objects
+    from agent.cli.objects import delete_objects, partial_lines
 
     if kind and files:
         raise click.UsageError("give TYPE and NAME or -f, not both", ctx)
     if kind and not names:
         raise click.UsageError("give the NAME of at least one object", ctx)
     connection = resolve(given_flags(ctx))
-    for line in delete_objects(connection, _named(ctx, kind, names, files, connection.namespace)):
-        click.echo(line)
+    refs = _named(kind, names, files, connection.namespace)
+    try:
+        lines = delete_objects(connection, refs)
+    except PartialWrite as error:
+        click.echo("\n".join(partial_lines(error)))
+        raise
+    click.echo("\n".join(lines))
 
 
-def _named(
-    ctx: click.Context, kind: str | None, names: tuple[str, ...], files: tuple[str, ...], namespace: str
-) -> list[ObjectRef]:
+def _named(kind: str | None, names: tuple[str, ...], files: tuple[str, ...], namespace: str) -> list[ObjectRef]:
     from agent.cli.kinds import parse_kind
 
     if kind:
         return [ObjectRef(parse_kind(kind).name, namespace, name) for name in dict.fromkeys(names)]
     documents = load_documents(files, namespace, check=False)
-    return [ObjectRef(document.kind, document.namespace, document.name) for document in documents]
+    return [document.ref for document in documents]

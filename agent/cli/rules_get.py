@@ -37,14 +37,17 @@ def get(ctx: click.Context, kind: str, names: tuple[str, ...], output: str, all_
 
     TYPE in any case, singular or plural, with or without dashes; several with commas.
     """
+    from agent.api.document import to_plain
     from agent.cli.connection import resolve
     from agent.cli.kinds import parse_kinds
-    from agent.cli.store import list_objects
+    from agent.cli.objects import list_objects
 
     kinds = parse_kinds(kind)
     connection = resolve(given_flags(ctx))
     namespace = None if all_namespaces else connection.namespace
-    documents = list_objects(connection, kinds, namespace)
+    documents, problems = list_objects(connection, kinds, namespace)
+    for problem in problems:
+        click.echo(f"Warning: {problem}", err=True)
     if names:
         documents = _named(documents, names, kind, namespace)
     if output == "short" and not documents:
@@ -52,10 +55,10 @@ def get(ctx: click.Context, kind: str, names: tuple[str, ...], output: str, all_
     elif output == "short":
         click.echo(_table(documents))
     elif output == "json":
-        bodies = [_body(document) for document in documents]
+        bodies = [to_plain(document) for document in documents]
         click.echo(to_json(bodies[0] if len(names) == 1 and len(bodies) == 1 else {"kind": "List", "items": bodies}))
     else:
-        click.echo(to_yaml(*map(_body, documents)), nl=False)
+        click.echo(to_yaml(*map(to_plain, documents)), nl=False)
 
 
 def _named(documents: Sequence[Document], names: Sequence[str], kind: str, namespace: str | None) -> list[Document]:
@@ -72,11 +75,3 @@ def _table(documents: Sequence[Document]) -> str:
         group, _, version = document.api_version.partition("/")
         rows.append((document.name, f"{document.kind}.{version}.{group}", document.namespace))
     return table(("NAME", "KIND", "NAMESPACE"), rows)
-
-
-def _body(document: Document) -> object:
-    import json
-
-    from agent.api.document import to_json as encode
-
-    return json.loads(encode(document))

@@ -9,7 +9,7 @@ import click
 from agent import __version__
 from agent.cli.command import Command, given_flags
 from agent.cli.output import table, to_json, to_yaml
-from agent.errors import HostmeshError
+from agent.errors import ConsulUnavailable, HostmeshError
 
 if TYPE_CHECKING:
     from agent.mesh.status import NodeStatus
@@ -45,9 +45,12 @@ def version(ctx: click.Context, client_only: bool, output: str) -> None:
 def _nodes(ctx: click.Context) -> tuple[list[NodeStatus], str]:
     """Return the nodes' status documents, or why there are none; a version is printed in any case."""
     from agent.cli.connection import resolve
-    from agent.cli.store import read_statuses
+    from agent.cli.fleet import read_statuses
 
+    connection = resolve(given_flags(ctx))
     try:
-        return read_statuses(resolve(given_flags(ctx))), ""
+        return read_statuses(connection), ""
+    except ConsulUnavailable:
+        return [], f"Consul at {connection.address} does not answer"
     except HostmeshError as error:
         return [], str(error)

@@ -1,0 +1,101 @@
+"""`hostmesh ca`: the certificate authority's join tokens, by its socket on its own machine."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import Any
+
+import click
+
+from agent.cli.command import Group
+from agent.cli.output import table, to_json
+
+_DEFAULT_SOCKET = "/run/hostmesh-ca/admin.sock"
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+class _Duration(click.ParamType[int]):
+    """A duration such as `30m` or `1h30m`, in seconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the seconds."""
+        if not re.fullmatch(r"(\d+[smhd])+", str(value)):
+            self.fail(f"{value!r} is not a duration; write 90s, 30m, 1h or 7d", param, ctx)
+        return sum(int(number) * _UNITS[unit] for number, unit in re.findall(r"(\d+)([smhd])", str(value)))
+
+
+_socket = click.option(
+    "--socket",
+    metavar="PATH",
+    default=_DEFAULT_SOCKET,
+    show_default=True,
+    envvar="HOSTMESH_CA_SOCKET",
+    help="hostmesh-ca's administration socket.",
+)
+
+
+@click.group(cls=Group, help="Work with the mesh's certificate authority; run it on hostmesh-ca's own machine.")
+def ca() -> None:
+    """Hold the subcommands."""
+
+
+@ca.group(
+    cls=Group,
+    help="Join tokens: with one, a new host gets its first certificate.",
+    examples="""
+hostmesh ca token create --identity ns/default/sa/reviews --ttl 1h
+hostmesh ca token list
+""",
+)
+def token() -> None:
+    """Hold the subcommands."""
+
+
+@token.command(
+    examples="""
+hostmesh ca token create --identity ns/default/sa/reviews
+hostmesh ca token create --identity ns/default/sa/reviews --ttl 2d --uses 10 -o json
+"""
+)
+@click.option("--identity", required=True, metavar="ns/NAMESPACE/sa/ACCOUNT", help="Who its bearer may become.")
+@click.option("--ttl", type=_Duration(), default="1h", show_default=True, help="How long it can be used.")
+@click.option("--uses", type=click.IntRange(1), default=1, show_default=True, help="How many hosts may use it.")
+@_socket
+@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+def create(identity: str, ttl: int, uses: int, socket: str, output: str) -> None:
+    """Make a join token and print it, this once: the CA keeps only a hash."""
+    from agent.adapters.identity.administration import CaAdministration
+
+    text, info = CaAdministration(socket).create_token(identity, ttl, uses)
+    if output == "text":
+        click.echo(text)
+        return
+    record = {"token": text, "id": info.id, "identity": info.identity, "expiresAt": info.expires_at, "uses": info.uses}
+    click.echo(to_json(record))
+
+
+@token.command("list")
+@_socket
+@click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
+def list_tokens(socket: str, output: str) -> None:
+    """List the join tokens, without their secrets."""
+    from msgspec import to_builtins
+
+    from agent.adapters.identity.administration import CaAdministration
+
+    tokens = CaAdministration(socket).list_tokens()
+    if output == "json":
+        click.echo(to_json(to_builtins(tokens)))
+        return
+    now = time.time()
+    rows = [
+        (info.id, info.identity, info.state(now), f"{info.used}/{info.uses}", _utc(info.expires_at)) for info in tokens
+    ]
+    click.echo(table(("ID", "IDENTITY", "STATE", "USED", "EXPIRES"), rows))
+
+
+def _utc(unix: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(unix))
