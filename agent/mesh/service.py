@@ -174,6 +174,11 @@ class Identity(Struct, frozen=True, order=True):
     namespace: str
     service_account: str
 
+    @property
+    def path(self) -> str:
+        """Return how an operator writes it, and the path of its SPIFFE ID (as Istio's)."""
+        return f"ns/{self.namespace}/sa/{self.service_account}"
+
     def spiffe_id(self, trust_domain: str) -> str:
-        """Return the SPIFFE ID (SPIFFE-ID section 2; path as Istio's)."""
-        return f"spiffe://{trust_domain}/ns/{self.namespace}/sa/{self.service_account}"
+        """Return the SPIFFE ID (SPIFFE-ID section 2)."""
+        return f"spiffe://{trust_domain}/{self.path}"

@@ -70,7 +70,7 @@ class Rotator:
         self._load()
         async with asyncio.TaskGroup() as tasks:
             for identity in self._identities:
-                tasks.create_task(self._keep_fresh(identity), name=f"rotate {_name(identity)}")
+                tasks.create_task(self._keep_fresh(identity), name=f"rotate {identity.path}")
 
     def _load(self) -> None:
         for identity in self._identities:
@@ -133,7 +133,7 @@ class Rotator:
         if token is None:
             raise CaRefused(
                 f"no valid certificate and no join token in {self._tokens.where()}: put one there, made by "
-                f"`hostmesh ca token create --identity {_name(identity)}`"
+                f"`hostmesh ca token create --identity {identity.path}`"
             )
         key = self._keystore.load_enrolling_key(identity)
         if key is None:
@@ -150,9 +150,7 @@ class Rotator:
         self._stored[identity] = stored
         self._publish()  # before the disk: a full disk must not keep Envoy from the new certificate
         await asyncio.to_thread(self._keystore.store, identity, stored)
-        _LOG.info(
-            "certificate of %s: serial %s, renewal in %.0f s", _name(identity), stored.leaf.serial, renew_at - now
-        )
+        _LOG.info("certificate of %s: serial %s, renewal in %.0f s", identity.path, stored.leaf.serial, renew_at - now)
 
     async def _pause(self, identity: Identity, failures: int) -> None:
         """Wait before the next attempt; a token that is new or changed ends the wait."""
@@ -188,12 +186,8 @@ class Rotator:
     def _report(self, identity: Identity, reason: str | None) -> None:
         before = self._faults.pop(identity, None)
         if reason is not None:
-            self._faults[identity] = Fault(f"certificate of {_name(identity)}", reason)
+            self._faults[identity] = Fault(f"certificate of {identity.path}", reason)
         if self._faults.get(identity) == before:
             return
-        _LOG.warning("certificate of %s: %s", _name(identity), reason or "in order again")
+        _LOG.warning("certificate of %s: %s", identity.path, reason or "in order again")
         self._on_faults(tuple(sorted(self._faults.values())))
-
-
-def _name(identity: Identity) -> str:
-    return f"ns/{identity.namespace}/sa/{identity.service_account}"

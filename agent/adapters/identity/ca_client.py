@@ -68,7 +68,7 @@ class CaClient:
             fetch_root, self._host, self._enrolment_port, token.root_fingerprint, self._timeout
         )
         credentials = grpc.ssl_channel_credentials(root)
-        request = ca_pb2.EnrolRequest(csr_pem=new_csr(key_pem), token=token.text(), identity=_path(identity))
+        request = ca_pb2.EnrolRequest(csr_pem=new_csr(key_pem), token=token.text(), identity=identity.path)
         async with self._channel(self._enrolment_port, credentials) as channel:
             answer = await ca_pb2_grpc.EnrolmentStub(channel).Enrol(request, timeout=self._timeout)
         return _checked(identity, key_pem, answer)
@@ -100,10 +100,6 @@ def _checked(identity: Identity, key_pem: bytes, answer: ca_pb2.IssuedCertificat
     if not answer.trust_bundle_pem:
         raise CaRefused("hostmesh-ca's answer is of no use: it has no trust bundle")
     return IssuedChain(Certificate(key_pem, answer.chain_pem), leaf, answer.trust_bundle_pem)
-
-
-def _path(identity: Identity) -> str:
-    return f"ns/{identity.namespace}/sa/{identity.service_account}"
 
 
 def _one_line(text: str | None) -> str:

@@ -51,15 +51,19 @@ def read_chain(key_pem: bytes, chain_pem: bytes, identity: Identity) -> Leaf:
     if leaf.public_key() != key.public_key():
         raise ValueError("key and certificate do not belong together")
     uris = tuple(names.get_values_for_type(x509.UniformResourceIdentifier))
-    path = f"/ns/{identity.namespace}/sa/{identity.service_account}"
-    if len(uris) != 1 or not uris[0].startswith("spiffe://") or "/" + uris[0][9:].partition("/")[2] != path:
-        raise ValueError(f"certificate is for {', '.join(uris) or 'nobody'}, not for {path[1:]}")
+    if len(uris) != 1 or not _is_spiffe_id_of(uris[0], identity):
+        raise ValueError(f"certificate is for {', '.join(uris) or 'nobody'}, not for {identity.path}")
     return Leaf(
         not_before=leaf.not_valid_before_utc.timestamp(),
         not_after=leaf.not_valid_after_utc.timestamp(),
         serial=f"{leaf.serial_number:032x}",
         uris=uris,
     )
+
+
+def _is_spiffe_id_of(uri: str, identity: Identity) -> bool:
+    """Tell whether it is this identity's in some trust domain (the settings may not be known yet)."""
+    return uri.startswith("spiffe://") and uri.removeprefix("spiffe://").partition("/")[2] == identity.path
 
 
 def _load(key_pem: bytes) -> ec.EllipticCurvePrivateKey:

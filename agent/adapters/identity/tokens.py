@@ -51,8 +51,7 @@ class TokenFile:
             lines = [line.split() for line in (content or b"").decode("ascii").splitlines()]
         except UnicodeDecodeError as error:
             raise HostError(f"{self._path}: is not a join token file: it has bytes that are not ASCII") from error
-        name = f"ns/{identity.namespace}/sa/{identity.service_account}"
-        named = (words[1] for words in lines if len(words) == 2 and words[0] == name)
+        named = (words[1] for words in lines if len(words) == 2 and words[0] == identity.path)
         bare = (words[0] for words in lines if len(words) == 1 and not words[0].startswith("#"))
         return next(named, None) or next(bare, None)
 

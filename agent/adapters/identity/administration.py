@@ -1,0 +1,102 @@
+"""The operator's client of hostmesh-ca: its administration socket, for the CLI.
+
+Synchronous. Foreign errors end here.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import grpc
+from msgspec import Struct
+
+from agent.errors import CaRefused, CaUnavailable, HostError, UserError
+from node_ca.proto import ca_pb2, ca_pb2_grpc
+
+_TIMEOUT_SECONDS = 10.0
+
+
+class TokenInfo(Struct, frozen=True, rename="camel"):
+    """A join token as the CA knows it, without its secret."""
+
+    id: str
+    identity: str
+    created_at: int
+    """Unix time, seconds."""
+    expires_at: int
+    uses: int
+    used: int
+
+    def state(self, now: float) -> str:
+        """Return one word for a table: valid, used or expired."""
+        if now >= self.expires_at:
+            return "expired"
+        return "used" if self.used >= self.uses else "valid"
+
+
+class CaAdministration:
+    """A CA's administration socket; calls raise CaUnavailable, HostError (no permission) or UserError (bad input)."""
+
+    def __init__(self, socket_path: str) -> None:
+        self._path = socket_path
+
+    def create_token(self, identity: str, ttl_seconds: int, uses: int) -> tuple[str, TokenInfo]:
+        """Make a join token; return it (this once) with its record."""
+        request = ca_pb2.CreateTokenRequest(identity=identity, ttl_seconds=ttl_seconds, uses=uses)
+        answer = self._call(lambda stub: stub.CreateToken(request, timeout=_TIMEOUT_SECONDS))
+        return answer.token, _info(answer.record)
+
+    def list_tokens(self) -> list[TokenInfo]:
+        """Return all join tokens, oldest first."""
+        answer = self._call(lambda stub: stub.ListTokens(ca_pb2.ListTokensRequest(), timeout=_TIMEOUT_SECONDS))
+        return [_info(token) for token in answer.tokens]
+
+    def _call(self, call: Callable[[Any], Any]) -> Any:
+        self._check_socket()
+        with self._stub() as stub:
+            try:
+                return call(stub)
+            except grpc.RpcError as error:
+                status, reason = error.code(), " ".join(str(error.details()).split())
+                if status is grpc.StatusCode.INVALID_ARGUMENT:
+                    raise UserError(reason) from error
+                if status in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+                    raise CaUnavailable(
+                        f"{self._path}: hostmesh-ca does not answer: {reason} (`systemctl status hostmesh-ca`)"
+                    ) from error
+                raise CaRefused(f"hostmesh-ca: {reason}") from error
+
+    @contextmanager
+    def _stub(self) -> Iterator[Any]:
+        with grpc.insecure_channel(f"unix:{self._path}") as channel:
+            yield ca_pb2_grpc.AdministrationStub(channel)
+
+    def _check_socket(self) -> None:
+        try:
+            mode = os.stat(self._path).st_mode
+        except FileNotFoundError as error:
+            raise CaUnavailable(
+                f"{self._path}: no such socket: run this on the machine where hostmesh-ca runs "
+                "(`systemctl start hostmesh-ca`), or name its adminSocket with --socket"
+            ) from error
+        except OSError as error:
+            raise HostError(f"{self._path}: {error.strerror}: run this as root or as hostmesh-ca's user") from error
+        if not stat.S_ISSOCK(mode):
+            raise UserError(f"{self._path}: is not a socket; --socket takes hostmesh-ca's adminSocket")
+        if not os.access(self._path, os.W_OK):
+            raise HostError(f"{self._path}: permission denied: run this as root or as hostmesh-ca's user")
+
+
+def _info(token: ca_pb2.Token) -> TokenInfo:
+    return TokenInfo(
+        id=token.id,
+        identity=token.identity,
+        created_at=token.created_at,
+        expires_at=token.expires_at,
+        uses=token.uses,
+        used=token.used,
+    )
