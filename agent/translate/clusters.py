@@ -1,4 +1,4 @@
-"""Clusters: one for each service port and subset, one for each local workload port, and the two ends of the unknown. Pure."""
+"""Clusters: one for each service port and subset, one for each local workload port, two for the unknown. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,14 @@ from envoy.config.core.v3 import protocol_pb2
 from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
 from google.protobuf import wrappers_pb2
 
-from agent.mesh.names import CLUSTER_TYPE, ENDPOINT_TYPE, SECRET_TYPE, TRUST_BUNDLE_SECRET, inbound_cluster, outbound_cluster
+from agent.mesh.names import (
+    CLUSTER_TYPE,
+    ENDPOINT_TYPE,
+    SECRET_TYPE,
+    TRUST_BUNDLE_SECRET,
+    inbound_cluster,
+    outbound_cluster,
+)
 from agent.mesh.routes import Subset
 from agent.mesh.service import Identity, Port
 from agent.mesh.settings import MtlsMode
@@ -36,10 +43,14 @@ _CIRCUIT_BREAKERS = circuit_breaker_pb2.CircuitBreakers(
 _HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 _Options = http_protocol_options_pb2.HttpProtocolOptions
 _HTTP1 = packed(
-    _Options(explicit_http_config=_Options.ExplicitHttpConfig(http_protocol_options=protocol_pb2.Http1ProtocolOptions()))
+    _Options(
+        explicit_http_config=_Options.ExplicitHttpConfig(http_protocol_options=protocol_pb2.Http1ProtocolOptions())
+    )
 )
 _HTTP2 = packed(
-    _Options(explicit_http_config=_Options.ExplicitHttpConfig(http2_protocol_options=protocol_pb2.Http2ProtocolOptions()))
+    _Options(
+        explicit_http_config=_Options.ExplicitHttpConfig(http2_protocol_options=protocol_pb2.Http2ProtocolOptions())
+    )
 )
 _AS_DOWNSTREAM = packed(_Options(use_downstream_protocol_config=_Options.UseDownstreamHttpConfig()))
 
@@ -48,7 +59,7 @@ def service_clusters(
     facts: ServiceFacts, subsets: tuple[ServiceSubset, ...], security: ClientSecurity
 ) -> tuple[Resource, ...]:
     """Return the clusters of a service: each port's own, then those of its subsets."""
-    wanted = [(port, None) for port in facts.ports]
+    wanted: list[tuple[Port, Subset | None]] = [(port, None) for port in facts.ports]
     wanted += [(port, s.subset) for s in subsets for port in facts.ports if port.number == s.port]
     return tuple(_service_cluster(facts, port, subset, security) for port, subset in wanted)
 

@@ -1,4 +1,4 @@
-"""What plans take from a snapshot, reduced to what the messages depend on, so that a health flip changes little. Pure."""
+"""What plans take from a snapshot, reduced to what messages depend on, so that a health flip changes little. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The planner's memory: results of pure functions by key, forgotten when a plan no longer asks for them. Pure bookkeeping.
+"""The planner's memory: results of pure functions by key, forgotten when a plan no longer asks for them. Pure.
 
 May never change a result: dropping the whole memo only makes the next plan slower.
 """

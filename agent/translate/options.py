@@ -17,7 +17,7 @@ class PlanOptions(Struct, frozen=True):
     ipv6: bool = True
     """Listen on IPv6 too; False on a host whose kernel has none, where such a listener would be refused."""
     intercepted: bool = True
-    """Connections come by iptables: their original destination counts. False: the listeners bind to the addresses below."""
+    """Connections come by iptables: their original destination counts. False: listeners bind as below says."""
     bind_outbound: str | None = None
     """Only without interception: each service port is bound here; None: there are no outbound listeners."""
     bind_inbound: str | None = None

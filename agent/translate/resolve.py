@@ -1,4 +1,4 @@
-"""Decides for one service port which of its rules this host follows and which clusters they mean. Pure, no Envoy in it."""
+"""Decides for one service port which of its rules this host follows and which clusters they mean. Pure."""
 
 from __future__ import annotations
 
@@ -91,7 +91,8 @@ def _targets(
             wanted = destination.port or port
             have = ", ".join(str(p.number) for p in facts.ports)
             return Fault(
-                str(route.origin), f"left out for port {port}: {destination.service} has no port {wanted} (it has {have})"
+                str(route.origin),
+                f"left out for port {port}: {destination.service} has no port {wanted} (it has {have})",
             )
         if weighted.weight > 0:
             subset = ServiceSubset(number, destination.subset) if destination.subset else None

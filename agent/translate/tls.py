@@ -26,7 +26,7 @@ _TLS_PARAMETERS = common_pb2.TlsParameters(
 
 
 def client_socket(certificate: str, server_ids: Iterable[str], sni: str) -> Any:
-    """Return the transport socket of a client: its certificate, and the SPIFFE IDs one of which the server must have."""
+    """Return the transport socket of a client: its certificate, and the SPIFFE IDs of which the server must have one."""
     matchers = [_uri_san(string_pb2.StringMatcher(exact=server_id)) for server_id in server_ids]
     context = tls_pb2.UpstreamTlsContext(common_tls_context=_common(certificate, matchers), sni=sni)
     context.common_tls_context.alpn_protocols.append(MESH_ALPN)
@@ -37,7 +37,8 @@ def server_socket(certificate: str, trust_domain: str) -> Any:
     """Return the transport socket of a server: its certificate; the client must have one of the trust domain."""
     matcher = _uri_san(string_pb2.StringMatcher(prefix=f"spiffe://{trust_domain}/"))
     context = tls_pb2.DownstreamTlsContext(
-        common_tls_context=_common(certificate, [matcher]), require_client_certificate=wrappers_pb2.BoolValue(value=True)
+        common_tls_context=_common(certificate, [matcher]),
+        require_client_certificate=wrappers_pb2.BoolValue(value=True),
     )
     return _socket("envoy.transport_sockets.tls", context)
 

@@ -1,0 +1,152 @@
+"""Inbound listeners: mutual TLS and plain text in front of this host's workloads. Pure.
+
+Never plain text by mistake: under `strict` a workload without a certificate has no chain at all, so that its captured
+connections are closed. Connections captured for any other port are closed too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from envoy.config.core.v3 import base_pb2
+from envoy.config.listener.v3 import listener_components_pb2
+from envoy.extensions.filters.listener.tls_inspector.v3 import tls_inspector_pb2
+from msgspec import Struct
+
+from agent.mesh.names import (
+    CLUSTER_TYPE,
+    LISTENER_TYPE,
+    SECRET_TYPE,
+    TRUST_BUNDLE_SECRET,
+    certificate_secret,
+    inbound_cluster,
+)
+from agent.mesh.routes import Fault
+from agent.mesh.service import Port, Workload
+from agent.mesh.settings import MtlsMode
+from agent.mesh.snapshot import Resource
+from agent.translate.clusters import workload_cluster
+from agent.translate.facts import Security
+from agent.translate.http import inbound_http
+from agent.translate.listeners import listener, original_dst_filter
+from agent.translate.options import PlanOptions
+from agent.translate.resolve import Target
+from agent.translate.resource import packed, resource, seconds
+from agent.translate.tcp import tcp_to
+from agent.translate.tls import MESH_ALPN, server_socket
+
+VIRTUAL_INBOUND = "virtualInbound"
+LOCALHOST = "127.0.0.1"
+
+CLIENT_FIRST_SECONDS = 5.0
+SERVER_FIRST_SECONDS = 0.1
+"""How long a permissive listener waits for the first bytes to tell mutual TLS from plain text; then it is plain text.
+
+In HTTP the client always speaks first, and so does a mesh client of any protocol (its TLS hello comes with the
+connection). Only a plain-text client of a protocol where the server speaks first (MySQL) waits in vain, so on a host with
+a TCP port the wait is short. A TLS hello that was lost and comes later than that is taken for plain text: that connection
+fails, and the client's Envoy, which sees its handshake fail, connects again. Under `strict` and `disabled` nobody waits.
+"""
+
+
+class InboundPort(Struct, frozen=True):
+    """A local workload's port as Envoy serves it."""
+
+    port: Port
+    certificate: str
+    """SDS name; it may not be there yet."""
+    address: str
+    """Where the application itself is reached."""
+
+
+def inbound_ports(
+    workloads: Iterable[Workload], trust_domain: str, bind: str | None
+) -> tuple[tuple[InboundPort, ...], tuple[Fault, ...]]:
+    """Return the ports to serve; of two workloads on one port the first has it, and the other is reported."""
+    ports: dict[int, InboundPort] = {}
+    faults = []
+    for workload in workloads:
+        name = certificate_secret(workload.identity, trust_domain)
+        address = LOCALHOST if bind is None or bind == workload.address else workload.address
+        for port in workload.ports if workload.proxied else ():
+            if port.number in ports:
+                reason = f"port {port.number} has no inbound proxy: another service of this host has that port"
+                faults.append(Fault(f"service {workload.service}", reason))
+            else:
+                ports[port.number] = InboundPort(port, name, address)
+    return tuple(ports[number] for number in sorted(ports)), tuple(faults)
+
+
+def inbound_resources(
+    ports: tuple[InboundPort, ...], security: Security, options: PlanOptions
+) -> tuple[tuple[Resource, ...], tuple[Resource, ...]]:
+    """Return (clusters, listeners) for the local workloads."""
+    clusters = tuple(workload_cluster(served.port, served.address) for served in ports)
+    if options.intercepted:
+        addresses = ["0.0.0.0", *(["::"] if options.ipv6 else [])]
+        return clusters, (_listener(VIRTUAL_INBOUND, addresses, options.inbound_port, ports, security, True),)
+    if options.bind_inbound is None:
+        return (), ()
+    bound = options.bind_inbound
+    return clusters, tuple(
+        _listener(f"inbound_{bound}_{served.port.number}", [bound], served.port.number, (served,), security, False)
+        for served in ports
+    )
+
+
+def _listener(
+    name: str, addresses: list[str], number: int, ports: tuple[InboundPort, ...], security: Security, captured: bool
+) -> Resource:
+    message = listener(name, addresses, number)
+    message.traffic_direction = base_pb2.INBOUND
+    references = []
+    for served in ports:
+        chains = _chains(served, security)
+        for chain in chains:
+            if captured:
+                chain.filter_chain_match.destination_port.value = served.port.number
+            if chain.HasField("transport_socket"):
+                references += [(SECRET_TYPE, served.certificate), (SECRET_TYPE, TRUST_BUNDLE_SECRET)]
+        message.filter_chains.extend(chains)
+        references += [(CLUSTER_TYPE, inbound_cluster(served.port.number))] if chains else []
+    if captured:
+        message.listener_filters.append(original_dst_filter())
+    if security.mode is MtlsMode.PERMISSIVE and references:
+        _inspect_tls(message, ports)
+    if not message.filter_chains:
+        # A listener without a chain is refused; this one matches no connection there can be.
+        message.filter_chains.add(name="closed").filter_chain_match.destination_port.value = number
+    return resource(LISTENER_TYPE, name, message, references)
+
+
+def _chains(served: InboundPort, security: Security) -> list[Any]:
+    """Return the filter chains of a port: [mutual TLS] [plain text], as the mode says and the certificate allows."""
+    name = inbound_cluster(served.port.number)
+    chains = []
+    if security.mode is not MtlsMode.DISABLED and served.certificate in security.certificates:
+        mtls = listener_components_pb2.FilterChain(name=f"{name}mtls", filters=[_filter(served.port)])
+        mtls.transport_socket.CopyFrom(server_socket(served.certificate, security.trust_domain))
+        if security.mode is MtlsMode.PERMISSIVE:
+            mtls.filter_chain_match.transport_protocol = "tls"
+            mtls.filter_chain_match.application_protocols.append(MESH_ALPN)
+        chains.append(mtls)
+    if security.mode is not MtlsMode.STRICT:
+        chains.append(listener_components_pb2.FilterChain(name=f"{name}plain", filters=[_filter(served.port)]))
+    return chains
+
+
+def _filter(port: Port) -> Any:
+    cluster = inbound_cluster(port.number)
+    if port.protocol.is_http:
+        return inbound_http(f"inbound_{port.number}", cluster)
+    return tcp_to(f"inbound_{port.number}", (Target(cluster, 100),))
+
+
+def _inspect_tls(message: Any, ports: tuple[InboundPort, ...]) -> None:
+    message.listener_filters.add(
+        name="envoy.filters.listener.tls_inspector", typed_config=packed(tls_inspector_pb2.TlsInspector())
+    )
+    http_only = all(served.port.protocol.is_http for served in ports)
+    message.listener_filters_timeout.CopyFrom(seconds(CLIENT_FIRST_SECONDS if http_only else SERVER_FIRST_SECONDS))
+    message.continue_on_listener_filters_timeout = True

@@ -1,0 +1,113 @@
+"""Outbound listeners: one that gets every captured connection, one for each HTTP port, one for each TCP service port.
+
+Pure. With interception the ports' listeners are not bound: `virtualOutbound` hands a connection on to the one with its
+original destination. Without (`hostmesh render --bind-outbound`) they are bound themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from ipaddress import IPv4Network, IPv6Network
+from typing import Any
+
+from envoy.config.core.v3 import address_pb2, base_pb2
+from envoy.config.listener.v3 import listener_components_pb2, listener_pb2
+from envoy.extensions.filters.listener.original_dst.v3 import original_dst_pb2
+from google.protobuf import wrappers_pb2
+
+from agent.mesh.names import CLUSTER_TYPE, LISTENER_TYPE, ROUTE_TYPE, outbound_cluster
+from agent.mesh.service import ServiceKey
+from agent.mesh.snapshot import Resource, Vip
+from agent.translate.clusters import BLACK_HOLE, PASSTHROUGH
+from agent.translate.http import outbound_http
+from agent.translate.options import PlanOptions
+from agent.translate.resolve import ResolvedPort, Target
+from agent.translate.resource import packed, resource, socket_address
+from agent.translate.tcp import tcp_to
+
+VIRTUAL_OUTBOUND = "virtualOutbound"
+_UNBOUND = wrappers_pb2.BoolValue(value=False)
+
+
+def virtual_outbound(options: PlanOptions, passes_unknown: bool) -> Resource:
+    """Return the listener of captured outbound connections; on loopback: no other host shall borrow this identity.
+
+    What no other listener is for goes on to where it was going, or is closed. Two things are always closed: what was
+    sent to the capture port itself (it would come back for ever) and to virtual addresses (nothing lives there).
+    """
+    addresses = ["127.0.0.1", *(["::1"] if options.ipv6 else [])]
+    message = listener(VIRTUAL_OUTBOUND, addresses, options.outbound_port)
+    message.traffic_direction = base_pb2.OUTBOUND
+    message.use_original_dst.value = True
+    message.listener_filters.append(original_dst_filter())
+    nowhere = [tcp_to(BLACK_HOLE, (Target(BLACK_HOLE, 100),))]
+    own_port = message.filter_chains.add(name="capture-port", filters=nowhere)
+    own_port.filter_chain_match.destination_port.value = options.outbound_port
+    if options.interception:
+        ranges = (options.interception.service_cidr_v4, options.interception.service_cidr_v6)
+        virtual = message.filter_chains.add(name="virtual-addresses", filters=nowhere)
+        virtual.filter_chain_match.prefix_ranges.extend(_cidr(network) for network in ranges)
+    unknown = PASSTHROUGH if passes_unknown else BLACK_HOLE
+    message.default_filter_chain.name = "unknown"
+    message.default_filter_chain.filters.append(tcp_to(unknown, (Target(unknown, 100),)))
+    return resource(LISTENER_TYPE, message.name, message, {(CLUSTER_TYPE, BLACK_HOLE), (CLUSTER_TYPE, unknown)})
+
+
+def http_listener(port: int, options: PlanOptions) -> Resource:
+    """Return the listener of an HTTP port, whatever the address: requests are told apart by their Host."""
+    if options.intercepted:
+        message = listener(f"0.0.0.0_{port}", ["0.0.0.0", *(["::"] if options.ipv6 else [])], port)
+        message.bind_to_port.CopyFrom(_UNBOUND)
+    else:
+        message = listener(f"{options.bind_outbound}_{port}", [str(options.bind_outbound)], port)
+    message.traffic_direction = base_pb2.OUTBOUND
+    message.filter_chains.add(filters=[outbound_http(f"outbound_{port}", str(port))])
+    return resource(LISTENER_TYPE, message.name, message, [(ROUTE_TYPE, str(port))])
+
+
+def tcp_listener(key: ServiceKey, port: int, vip: Vip | None, resolved: ResolvedPort, options: PlanOptions) -> Resource:
+    """Return the listener of a TCP service port: at the service's virtual addresses, or bound where the options say."""
+    if options.intercepted and vip:
+        message = listener(f"{vip.v4}_{port}", [str(vip.v4), *([str(vip.v6)] if options.ipv6 else [])], port)
+        message.bind_to_port.CopyFrom(_UNBOUND)
+    else:
+        message = listener(f"{options.bind_outbound}_{port}", [str(options.bind_outbound)], port)
+    message.traffic_direction = base_pb2.OUTBOUND
+    targets = _targets(key, port, resolved)
+    stat_prefix = outbound_cluster(key, port).replace(".", "_")
+    message.filter_chains.add(filters=[tcp_to(stat_prefix, targets)])
+    return resource(LISTENER_TYPE, message.name, message, [(CLUSTER_TYPE, target.cluster) for target in targets])
+
+
+def _targets(key: ServiceKey, port: int, resolved: ResolvedPort) -> tuple[Target, ...]:
+    """Return where connections to a TCP port go: the first rule that looks at no request, else all instances.
+
+    The http routes of a VirtualService (no default route) are not about TCP ports at all.
+    """
+    if resolved.default_route:
+        for route in resolved.routes:
+            if route.holds_for_connections:
+                return route.targets
+    return (Target(outbound_cluster(key, port), 100),)
+
+
+def listener(name: str, addresses: Iterable[str], port: int) -> Any:
+    """Return a listener at one port of one or more addresses (envoy.config.listener.v3.Listener)."""
+    first, *others = addresses
+    message = listener_pb2.Listener(name=name, address=socket_address(first, port))
+    for address in others:
+        message.additional_addresses.add(address=socket_address(address, port))
+    return message
+
+
+def original_dst_filter() -> Any:
+    """Return the listener filter that finds out where a redirected connection was going."""
+    return listener_components_pb2.ListenerFilter(
+        name="envoy.filters.listener.original_dst", typed_config=packed(original_dst_pb2.OriginalDst())
+    )
+
+
+def _cidr(network: IPv4Network | IPv6Network) -> Any:
+    return address_pb2.CidrRange(
+        address_prefix=str(network.network_address), prefix_len=wrappers_pb2.UInt32Value(value=network.prefixlen)
+    )

@@ -1,0 +1,219 @@
+"""plan(): the mesh as this host knows it → everything its data path should be. Pure; the Planner only remembers.
+
+The whole desired state every time. Each part is memoized on the (immutable) inputs it really depends on, so a changed
+service costs its own resources, and a health flip its endpoints alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from msgspec import structs
+
+from agent.mesh import names
+from agent.mesh.routes import Fault, ServicePolicy
+from agent.mesh.service import Port, ServiceKey
+from agent.mesh.settings import OutboundTrafficPolicy
+from agent.mesh.snapshot import Desired, MeshSnapshot, Resource, Resources
+from agent.translate.clusters import fallback_clusters, service_clusters
+from agent.translate.dns import hosts_file
+from agent.translate.endpoints import service_endpoints, unusable_instances
+from agent.translate.facts import Caller, Security, ServiceFacts, ServiceSubset, distinct
+from agent.translate.inbound import inbound_ports, inbound_resources
+from agent.translate.listeners import http_listener, tcp_listener, virtual_outbound
+from agent.translate.memo import Memo
+from agent.translate.netfilter import NetfilterText, ruleset
+from agent.translate.options import PlanOptions
+from agent.translate.resolve import ResolvedPort, resolve_port, services_named
+from agent.translate.routes import VirtualHost, hosts_in_tables, route_table, virtual_host
+from agent.translate.secrets import certificate, trust_bundle
+
+__all__ = ["PlanOptions", "Planner"]
+
+_Resolved = Mapping[ServiceKey, tuple[tuple[Port, ResolvedPort], ...]]
+
+
+class Planner:
+    """Plans again and again; the result depends on the arguments of each call only."""
+
+    def __init__(self) -> None:
+        self._memo = Memo()
+
+    def plan(self, snapshot: MeshSnapshot, options: PlanOptions) -> Desired:
+        """Return the desired state of this host. What can't be had is left out and named in `faults`."""
+        self._memo.begin()
+        desired = _Round(self._memo, snapshot, options).desired()
+        self._memo.finish()
+        return desired
+
+
+class _Round:
+    """One plan in the making."""
+
+    def __init__(self, memo: Memo, snapshot: MeshSnapshot, options: PlanOptions) -> None:
+        self._memo = memo
+        self._snapshot = snapshot
+        self._options = options
+        self._keys = memo.get("keys", (frozenset(snapshot.services),), lambda keys: tuple(sorted(keys)))
+        self._caller = Caller.from_snapshot(snapshot)
+        self._security = memo.get("security", (Security.from_snapshot(snapshot),), lambda security: security)
+        self._outbound = memo.get("outbound security", (self._security,), lambda security: security.outbound)
+        self._passes_unknown = snapshot.settings.outbound_traffic_policy is OutboundTrafficPolicy.ALLOW_ANY
+        self._facts = {
+            key: memo.get(("facts", key), (snapshot.services[key],), ServiceFacts.from_service) for key in self._keys
+        }
+        self._faults: list[Fault] = []
+
+    def desired(self) -> Desired:
+        resolved = {key: self._resolve(key) for key in self._keys}
+        subsets = self._subsets(resolved)
+        clusters, endpoints = self._destinations(subsets)
+        inbound_clusters, inbound_listeners = self._inbound()
+        listeners = self._outbound_listeners(resolved)
+        by_type = {
+            names.CLUSTER_TYPE: clusters + inbound_clusters,
+            names.ENDPOINT_TYPE: endpoints,
+            names.LISTENER_TYPE: listeners + inbound_listeners,
+            names.ROUTE_TYPE: self._route_tables(resolved),
+            names.SECRET_TYPE: self._secrets(),
+        }
+        resources = Resources({type_url: {r.name: r for r in of_type} for type_url, of_type in by_type.items()})
+        netfilter = self._netfilter()
+        return Desired(resources, self._dns_hosts(), netfilter.v4, netfilter.v6, distinct(self._faults))
+
+    def _resolve(self, key: ServiceKey) -> tuple[tuple[Port, ResolvedPort], ...]:
+        """Return each port of the service with what its rules mean for this host's caller."""
+        policy = self._snapshot.policies.get(key)
+        if policy is None or not (policy.routes or not policy.default_route):
+            return self._memo.get(("resolved", key), (self._facts[key].ports,), _unruled)
+        named = self._memo.get(("named", key), (policy,), services_named)
+        known = tuple(self._facts[name] for name in named if name in self._facts)
+        inputs = (policy, self._facts[key].ports, self._caller, known)
+        resolved = self._memo.get(("resolved", key), inputs, _ruled)
+        self._faults += [fault for _, port in resolved for fault in port.faults]
+        return resolved
+
+    def _subsets(self, resolved: _Resolved) -> dict[ServiceKey, tuple[ServiceSubset, ...]]:
+        """Return the subsets that some route sends to, by service."""
+        wanted: dict[ServiceKey, set[ServiceSubset]] = {}
+        for ports in resolved.values():
+            for _, port in ports:
+                for key, subset in port.subsets:
+                    wanted.setdefault(key, set()).add(subset)
+        return {key: tuple(sorted(subsets)) for key, subsets in wanted.items()}
+
+    def _destinations(
+        self, subsets: Mapping[ServiceKey, tuple[ServiceSubset, ...]]
+    ) -> tuple[list[Resource], list[Resource]]:
+        """Return all outbound clusters and their endpoints."""
+        memo, outbound = self._memo, self._outbound
+        clusters = [*memo.get("fallback", (), fallback_clusters)]
+        endpoints: list[Resource] = []
+        for key in self._keys:
+            service, facts, wanted = self._snapshot.services[key], self._facts[key], subsets.get(key, ())
+            clusters += memo.get(("clusters", key), (facts, wanted, outbound), service_clusters)
+            endpoints += memo.get(("endpoints", key), (service, facts, wanted, outbound), service_endpoints)
+            self._faults += memo.get(("unusable", key), (service,), unusable_instances)
+        return clusters, endpoints
+
+    def _outbound_listeners(self, resolved: _Resolved) -> list[Resource]:
+        memo, options = self._memo, self._options
+        result: list[Resource] = []
+        if options.intercepted:
+            result.append(memo.get("virtualOutbound", (options, self._passes_unknown), virtual_outbound))
+        elif options.bind_outbound is None:
+            return []
+        http_ports = self._http_ports(resolved)
+        result += [memo.get(("http listener", port), (port, options), http_listener) for port in http_ports]
+        taken = set() if options.intercepted else set(http_ports)
+        for key, ports in resolved.items():
+            vip = self._snapshot.vips.get(key)
+            for port, rules in ports:
+                if port.protocol.is_http or (options.intercepted and vip is None):
+                    continue
+                if not options.intercepted and self._is_taken(key, port, taken):
+                    continue
+                inputs = (key, port.number, vip, rules, options)
+                result.append(memo.get(("tcp listener", key, port.number), inputs, tcp_listener))
+        return result
+
+    def _is_taken(self, key: ServiceKey, port: Port, taken: set[int]) -> bool:
+        """Tell, and report, whether another service has this port of the one address that all are bound to."""
+        if port.number not in taken:
+            taken.add(port.number)
+            return False
+        where = f"{self._options.bind_outbound}:{port.number}"
+        reason = f"TCP port {port.number} has no listener: {where} is bound for another service's port of that number"
+        self._faults.append(Fault(f"service {key}", reason))
+        return True
+
+    def _http_ports(self, resolved: _Resolved) -> list[int]:
+        """Return the numbers that are an HTTP port of some service; Envoy's own capture ports can't be."""
+        numbers = {port.number for ports in resolved.values() for port, _ in ports if port.protocol.is_http}
+        return sorted(numbers - self._capture_ports)
+
+    @property
+    def _capture_ports(self) -> set[int]:
+        options = self._options
+        return {options.inbound_port, options.outbound_port} if options.intercepted else set()
+
+    def _route_tables(self, resolved: _Resolved) -> list[Resource]:
+        if not self._options.intercepted and self._options.bind_outbound is None:
+            return []
+        hosts = self._memo.get("hosts", (self._keys, self._caller.namespace), hosts_in_tables)
+        tables: dict[int, list[VirtualHost]] = {number: [] for number in self._http_ports(resolved)}
+        for key, ports in resolved.items():
+            for port, rules in ports:
+                if port.protocol.is_http and port.number in tables:
+                    inputs = (key, port.number, hosts[key], self._snapshot.vips.get(key), rules)
+                    host = self._memo.get(("virtual host", key, port.number), inputs, virtual_host)
+                    self._faults += host.faults
+                    tables[port.number].append(host)
+        passes = self._passes_unknown and self._options.intercepted
+        return [
+            self._memo.get(("route table", number), (number, tuple(members), passes), route_table)
+            for number, members in tables.items()
+        ]
+
+    def _inbound(self) -> tuple[list[Resource], list[Resource]]:
+        options, trust_domain = self._options, self._security.trust_domain
+        ports, faults = inbound_ports(self._snapshot.workloads, trust_domain, options.bind_inbound)
+        self._faults += faults
+        clusters, listeners = self._memo.get("inbound", (ports, self._security, options), inbound_resources)
+        return [*clusters], [*listeners]
+
+    def _secrets(self) -> list[Resource]:
+        memo, snapshot = self._memo, self._snapshot
+        secrets = []
+        for identity, held in sorted(snapshot.certificates.items()):
+            name = names.certificate_secret(identity, snapshot.settings.trust_domain)
+            secrets.append(memo.get(("secret", name), (name, held), certificate))
+        if snapshot.trust_bundle_pem:
+            secrets.append(memo.get("trust bundle", (snapshot.trust_bundle_pem,), trust_bundle))
+        return secrets
+
+    def _dns_hosts(self) -> str:
+        """Return the names dnsmasq gives out; the address table is compared whole, it changes seldom."""
+        inputs = (self._keys, self._snapshot.vips, self._caller.namespace)
+        return self._memo.get("dns", inputs, hosts_file)
+
+    def _netfilter(self) -> NetfilterText:
+        interception = self._options.interception
+        if interception is None:
+            return NetfilterText("", "")
+        if self._options.capture_inbound and not interception.inbound_ports:
+            proxied = (workload for workload in self._snapshot.workloads if workload.proxied)
+            numbers = {port.number for workload in proxied for port in workload.ports}
+            interception = structs.replace(interception, inbound_ports=tuple(sorted(numbers)))
+        return self._memo.get("netfilter", (interception,), ruleset)
+
+
+def _unruled(ports: tuple[Port, ...]) -> tuple[tuple[Port, ResolvedPort], ...]:
+    return tuple((port, ResolvedPort((), True)) for port in ports)
+
+
+def _ruled(
+    policy: ServicePolicy, ports: Iterable[Port], caller: Caller, known: Iterable[ServiceFacts]
+) -> tuple[tuple[Port, ResolvedPort], ...]:
+    by_key = {facts.key: facts for facts in known}
+    return tuple((port, resolve_port(policy, port.number, caller, by_key)) for port in ports)

@@ -1,0 +1,126 @@
+"""Route tables: one for each HTTP port number, with a virtual host for each service that has this port. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from envoy.config.route.v3 import route_components_pb2, route_pb2
+from envoy.extensions.retry.host.previous_hosts.v3 import previous_hosts_pb2
+from google.protobuf import wrappers_pb2
+from msgspec import Struct
+
+from agent.mesh.names import CLUSTER_TYPE, ROUTE_TYPE, hosts_by_service, outbound_cluster
+from agent.mesh.routes import Fault
+from agent.mesh.service import ServiceKey
+from agent.mesh.snapshot import Resource, Vip
+from agent.translate.clusters import PASSTHROUGH
+from agent.translate.matches import UnusableMatch, route_match
+from agent.translate.resolve import ResolvedPort, ResolvedRoute, Target
+from agent.translate.resource import NEVER, is_ip, packed, resource
+
+_HOST = re.compile(r"[a-z0-9_]([a-z0-9._-]*[a-z0-9_])?", re.ASCII)
+_RETRY = route_components_pb2.RetryPolicy(
+    # All three are safe for any request: no instance has seen any of it (a race with a restart, mostly).
+    retry_on="connect-failure,refused-stream,reset-before-request",
+    num_retries=wrappers_pb2.UInt32Value(value=2),
+    retry_host_predicate=[
+        route_components_pb2.RetryPolicy.RetryHostPredicate(
+            name="envoy.retry_host_predicates.previous_hosts",
+            typed_config=packed(previous_hosts_pb2.PreviousHostsPredicate()),
+        )
+    ],
+    host_selection_retry_max_attempts=5,
+)
+
+
+class VirtualHost(Struct, frozen=True):
+    """A service's part of a route table."""
+
+    message: Any
+    """envoy.config.route.v3.VirtualHost."""
+    clusters: tuple[str, ...]
+    faults: tuple[Fault, ...]
+
+
+def virtual_host(
+    key: ServiceKey, port: int, hosts: tuple[str, ...], vip: Vip | None, resolved: ResolvedPort
+) -> VirtualHost:
+    """Return the virtual host of a service port; `hosts` are the names it has for this host's caller."""
+    message = route_components_pb2.VirtualHost(name=f"{key}:{port}", domains=_domains(hosts, vip, port))
+    clusters: set[str] = set()
+    faults: list[Fault] = []
+    for route in resolved.routes:
+        try:
+            message.routes.extend(_routes(route))
+            clusters.update(target.cluster for target in route.targets)
+        except UnusableMatch as problem:
+            faults.append(Fault(route.name.rsplit("/", 1)[0], f"left out: {problem}"))
+    if resolved.default_route:
+        own = outbound_cluster(key, port)
+        message.routes.append(_route("default", route_components_pb2.RouteMatch(prefix="/"), (Target(own, 100),)))
+        clusters.add(own)
+    message.retry_policy.CopyFrom(_RETRY)
+    return VirtualHost(message, tuple(sorted(clusters)), tuple(faults))
+
+
+def route_table(port: int, hosts: tuple[VirtualHost, ...], passes_unknown: bool) -> Resource:
+    """Return the route table of a port; requests for unknown names pass to where they were going, or get 502."""
+    hosts = (*hosts, _passing_host() if passes_unknown else _refusing_host())
+    table = route_pb2.RouteConfiguration(name=str(port), virtual_hosts=[host.message for host in hosts])
+    clusters = {cluster for host in hosts for cluster in host.clusters}
+    return resource(ROUTE_TYPE, table.name, table, [(CLUSTER_TYPE, cluster) for cluster in clusters])
+
+
+def _passing_host() -> VirtualHost:
+    host = route_components_pb2.VirtualHost(name="allow_any", domains=["*"])
+    host.routes.append(_route("allow_any", route_components_pb2.RouteMatch(prefix="/"), (Target(PASSTHROUGH, 100),)))
+    return VirtualHost(host, (PASSTHROUGH,), ())
+
+
+def _refusing_host() -> VirtualHost:
+    host = route_components_pb2.VirtualHost(name="block_all", domains=["*"])
+    route = host.routes.add(name="block_all", match=route_components_pb2.RouteMatch(prefix="/"))
+    route.direct_response.status = 502
+    return VirtualHost(host, (), ())
+
+
+def hosts_in_tables(keys: tuple[ServiceKey, ...], namespace: str) -> dict[ServiceKey, tuple[str, ...]]:
+    """Return each service's names in lower case, none of them twice: Envoy refuses a table with a doubled domain.
+
+    Of two services that a name could mean (`Reviews` and `reviews`, `a.b` and `a` in namespace `b`) the first in order
+    has it.
+    """
+    taken: set[str] = set()
+    result = {}
+    for key, names in sorted(hosts_by_service(keys, namespace).items()):
+        free = tuple(name for name in dict.fromkeys(name.lower() for name in names) if name not in taken)
+        taken.update(free)
+        result[key] = free
+    return result
+
+
+def _domains(hosts: Iterable[str], vip: Vip | None, port: int) -> list[str]:
+    """Return the Host headers that mean a service port; names that no Host header can have are left out."""
+    names = [host for host in hosts if _HOST.fullmatch(host) and not is_ip(host)]
+    if vip is not None:
+        names += [str(vip.v4), f"[{vip.v6}]"]
+    return [domain for name in names for domain in (name, f"{name}:{port}")]
+
+
+def _routes(route: ResolvedRoute) -> list[Any]:
+    return [_route(route.name, route_match(match), route.targets) for match in route.matches]
+
+
+def _route(name: str, match: Any, targets: tuple[Target, ...]) -> Any:
+    route = route_components_pb2.Route(name=name, match=match)
+    if len(targets) == 1:
+        route.route.cluster = targets[0].cluster
+    else:
+        for target in targets:
+            route.route.weighted_clusters.clusters.add(
+                name=target.cluster, weight=wrappers_pb2.UInt32Value(value=target.weight)
+            )
+    route.route.timeout.CopyFrom(NEVER)
+    return route

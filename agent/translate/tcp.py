@@ -1,0 +1,28 @@
+"""The TCP proxy filter of outbound and inbound listeners. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from envoy.config.listener.v3 import listener_components_pb2
+from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
+from google.protobuf import wrappers_pb2
+
+from agent.translate.resolve import Target
+from agent.translate.resource import NEVER, packed
+
+CONNECT_ATTEMPTS = 3
+"""No byte of the connection has gone anywhere before one succeeds, so trying again (elsewhere, by chance) is safe."""
+
+
+def tcp_to(stat_prefix: str, targets: tuple[Target, ...]) -> Any:
+    """Return the network filter that sends connections to one cluster, or to several by weight."""
+    # An idle connection is the application's affair (pools of MySQL connections sleep for hours).
+    proxy = tcp_proxy_pb2.TcpProxy(stat_prefix=stat_prefix, idle_timeout=NEVER)
+    proxy.max_connect_attempts.CopyFrom(wrappers_pb2.UInt32Value(value=CONNECT_ATTEMPTS))
+    if len(targets) == 1:
+        proxy.cluster = targets[0].cluster
+    else:
+        for target in targets:
+            proxy.weighted_clusters.clusters.add(name=target.cluster, weight=target.weight)
+    return listener_components_pb2.Filter(name="envoy.filters.network.tcp_proxy", typed_config=packed(proxy))
