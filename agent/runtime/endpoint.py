@@ -58,7 +58,9 @@ class Endpoint:
                 os.umask(before)
             await web.TCPSite(self._public, address, METRICS_PORT).start()
         except OSError as error:
-            raise HostError(f"cannot listen for status and metrics: {error} (is another hostmesh-agent running?)") from error
+            raise HostError(
+                f"cannot listen for status and metrics: {error} (is another hostmesh-agent running?)"
+            ) from error
 
     async def stop(self) -> None:
         """Close both listeners."""

@@ -30,9 +30,9 @@ def main(config_dir: Path, state_dir: Path, run_dir: Path, check: bool) -> None:
             _check(config)
             return
         _set_up_log(config.log.level)
-        from agent.runtime.daemon import Daemon  # grpc and the xDS messages take 0.3 s to import: not for --check
+        from agent.runtime.daemon import run_daemon  # grpc and the xDS messages take 0.3 s to import: not for --check
 
-        asyncio.run(Daemon(config).run())
+        asyncio.run(run_daemon(config))
     except ConfigError as error:
         for problem in error.problems:
             click.echo(f"hostmesh-agent: {problem}", err=True)

@@ -42,7 +42,9 @@ class MetricsPage(Collector):
         yield _gauge("hostmesh_proxy_connected", "1 while Envoy is connected by xDS", float(proxy.connected))
         yield _gauge("hostmesh_proxy_restarts", "Starts of Envoy after its first", float(proxy.restarts))
         yield _gauge("hostmesh_config_revision", "Consul index of the newest rules sent", float(proxy.config_revision))
-        yield _gauge("hostmesh_acked_revision", "Consul index of the newest acknowledged rules", float(proxy.acked_revision))
+        yield _gauge(
+            "hostmesh_acked_revision", "Consul index of the newest acknowledged rules", float(proxy.acked_revision)
+        )
         yield _gauge("hostmesh_nacks", "xDS resources that Envoy refuses", float(len(proxy.nacks)))
         yield _gauge("hostmesh_last_reconcile_seconds", "Duration of the last reconcile", counters.last_round_seconds)
         rounds = CounterMetricFamily("hostmesh_reconciles", "Reconciles since the agent started")

@@ -12,7 +12,8 @@ from agent.mesh.snapshot import Desired, MeshSnapshot
 from agent.runtime.events import FaultsChanged
 from agent.runtime.mailbox import Mailbox
 from agent.runtime.state import Event, MeshState
-from agent.translate.plan import Planner, PlanOptions
+from agent.translate.options import PlanOptions
+from agent.translate.plan import Planner
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ class Reconciler:
     def __init__(
         self,
         state: MeshState,
-        options: Callable[[MeshSnapshot], PlanOptions],
+        options: PlanOptions,
         publish: Callable[[MeshSnapshot, Desired, int], None],
     ) -> None:
         self.mailbox: Mailbox[Event] = Mailbox()
@@ -49,7 +50,7 @@ class Reconciler:
             events = await self.mailbox.take()
             started = time.perf_counter()
             self.state.apply(events)
-            if self.state.catalog_known and self.state.config_known:
+            if self.state.is_complete:
                 self._reconcile()
             self.last_round_seconds = time.perf_counter() - started
             self.rounds += 1
@@ -57,9 +58,10 @@ class Reconciler:
 
     def _reconcile(self) -> None:
         snapshot = self.state.snapshot()
-        desired = self._planner.plan(snapshot, self._options(snapshot))
+        desired = self._planner.plan(snapshot, self._options)
         dangling = desired.resources.dangling()
-        self.state.apply([FaultsChanged("plan", tuple(Fault("plan", line) for line in dangling))])
+        faults = desired.faults + tuple(Fault("plan", line) for line in dangling)
+        self.state.apply([FaultsChanged("plan", faults)])
         if dangling:
             log.error("kept the old configuration: %s", "; ".join(dangling[:3]))
             return

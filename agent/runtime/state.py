@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Network, IPv6Network
 
-import msgspec
 from msgspec import Struct
 
-from agent.adapters.consul.catalog import CatalogFault, CatalogLost, CatalogSynced, ServiceEntries
-from agent.adapters.consul.kv import ConfigUpdate, SettingsUpdate
+from agent.adapters.consul.catalog import CatalogLost, CatalogRecovered, CatalogSynced, ServiceEntries
+from agent.adapters.consul.kv import ConfigLost, ConfigRecovered, ConfigUpdate, SettingsUpdate
 from agent.api.lower import Lowerer
 from agent.api.settings import parse_settings
 from agent.errors import HostError, ValidationError
@@ -26,8 +25,10 @@ Event = (
     ServiceEntries
     | CatalogSynced
     | CatalogLost
-    | CatalogFault
+    | CatalogRecovered
     | ConfigUpdate
+    | ConfigLost
+    | ConfigRecovered
     | SettingsUpdate
     | WorkloadsChanged
     | CertificatesChanged
@@ -40,8 +41,9 @@ class LastKnown(Struct, frozen=True):
 
     entries: Mapping[str, tuple[Instance, ...]] = {}
     config: Mapping[str, tuple[int, bytes]] = {}
-    config_index: int = 0
     settings: bytes | None = None
+    address: str = ""
+    """This host's address in the mesh."""
 
 
 class MeshState:
@@ -67,20 +69,25 @@ class MeshState:
         self.vips: Mapping[ServiceKey, Vip] = vips
         self.catalog_known = False
         self.config_known = False
+        self.certificates_known = False
         self.revision = 0
         """Consul's index of the rules in this state."""
 
     def restore(self, last: LastKnown) -> None:
         """Begin with what was known before this agent started."""
         self.apply([ServiceEntries(name, instances) for name, instances in last.entries.items()])
-        self.apply([ConfigUpdate(last.config_index, last.config), SettingsUpdate(last.settings)])
+        self.apply([ConfigUpdate(0, last.config), SettingsUpdate(last.settings)])
         self._unseen = set(last.entries)
         self.catalog_known = self.config_known = True
 
-    @property
-    def last_known(self) -> LastKnown:
+    def last_known(self, address: str) -> LastKnown:
         """Return what is worth keeping on disk."""
-        return LastKnown(dict(self._entries), self._config, self.revision, self._raw_settings)
+        return LastKnown(dict(self._entries), self._config, self._raw_settings, address)
+
+    @property
+    def is_complete(self) -> bool:
+        """Tell whether every source has spoken once: half a mesh is never served as if it were the whole."""
+        return self.catalog_known and self.config_known and self.certificates_known
 
     @property
     def faults(self) -> tuple[Fault, ...]:
@@ -91,17 +98,21 @@ class MeshState:
         """Fold events in, oldest first."""
         for event in events:
             match event:
-                case ServiceEntries(name, instances):
+                case ServiceEntries(name, instances, faults):
                     self._unseen.discard(name)
                     self._set_entries(name, instances)
+                    self._set_faults(f"catalog {name}", faults)
                 case CatalogSynced():
                     self.catalog_known = True
                     self._forget_unseen()
-                    self._set_faults("catalog", ())
                 case CatalogLost(reason):
-                    self._set_faults("catalog", (Fault("Consul", f"{reason}; the last known state serves on"),))
-                case CatalogFault(fault):
-                    self._set_faults(f"catalog {fault.subject}", (fault,))
+                    self._set_faults("catalog", (Fault("Consul", f"{reason}; the last known catalog serves on"),))
+                case CatalogRecovered():
+                    self._set_faults("catalog", ())
+                case ConfigLost(reason):
+                    self._set_faults("config", (Fault("Consul", f"{reason}; the last known rules serve on"),))
+                case ConfigRecovered():
+                    self._set_faults("config", ())
                 case ConfigUpdate(index, values):
                     self._take_config(index, values)
                 case SettingsUpdate(value):
@@ -112,6 +123,7 @@ class MeshState:
                 case CertificatesChanged(certificates, trust_bundle):
                     self._certificates = dict(certificates)
                     self._trust_bundle = trust_bundle
+                    self.certificates_known = True
                 case FaultsChanged(source, faults):
                     self._set_faults(source, faults)
 
@@ -188,7 +200,3 @@ class MeshState:
         if self._settings.excluded_services != excluded:
             for name, instances in list(self._entries.items()):
                 self._set_entries(name, instances)
-
-
-ENCODER = msgspec.msgpack.Encoder()
-DECODER = msgspec.msgpack.Decoder(LastKnown)

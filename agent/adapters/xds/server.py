@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
+from typing import Protocol
 
 import grpc
 import grpc.aio
@@ -32,7 +33,15 @@ OPTIONS = (
 )
 MAX_STREAMS = 16
 
-Context = grpc.aio.ServicerContext
+
+class Context(Protocol):
+    """What is used of grpc's ServicerContext (grpcio has no types)."""
+
+    async def write(self, message: bytes) -> None:
+        """Send one message."""
+
+    async def abort(self, code: grpc.StatusCode, details: str) -> None:
+        """End the call with an error."""
 
 
 class ProxyState(Struct, frozen=True):
@@ -118,6 +127,10 @@ class XdsServer:
     def state(self) -> ProxyState:
         """Return the present state, counters included (these alone changing is not reported by `on_change`)."""
         return replace(self._state, resources_sent=dict(self._sent), responses=self._responses)
+
+    async def wait_changed(self) -> None:
+        """Wait until `state` changes."""
+        await self._changed.wait()
 
     async def wait_acked(self, revision: int, timeout: float) -> bool:
         """Wait until a connected Envoy has acknowledged that revision or a newer one; False after `timeout` seconds."""

@@ -1,0 +1,26 @@
+"""What status and metrics say of the certificates that Envoy holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from cryptography import x509
+
+from agent.mesh.service import Identity
+from agent.mesh.snapshot import Certificate
+from agent.mesh.status import CertificateStatus
+
+
+def certificate_status(certificates: Mapping[Identity, Certificate]) -> tuple[CertificateStatus, ...]:
+    """Return one entry for each certificate, ordered by identity."""
+    return tuple(_status(certificate) for _, certificate in sorted(certificates.items()))
+
+
+def _status(certificate: Certificate) -> CertificateStatus:
+    leaf = x509.load_pem_x509_certificate(certificate.chain_pem)
+    names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    return CertificateStatus(
+        identity=names.get_values_for_type(x509.UniformResourceIdentifier)[0],
+        serial=f"{leaf.serial_number:x}",
+        not_after=leaf.not_valid_after_utc.timestamp(),
+    )

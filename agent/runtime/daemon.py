@@ -1,0 +1,91 @@
+"""The composition root: learns what the parts need, makes them, and runs them until the operator stops the agent."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Coroutine
+
+from agent.adapters.consul.address import ConsulAddress, read_token
+from agent.adapters.consul.client import ConsulClient
+from agent.config import Config
+from agent.errors import HostError, HostmeshError
+from agent.runtime.host_agent import HostAgent
+from agent.runtime.last_known import LastKnownFile
+from agent.runtime.notify import notify
+
+log = logging.getLogger(__name__)
+
+CONSUL_PATIENCE_SECONDS = 2.0
+
+
+async def run_daemon(config: Config) -> None:
+    """Run the agent until SIGTERM or SIGINT, then stop gracefully; SIGHUP reads services.d again.
+
+    Raises HostError if this host can't carry the agent, ConfigError if Consul's token or TLS files can't be used.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    for note in config.notes:
+        log.warning("%s", note)
+    for folder in (config.state_dir, config.run_dir):
+        try:
+            folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+        except OSError as error:
+            raise HostError(f"{folder}: cannot be made: {error.strerror or error}") from error
+    file = LastKnownFile(config.state_dir / "last-known")
+    last, faults = file.load()
+    async with ConsulClient(_consul_address(config)) as client:
+        address = config.address or await _first(stop, _address_from_consul(client, last.address if last else ""))
+        if address is None:
+            return
+        agent = HostAgent(config, client, address, file, faults)
+        if last is not None:
+            agent.state.restore(last)
+        loop.add_signal_handler(signal.SIGHUP, agent.reload)
+        await agent.run(stop)
+
+
+def _consul_address(config: Config) -> ConsulAddress:
+    consul = config.consul
+    parsed = ConsulAddress.from_url(consul.address, source="consul.address")
+    return ConsulAddress(
+        host=parsed.host,
+        port=parsed.port,
+        scheme=parsed.scheme,
+        token=read_token(consul.token_file, "consul.tokenFile") if consul.token_file else "",
+        ca_file=consul.ca_file or "",
+        client_cert=consul.cert_file or "",
+        client_key=consul.key_file or "",
+    )
+
+
+async def _address_from_consul(client: ConsulClient, last: str) -> str:
+    """Return the address that the local Consul agent advertises; while Consul is away the last one it said, if any."""
+    said = False
+    while True:
+        try:
+            return str((await client.api.agent.self())["Member"]["Addr"])
+        except HostmeshError as error:
+            if last:
+                return last
+            if not said:
+                log.warning("waiting for Consul, to learn this host's address (or set `address`): %s", error)
+                notify(f"STATUS=waiting for Consul: {error}")
+                said = True
+            await asyncio.sleep(CONSUL_PATIENCE_SECONDS)
+
+
+async def _first(stop: asyncio.Event, address: Coroutine[None, None, str]) -> str | None:
+    """Return the address, or None if the operator stops the agent while it waits."""
+    waiting = asyncio.ensure_future(address)
+    stopping = asyncio.ensure_future(stop.wait())
+    await asyncio.wait({waiting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if waiting.done():
+        return waiting.result()
+    waiting.cancel()
+    return None

@@ -1,0 +1,87 @@
+"""Applies the desired state to this host in the order that never leads traffic to where nothing is ready.
+
+Envoy first; names and interception only once Envoy has acknowledged what they lead to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from agent.adapters.dns.hosts import HostsFile
+from agent.adapters.netfilter.interception import Interception
+from agent.adapters.xds.server import XdsServer
+from agent.errors import HostError
+from agent.mesh.routes import Fault
+from agent.mesh.snapshot import Desired
+from agent.runtime.events import FaultsChanged
+
+log = logging.getLogger(__name__)
+
+ACK_PATIENCE_SECONDS = 10.0
+RETRY_SECONDS = 5.0
+
+
+class DataPath:
+    """Owns the order of Envoy's configuration, mesh names and interception on this host."""
+
+    def __init__(
+        self, xds: XdsServer, hosts: HostsFile, interception: Interception, report: Callable[[FaultsChanged], None]
+    ) -> None:
+        self.ready = asyncio.Event()
+        """Set once Envoy has acknowledged a configuration and interception leads to it."""
+        self._xds = xds
+        self._hosts = hosts
+        self._interception = interception
+        self._report = report
+        self._desired: Desired | None = None
+        self._published = asyncio.Event()
+
+    def publish(self, desired: Desired, revision: int) -> None:
+        """Hand the resources to Envoy at once; names and interception follow its acknowledgement."""
+        self._xds.publish(desired.resources, revision)
+        changed = self._desired is None or (
+            (desired.dns_hosts, desired.netfilter_v4, desired.netfilter_v6)
+            != (self._desired.dns_hosts, self._desired.netfilter_v4, self._desired.netfilter_v6)
+        )
+        self._desired = desired
+        if changed:
+            self._published.set()
+
+    async def run(self) -> None:
+        """Follow the publications until cancelled; what fails on this host is reported and tried again."""
+        while True:
+            await self._published.wait()
+            self._published.clear()
+            await self._settle()
+            if self._desired is None or not self._xds.state.connected:
+                self._published.set()
+                continue
+            try:
+                await asyncio.to_thread(self._hosts.write, self._desired.dns_hosts)
+                differences = await self._interception.apply(self._desired.netfilter_v4, self._desired.netfilter_v6)
+            except HostError as error:
+                self._report(FaultsChanged("host", (Fault("interception", str(error)),)))
+                log.error("interception and names: %s", error)
+                await asyncio.sleep(RETRY_SECONDS)
+                self._published.set()
+                continue
+            if differences:
+                log.info("interception changed: %d rules or routes", len(differences))
+            self._report(FaultsChanged("host", ()))
+            self.ready.set()
+
+    async def remove(self) -> None:
+        """Take names and interception away; raises HostError."""
+        await asyncio.to_thread(self._hosts.clear)
+        await self._interception.remove()
+
+    async def _settle(self) -> None:
+        """Wait until Envoy has acknowledged the newest publication; go on after a bounded time if it is slow."""
+        try:
+            async with asyncio.timeout(ACK_PATIENCE_SECONDS):
+                while not self._xds.state.settled:
+                    await self._xds.wait_changed()
+        except TimeoutError:
+            log.warning("Envoy has not acknowledged its configuration within %g s", ACK_PATIENCE_SECONDS)

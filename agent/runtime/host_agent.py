@@ -1,0 +1,267 @@
+"""Every part of a running agent on one host: how they are connected, started and stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Mapping
+from ipaddress import ip_network
+from pathlib import Path
+
+from agent import __version__
+from agent.adapters.clock import SystemClock
+from agent.adapters.command import SystemRunner
+from agent.adapters.consul.catalog import watch_catalog
+from agent.adapters.consul.client import ConsulClient
+from agent.adapters.consul.kv import watch_config
+from agent.adapters.consul.registration import Registrar
+from agent.adapters.consul.status import StatusWriter
+from agent.adapters.dns.hosts import HostsFile
+from agent.adapters.dns.vip_table import VipTable
+from agent.adapters.identity import CaClient, KeyStore, TokenFile
+from agent.adapters.netfilter.interception import Interception
+from agent.adapters.proxy.supervisor import EnvoySupervisor, ProxyOptions
+from agent.adapters.xds.server import XdsServer
+from agent.config import Config, load_workloads
+from agent.errors import HostmeshError
+from agent.mesh.routes import Fault
+from agent.mesh.service import Identity, Workload
+from agent.mesh.snapshot import Certificate, Desired, MeshSnapshot
+from agent.mesh.status import CertificateStatus, NodeStatus, ProxyStatus
+from agent.runtime.certificates import certificate_status
+from agent.runtime.datapath import DataPath
+from agent.runtime.endpoint import Endpoint
+from agent.runtime.events import CertificatesChanged, FaultsChanged, WorkloadsChanged
+from agent.runtime.last_known import LastKnownFile
+from agent.runtime.metrics import Counters, MetricsPage
+from agent.runtime.notify import notify
+from agent.runtime.reconciler import Reconciler
+from agent.runtime.rotator import Rotator
+from agent.runtime.state import MeshState
+from agent.translate.bootstrap import BootstrapOptions, bootstrap
+from agent.translate.netfilter import NetfilterOptions, OutboundMode
+from agent.translate.options import PlanOptions
+
+log = logging.getLogger(__name__)
+
+CERTIFICATE_PATIENCE_SECONDS = 10.0
+"""How long a first start waits for the CA before it serves without a certificate."""
+DEREGISTER_PATIENCE_SECONDS = 5.0
+NO_IPV6 = "/proc/sys/net/ipv6/conf/all/disable_ipv6"
+
+
+class HostAgent:
+    """One agent on one host."""
+
+    def __init__(
+        self, config: Config, client: ConsulClient, address: str, last_known: LastKnownFile, faults: tuple[Fault, ...]
+    ) -> None:
+        self._config = config
+        self._client = client
+        self._address = address
+        self._last_known = last_known
+        self._vip_table = VipTable(config.state_dir / "vips.json")
+        self._saved_vips, vip_faults = self._vip_table.load()
+        self.state = MeshState(config.node, config.vip_range_v4, config.vip_range_v6, self._saved_vips)
+        self.state.apply([FaultsChanged("disk", faults + vip_faults)])
+        self._workloads: tuple[Workload, ...] = ()
+        self._certificates: tuple[CertificateStatus, ...] = ()
+        self._plan_options = _plan_options(config)
+        self._reconciler = Reconciler(self.state, self._plan_options, self._publish)
+        self._post = self._reconciler.mailbox.post
+        self._xds = XdsServer(config.run_dir / "xds.sock")
+        self._xds.on_change = self._update_status
+        self._supervisor = EnvoySupervisor(_proxy_options(config))
+        self._supervisor.on_change = self._update_status
+        self._data_path = DataPath(
+            self._xds,
+            HostsFile(config.state_dir / "dns"),
+            Interception(SystemRunner(), (config.vip_range_v4, config.vip_range_v6)),
+            self._post,
+        )
+        self._registrar = Registrar(client, (), self._update_status)
+        self._status_writer = StatusWriter(client, config.node)
+        metrics = MetricsPage(self.status, self._counters)
+        self._endpoint = Endpoint(self.status, metrics.render, self._xds.wait_acked)
+
+    def reload(self) -> None:
+        """Read services.d again (SIGHUP)."""
+        self._workloads, faults = load_workloads(self._config.config_dir, self._address)
+        for line in faults:
+            log.error("%s", line)
+        self._post(WorkloadsChanged(self._workloads, tuple(Fault("services.d", line) for line in faults)))
+        self._registrar.set_workloads(self._workloads)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Run everything until `stop` is set, then stop gracefully. Raises HostError if the host can't carry it."""
+        self.reload()
+        await self._xds.start()
+        await self._supervisor.start(bootstrap(_bootstrap_options(self._config)))
+        await self._endpoint.start(self._config.run_dir / "admin.sock", "0.0.0.0")
+        tasks = [
+            asyncio.create_task(coroutine, name=name)
+            for name, coroutine in {
+                "reconciler": self._reconciler.run(),
+                "data path": self._data_path.run(),
+                "envoy": self._supervisor.run(),
+                "catalog": watch_catalog(self._client, self._post),
+                "rules": watch_config(self._client, self._post),
+                "registrations": self._registrar.run(),
+                "status": self._status_writer.run(),
+                "last known": self._last_known.keep(lambda: self.state.last_known(self._address)),
+                "certificates": self._rotate(),
+                "readiness": self._announce(),
+            }.items()
+        ]
+        stopping = asyncio.create_task(stop.wait(), name="stop")
+        done, _ = await asyncio.wait([*tasks, stopping], return_when=asyncio.FIRST_COMPLETED)
+        try:
+            # A part that died is a fault of the agent: let systemd start a new one. Envoy, rules and names stay, and the
+            # new agent adopts them.
+            for task in done - {stopping}:
+                task.result()
+            await self._stop()
+        finally:
+            for task in [*tasks, stopping]:
+                task.cancel()
+            await asyncio.gather(*tasks, stopping, return_exceptions=True)
+            await self._endpoint.stop()
+            await self._xds.stop()
+
+    async def _stop(self) -> None:
+        """Leave in the order in which peers and local programs notice nothing."""
+        notify("STOPPING=1\nSTATUS=leaving the catalog")
+        log.info("stopping: leaving the catalog, then draining for up to %g s", self._config.proxy.drain_seconds)
+        try:
+            async with asyncio.timeout(DEREGISTER_PATIENCE_SECONDS):
+                await self._registrar.deregister()
+        except (HostmeshError, TimeoutError) as error:
+            log.warning("instances of this host stay in the catalog until their checks fail: %s", error)
+        await self._last_known.save(self.state.last_known(self._address))
+        notify("STATUS=draining")
+        await self._supervisor.drain()
+        await self._data_path.remove()
+        await self._supervisor.stop()
+        await self._status_writer.close()
+
+    async def _announce(self) -> None:
+        """Once the data path serves: register the instances, tell systemd."""
+        await self._data_path.ready.wait()
+        self._registrar.set_ready(True)
+        notify("READY=1\nSTATUS=serving")
+        log.info("ready: Envoy has acknowledged its configuration")
+        await asyncio.Event().wait()
+
+    async def _rotate(self) -> None:
+        ca = self._config.ca
+        if not ca.address:
+            self._post(CertificatesChanged({}, b""))
+            await asyncio.Event().wait()
+        rotator = Rotator(
+            dict.fromkeys(workload.identity for workload in self._workloads if workload.proxied),
+            KeyStore(self._config.state_dir / "certificates"),
+            CaClient(ca.address, ca.enrolment_port, ca.renewal_port),
+            TokenFile(self._config.token_file),
+            SystemClock(),
+            self._take_certificates,
+            lambda faults: self._post(FaultsChanged("certificates", faults)),
+        )
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(rotator.run())
+            await asyncio.sleep(CERTIFICATE_PATIENCE_SECONDS)
+            if not self._certificates:
+                log.warning("no certificate yet: serving without; services that demand mutual TLS can't be reached")
+                self._post(CertificatesChanged({}, b""))
+
+    def _take_certificates(self, certificates: Mapping[Identity, Certificate], trust_bundle: bytes) -> None:
+        self._post(CertificatesChanged(certificates, trust_bundle))
+        self._certificates = certificate_status(certificates)
+        self._update_status()
+
+    def _publish(self, snapshot: MeshSnapshot, desired: Desired, revision: int) -> None:
+        self._data_path.publish(desired, revision)
+        if snapshot.vips != self._saved_vips:
+            self._saved_vips = dict(snapshot.vips)
+            self._vip_table.save(snapshot.vips)
+        self._update_status()
+
+    def _update_status(self) -> None:
+        self._status_writer.write(self.status())
+
+    def status(self) -> NodeStatus:
+        """Return this node's present status."""
+        xds, process = self._xds.state, self._supervisor.process
+        proxy = ProxyStatus(
+            connected=xds.connected,
+            version=process.version,
+            config_revision=xds.published_revision,
+            acked_revision=xds.acked_revision,
+            nacks=xds.nacks,
+            restarts=process.restarts,
+            last_exit=process.last_exit,
+        )
+        return NodeStatus(
+            node=self._config.node,
+            address=self._address,
+            agent_version=__version__,
+            proxy=proxy,
+            certificates=self._certificates,
+            faults=self.state.faults + self._registrar.faults,
+            updated_at=round(time.time(), 3),
+        )
+
+    def _counters(self) -> Counters:
+        sent = tuple(sorted(self._xds.state.resources_sent.items()))
+        return Counters(self._reconciler.rounds, self._reconciler.last_round_seconds, sent)
+
+
+def _plan_options(config: Config) -> PlanOptions:
+    interception = config.interception
+    return PlanOptions(
+        interception=NetfilterOptions(
+            proxy_uid=os.getuid(),
+            service_cidr_v4=config.vip_range_v4,
+            service_cidr_v6=config.vip_range_v6,
+            inbound_ports=interception.inbound_ports or (),
+            outbound=OutboundMode(interception.outbound.value),
+            excluded_cidrs=tuple(ip_network(cidr) for cidr in interception.exclude_outbound_cidrs),
+            excluded_outbound_ports=interception.exclude_outbound_ports,
+            excluded_inbound_ports=interception.exclude_inbound_ports,
+        ),
+        capture_inbound=interception.inbound,
+        ipv6=_has_ipv6(),
+    )
+
+
+def _proxy_options(config: Config) -> ProxyOptions:
+    return ProxyOptions(
+        binary=Path(config.proxy.binary),
+        folder=config.run_dir / "envoy",
+        admin_socket=_admin_socket(config),
+        concurrency=config.proxy.concurrency,
+        drain_seconds=config.proxy.drain_seconds,
+        log_level=config.proxy.log_level,
+        log_file=config.state_dir / "envoy.log",
+    )
+
+
+def _bootstrap_options(config: Config) -> BootstrapOptions:
+    return BootstrapOptions(
+        node_id=config.node,
+        admin_socket=str(_admin_socket(config)),
+        xds_socket=str(config.run_dir / "xds.sock"),
+        ipv6=_has_ipv6(),
+    )
+
+
+def _admin_socket(config: Config) -> Path:
+    return config.run_dir / "envoy-admin.sock"
+
+
+def _has_ipv6() -> bool:
+    try:
+        return Path(NO_IPV6).read_text().strip() == "0"
+    except OSError:
+        return False

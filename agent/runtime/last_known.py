@@ -1,0 +1,65 @@
+"""Keeps what was last known of the mesh on disk, so that a host serves after a boot while Consul is away."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from agent.adapters.files import read_optional, write_atomic
+from agent.errors import HostError
+from agent.mesh.routes import Fault
+from agent.runtime.state import LastKnown
+
+log = logging.getLogger(__name__)
+
+SAVE_INTERVAL_SECONDS = 10.0
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(LastKnown)
+
+
+def encode(last: LastKnown) -> bytes:
+    """Return the state as bytes."""
+    return _encoder.encode(last)
+
+
+def decode(data: bytes) -> LastKnown:
+    """Return the state these bytes hold; raises ValueError if they hold none."""
+    return _decoder.decode(data)
+
+
+class LastKnownFile:
+    """The file of the last known state (mode 0600)."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._saved: bytes | None = None
+
+    def load(self) -> tuple[LastKnown | None, tuple[Fault, ...]]:
+        """Return the state, None if there is none; one that can't be read is a fault and counts as none."""
+        try:
+            self._saved = read_optional(self._path)
+            return (decode(self._saved) if self._saved is not None else None), ()
+        except (HostError, ValueError) as error:
+            return None, (Fault(str(self._path), f"the last known state cannot be read and is not used: {error}"),)
+
+    async def keep(self, current: Callable[[], LastKnown]) -> None:
+        """Save what changed every ten seconds until cancelled; a full disk costs a warning, nothing else."""
+        while True:
+            await asyncio.sleep(SAVE_INTERVAL_SECONDS)
+            await self.save(current())
+
+    async def save(self, last: LastKnown) -> None:
+        """Save this state now if it differs from what is saved."""
+        data = encode(last)
+        if data == self._saved:
+            return
+        try:
+            await asyncio.to_thread(write_atomic, self._path, data)
+            self._saved = data
+        except HostError as error:
+            log.warning("the last known state is not saved: %s", error)
