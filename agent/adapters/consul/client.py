@@ -14,7 +14,7 @@ from typing import Any, Self
 import aiohttp
 
 from agent.adapters.consul.address import ConsulAddress
-from agent.adapters.consul.lanes import POLLS_PER_LANE, Lanes
+from agent.adapters.consul.lanes import MAX_LANES, POLLS_PER_LANE, Lanes
 from agent.adapters.consul.transport import Api, new_session
 
 __all__ = ["ConsulAddress", "ConsulClient"]
@@ -23,11 +23,13 @@ __all__ = ["ConsulAddress", "ConsulClient"]
 class ConsulClient:
     """An open client of one Consul agent; must be made inside a running event loop and closed there."""
 
-    def __init__(self, address: ConsulAddress, polls_per_lane: int = POLLS_PER_LANE) -> None:
+    def __init__(
+        self, address: ConsulAddress, polls_per_lane: int = POLLS_PER_LANE, max_lanes: int = MAX_LANES
+    ) -> None:
         self.address = address
         self._session: aiohttp.ClientSession = new_session(address)
         self.api: Any = Api(self._session, address)
-        self.lanes = Lanes(address, polls_per_lane)
+        self.lanes = Lanes(address, polls_per_lane, max_lanes)
 
     async def close(self) -> None:
         """Close every connection; pending calls fail with ConsulUnavailable."""

@@ -64,7 +64,7 @@ class ExternalInstances:
         return node
 
     def deregister(self, service: ServiceKey, address: str) -> list[str]:
-        """Take every entry of that service at that address out and return their IDs; raises ConflictError if none is."""
+        """Take every entry of that service at that address out and return their IDs; or raise ConflictError."""
         node = node_name(address)
         services = self._services(node)
         mine = [
@@ -83,7 +83,7 @@ class ExternalInstances:
             self._take_out({"Node": node})
         return sorted(mine)
 
-    def list(self) -> list[Instance]:
+    def list(self) -> tuple[Instance, ...]:
         """Return every instance entered by `hostmesh register`."""
         answer = self._kv.send("get", "/v1/catalog/nodes", [("node-meta", "hostmesh-external:true")])
         nodes = {node["Node"] for node in json.loads(answer.body) or ()}
@@ -94,7 +94,7 @@ class ExternalInstances:
             found += [
                 instance for instance in decode_instances(name, body.encode()).instances if instance.node in nodes
             ]
-        return found
+        return tuple(found)
 
     def _services(self, node: str) -> dict[str, Any]:
         answer = self._kv.send("get", f"/v1/catalog/node/{node}")

@@ -116,11 +116,13 @@ class Lane:
 class Lanes:
     """Hands out the least crowded lane, opening lanes where Consul's address allows several."""
 
-    def __init__(self, address: ConsulAddress, polls_per_lane: int = POLLS_PER_LANE) -> None:
+    def __init__(
+        self, address: ConsulAddress, polls_per_lane: int = POLLS_PER_LANE, max_lanes: int = MAX_LANES
+    ) -> None:
         self._address = address
         self._capacity = polls_per_lane
         self._lanes: list[Lane] = []
-        self._limit = MAX_LANES if address.is_loopback_v4 else 1
+        self._limit = max_lanes if address.is_loopback_v4 else 1
 
     def take(self) -> Lane:
         """Return a lane with room; a crowded one if no more may be opened."""

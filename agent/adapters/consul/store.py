@@ -117,9 +117,9 @@ class RuleStore:
         """Return a document, or None."""
         return self._kv.read_one(key)
 
-    def list(self, prefix: str = KV_CONFIG) -> list[Stored]:
+    def list(self, prefix: str = KV_CONFIG) -> tuple[Stored, ...]:
         """Return all documents whose keys begin with the prefix, by key."""
-        return self._kv.read(prefix)
+        return tuple(self._kv.read(prefix))
 
     def create(self, documents: Mapping[str, bytes]) -> tuple[Written, ...]:
         """Write documents of which none may exist."""
@@ -196,7 +196,7 @@ class SettingsStore:
         return self._kv.read_one(KV_MESH)
 
     def set(self, value: bytes, revision: int) -> int:
-        """Write the document if it is at that revision (0: absent) and return the new one; else raises ConflictError."""
+        """Write the document if it is at that revision (0: absent) and return the new one; raises ConflictError."""
         return write_chunk(self._kv, [_Change(KV_MESH, "replaced", revision, value)])[0].revision
 
 
