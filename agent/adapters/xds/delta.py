@@ -45,7 +45,7 @@ class ProtocolError(Exception):
 class Limits(Struct, frozen=True):
     """Bounds on one stream."""
 
-    stage_wait: float = 2.0
+    stage_wait: float = 5.0
     """Seconds that a stage waits for Envoy's answers to the stages before it."""
     response_bytes: int = 3_000_000
     """grpc's usual message limit is 4 MB."""
@@ -137,13 +137,23 @@ class DeltaStream:
                 owes_answer, subscription.owes_answer = subscription.owes_answer, False
             if owes_answer and not answers:
                 yield type_url, Pack()
+            suspects = subscription.take_suspects()
+            if type_url == CLUSTER_TYPE:
+                self._renew_endpoints(answers + suspects)
             yield from self._packs(type_url, answers)
-            for suspect in subscription.take_suspects():
+            for suspect in suspects:
                 yield from self._packs(type_url, [suspect])
         for type_url in (*REMOVAL_ORDER, *self._subscriptions.keys() - set(REMOVAL_ORDER)):
             if self._is_waiting(self._outstanding, now):
                 return
             yield from self._packs(type_url, self._subscriptions[type_url].take_removals())
+
+    def _renew_endpoints(self, clusters: Answers) -> None:
+        # A changed cluster warms until its endpoints come again, but Envoy, subscribed to them for the old form of the
+        # cluster, doesn't ask: without this it warms, its CDS stream paused, for the whole initial_fetch_timeout.
+        names = {name for name, cluster in clusters if cluster}
+        names |= {referred for _, cluster in clusters if cluster for _, referred in cluster.references}
+        self._subscriptions[ENDPOINT_TYPE].renew(names)
 
     def _packs(self, type_url: str, answers: Answers) -> Iterator[tuple[str, Pack]]:
         for pack in packs(answers, self._limits.response_bytes, self._limits.response_resources):

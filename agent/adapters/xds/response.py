@@ -76,6 +76,8 @@ def proxy_version(node: base_pb2.Node) -> str:
 
 def one_line(reason: str) -> str:
     """Return Envoy's reason as one bounded line without control characters and without PEM data it may quote."""
+    # Here Envoy puts the whole message before the reason.
+    reason = reason[max(reason.find("Proto constraint validation failed"), 0) :]
     reason = reason.split("-----BEGIN", 1)[0]
     line = " ".join("".join(char if char.isprintable() else " " for char in reason).split())
     return line if len(line) <= REASON_LIMIT else line[: REASON_LIMIT - 1] + "…"

@@ -74,6 +74,14 @@ class Subscription:
         for name in explicit:
             self._subscribe_one(name, known.get(name))
 
+    def renew(self, names: Iterable[str]) -> None:
+        """Send these again, unchanged as they may be, if Envoy is subscribed to them; refused content is not."""
+        for name in names:
+            resource = self._target.get(name)
+            if resource and name in self._sent and not self._is_rejected(name, resource):
+                self._pending.discard(name)
+                self._urgent.add(name)
+
     def unsubscribe(self, names: Iterable[str]) -> None:
         """Forget names; with a wildcard subscription left they stay part of that."""
         gone = set(names)
@@ -188,8 +196,11 @@ class Subscription:
         resource = self._target.get(name)
         if resource is None:
             return sent != ABSENT and (sent is not None or name in self.names)
+        return sent != resource.version and not self._is_rejected(name, resource)
+
+    def _is_rejected(self, name: str, resource: Resource) -> bool:
         rejection = self.rejected.get(name)
-        return sent != resource.version and not (rejection and rejection.version == resource.version)
+        return rejection is not None and rejection.version == resource.version
 
     def _wants(self, name: str) -> bool:
         return self.wildcard or name in self.names
