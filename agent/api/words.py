@@ -18,6 +18,7 @@ _WILDCARD = re.compile(
 )
 _LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -69,6 +70,13 @@ def header_name(text: str) -> str | None:
     if len(text) <= 256 and _HEADER.fullmatch(text):
         return None
     return f'"{one_line(text, 70)}" is not a header name'
+
+
+def one_line_value(text: str) -> str | None:
+    """Want what a header or a path can hold: no control characters."""
+    if len(text) > 4096:
+        return "is longer than 4096 characters"
+    return None if _CONTROL.search(text) is None else "has a control character in it"
 
 
 def label_key(text: str) -> str | None:

@@ -1,0 +1,59 @@
+"""Says what is wrong with a rule document: its kind, its apiVersion, and its spec by the kind's schema."""
+
+from __future__ import annotations
+
+from agent.api import destination_rule, route_rule, virtual_service
+from agent.api.envelope import Document
+from agent.api.kinds import KINDS_BY_NAME, kind_named, supported_kinds
+from agent.api.problem import Problem, Verdict, nearest, one_line
+from agent.api.schema import Check, Report
+
+_SPECS: dict[str, Check] = {
+    "RouteRule": route_rule.SPEC,
+    "VirtualService": virtual_service.SPEC,
+    "DestinationRule": destination_rule.SPEC,
+}
+
+
+def validate(document: Document) -> list[str]:
+    """Return one `FILE:LINE: Kind/name: path: reason (what is allowed)` for each problem; none: it can be used."""
+    return [describe(document, problem) for problem in find_problems(document)]
+
+
+def find_problems(document: Document) -> list[Problem]:
+    """Return each problem as a value, the invalid ones apart from what is not supported yet."""
+    problem = _kind_problem(document)
+    if problem is not None:
+        return [problem]
+    report = Report()
+    _SPECS[document.kind](report, "spec", document.spec)
+    return report.problems
+
+
+def describe(document: Document, problem: Problem) -> str:
+    """Return the problem as one line."""
+    path = f"{problem.path}: " if problem.path else ""
+    return f"{document.place(problem.path)}: {path}{problem.reason}"
+
+
+def _kind_problem(document: Document) -> Problem | None:
+    kind = KINDS_BY_NAME.get(document.kind)
+    if kind is None:
+        return Problem(Verdict.INVALID, "kind", _unknown_kind(document.kind))
+    if document.api_version not in kind.api_versions:
+        version = one_line(document.api_version, 60)
+        allowed = ", ".join(kind.api_versions)
+        return Problem(Verdict.INVALID, "apiVersion", f'"{version}" is not one of {kind.name}\'s ({allowed})')
+    if not kind.supported:
+        supported = ", ".join(kind.name for kind in supported_kinds())
+        return Problem(
+            Verdict.UNSUPPORTED, "kind", f"{kind.name}: known, but not supported yet (supported: {supported})"
+        )
+    return None
+
+
+def _unknown_kind(name: str) -> str:
+    kind = kind_named(name)
+    near = f" (did you mean {kind.name}?)" if kind else nearest(name, KINDS_BY_NAME)
+    known = ", ".join(kind.name for kind in supported_kinds())
+    return f'"{one_line(name, 60)}" is unknown{near or f" (known: {known})"}'

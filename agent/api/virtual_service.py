@@ -1,0 +1,178 @@
+"""VirtualService (networking.istio.io): what its spec may hold."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from agent.api import words
+from agent.api.fields import LABELS, header_map, string_match
+from agent.api.problem import one_line
+from agent.api.schema import (
+    UNSUPPORTED,
+    Check,
+    Report,
+    boolean,
+    integer,
+    listing,
+    mapping,
+    message,
+    text,
+)
+from agent.api.yaml_text import child
+
+_PORT = integer(1, 65535)
+_MATCH = string_match(may_be_present=False)
+_MATCH_OR_PRESENT = string_match(may_be_present=True)
+_URI = string_match(may_be_present=False, empty_prefix=True)
+
+
+def wildcardless(report: Report, path: str, value: Any) -> None:
+    """Check a host; a wildcard is correct Istio, but not supported yet."""
+    text(words.wildcard_host)(report, path, value)
+    if isinstance(value, str) and value.startswith("*"):
+        report.unsupported(path, f'the wildcard "{one_line(value, 60)}" is known, but not supported yet')
+
+
+def export_to(report: Report, path: str, value: Any) -> None:
+    """Check exportTo: a rule is in force for callers of every namespace, so only `*` can be honoured."""
+    listing(text())(report, path, value)
+    for index, namespace in enumerate(value if isinstance(value, list) else ()):
+        if isinstance(namespace, str) and namespace and namespace != "*":
+            report.unsupported(
+                f"{path}[{index}]", f'"{one_line(namespace, 60)}": known, but not supported yet (allowed: "*")'
+            )
+
+
+def _mesh_only(report: Report, path: str, value: Any) -> None:
+    listing(text())(report, path, value)
+    for index, gateway in enumerate(value if isinstance(value, list) else ()):
+        if not isinstance(gateway, str) or gateway in ("mesh", ""):
+            continue
+        place = f"{path}[{index}]"
+        wrong = [words.dns_label(part) for part in gateway.split("/", 1)[:-1]] + [words.host(gateway.split("/", 1)[-1])]
+        if any(wrong):
+            report.invalid(place, f'"{one_line(gateway, 60)}" is not the name of a gateway')
+        else:
+            report.unsupported(
+                place, f'the gateway "{one_line(gateway, 60)}": known, but not supported yet (allowed: mesh)'
+            )
+
+
+_DESTINATION = message(
+    {"host": wildcardless, "subset": text(words.dns_label), "port": message({"number": _PORT}, required=("number",))},
+    required=("host",),
+)
+
+_HEADERS_REASON = "Istio ignores it among the headers of a match (write it beside headers)"
+
+_HTTP_MATCH = message(
+    {
+        "name": UNSUPPORTED,
+        "uri": _URI,
+        "method": _MATCH,
+        "scheme": _MATCH,
+        "authority": _MATCH,
+        "headers": header_map(_MATCH_OR_PRESENT, {}, _HEADERS_REASON),
+        "withoutHeaders": header_map(_MATCH_OR_PRESENT, {}, _HEADERS_REASON),
+        "queryParams": mapping(_MATCH_OR_PRESENT, lambda name: None if name else "a parameter without a name"),
+        "port": _PORT,
+        "sourceLabels": LABELS,
+        "sourceNamespace": text(words.dns_label),
+        "ignoreUriCase": boolean,
+        "gateways": _mesh_only,
+        "statPrefix": UNSUPPORTED,
+    }
+)
+
+
+def _weights(report: Report, path: str, route: dict[str, Any]) -> None:
+    """A share is its weight of the total; a single destination has all, whatever its weight."""
+    weights = [target.get("weight") or 0 for target in route.get("route") or ()]
+    if len(weights) > 1 and not sum(weights):
+        report.invalid(child(path, "route"), "the weights add up to 0 (at least one must be above)")
+
+
+def _http_whole(report: Report, path: str, route: dict[str, Any]) -> None:
+    answers = [key for key in ("route", "redirect", "directResponse", "delegate") if route.get(key)]
+    if not any(key in route for key in ("route", "redirect", "directResponse", "delegate")):
+        report.invalid(child(path, "route"), "is missing (where matching requests go)")
+    elif "route" in route and not route["route"] and not answers:
+        report.invalid(child(path, "route"), "is empty (at least 1)")
+    elif len(answers) > 1:
+        report.invalid(path, f"{' and '.join(answers)} exclude each other")
+    if "mirror" in route and "mirrors" in route:
+        report.invalid(child(path, "mirrors"), "mirror and mirrors exclude each other")
+    _weights(report, path, route)
+
+
+_HTTP_NOT_YET = (
+    "redirect",
+    "directResponse",
+    "delegate",
+    "rewrite",
+    "timeout",
+    "retries",
+    "fault",
+    "mirror",
+    "mirrors",
+    "mirrorPercent",
+    "mirrorPercentage",
+    "corsPolicy",
+    "headers",
+    "websocketUpgrade",
+    "appendHeaders",
+    "removeResponseHeaders",
+    "appendResponseHeaders",
+    "removeRequestHeaders",
+    "appendRequestHeaders",
+)
+
+_HTTP = message(
+    {
+        "name": text(words.one_line_value),
+        "match": listing(_HTTP_MATCH, at_most=256),
+        "route": listing(
+            message(
+                {
+                    "destination": _DESTINATION,
+                    "weight": integer(0, 2**24),
+                    "headers": UNSUPPORTED,
+                    "removeResponseHeaders": UNSUPPORTED,
+                    "appendResponseHeaders": UNSUPPORTED,
+                    "removeRequestHeaders": UNSUPPORTED,
+                    "appendRequestHeaders": UNSUPPORTED,
+                },
+                required=("destination",),
+            ),
+            at_most=256,
+        ),
+        **dict.fromkeys(_HTTP_NOT_YET, UNSUPPORTED),
+    },
+    also=_http_whole,
+)
+
+
+def _whole(report: Report, path: str, spec: dict[str, Any]) -> None:
+    hosts = spec.get("hosts") or []
+    if not hosts and "tcp" in spec:
+        report.invalid(child(path, "hosts"), "is missing (a delegate, which has no hosts, has http only)")
+    elif not hosts:
+        report.unsupported(child(path, "hosts"), "is missing: delegates are known, but not supported yet")
+    for index, host in enumerate(hosts):
+        if host in hosts[:index]:
+            report.invalid(f"{child(path, 'hosts')}[{index}]", f'"{host}" is given twice')
+    if not (spec.get("http") or spec.get("tcp") or spec.get("tls")):
+        report.invalid(child(path, "http"), "is missing (at least one route)")
+
+
+SPEC: Check = message(
+    {
+        "hosts": listing(wildcardless, at_most=256),
+        "gateways": _mesh_only,
+        "http": listing(_HTTP),
+        "tcp": UNSUPPORTED,
+        "tls": UNSUPPORTED,
+        "exportTo": export_to,
+    },
+    also=_whole,
+)
