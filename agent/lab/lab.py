@@ -1,0 +1,265 @@
+"""A whole lab: brings its hosts up in the right order, waits until they serve, and removes every trace of them.
+
+The Python face of `hostmesh lab`, and what integration tests build their meshes with:
+
+    with Lab(LabPlan(hosts=(...), name="hmt-a", prefix="hmt-a-")) as lab:
+        lab["productpage"].get("/productpage")
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+
+from agent.adapters.files import write_atomic
+from agent.errors import HostError, UserError
+from agent.lab import network
+from agent.lab.host import Host, folder_to_cover
+from agent.lab.hostfiles import AGENT_UID, CA_UID, CONSUL_UID, DNS_UID, host_files
+from agent.lab.plan import CHECKOUT, HostPlan, LabPlan
+from agent.lab.processes import ProcessId, identify, kill, kill_all
+from agent.lab.programs import find_programs
+from agent.lab.readiness import (
+    Condition,
+    agent_ready,
+    app_ready,
+    ca_ready,
+    consul_ready,
+    names_ready,
+    page_ready,
+    wait_all,
+)
+from agent.lab.state import HostState, LabState, StateFile
+from agent.lab.tokens import create_tokens
+
+RUN = Path("/run")
+_FOLDERS = ("etc/services.d", "var/dns", "run", "log", "consul")
+
+
+class Lab:
+    """One lab on this machine. `report` gets a line at the beginning of each step."""
+
+    def __init__(self, plan: LabPlan, report: Callable[[str], None] = lambda _: None) -> None:
+        self.plan = plan
+        self.folder = RUN / plan.name
+        self.hosts: dict[str, Host] = {}
+        self._report = report
+        self._file = StateFile(self.folder)
+        self._state = LabState(plan.name)
+        self._forwarders: dict[str, subprocess.Popen[bytes]] = {}
+
+    def __getitem__(self, host: str) -> Host:
+        return self.hosts[host]
+
+    def __iter__(self) -> Iterator[Host]:
+        return iter(self.hosts.values())
+
+    def __enter__(self) -> Lab:
+        self.up()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.down()
+
+    @property
+    def state(self) -> LabState:
+        """Return what was started and where it can be reached."""
+        return self._state
+
+    def up(self, timeout: float = 120.0, keep: bool = False) -> None:
+        """Bring everything up and wait until it serves, at most timeout seconds.
+
+        Raises UserError if the lab is there already, HostError (with host, part and log) if something fails; then all
+        is taken down again unless keep.
+        """
+        if self._file.path.exists() or any(network.exists(name) for name in self.plan.namespaces):
+            raise UserError(f"lab: {self.plan.name} is there already, whole or in part: `hostmesh lab down` removes it")
+        programs = find_programs()
+        try:
+            self._bring_up(programs, time.monotonic() + timeout)
+        except BaseException:
+            if not keep:
+                self.down()
+            raise
+
+    def down(self) -> None:
+        """Remove every trace, also of a lab that another process made; nothing if there is none."""
+        try:
+            state = self._file.load() or self._state
+        except HostError:
+            state = self._state  # damaged: the plan's own names are all there is to go by
+        processes = {*state.processes(), *self._state.processes()}
+        namespaces = list(dict.fromkeys([*state.namespaces(), *self.plan.namespaces]))
+        inodes = {inode for name in namespaces if (inode := network.inode_of(name)) is not None}
+        kill_all(processes, inodes)
+        for host in self:
+            host.reap()
+        for child in self._forwarders.values():
+            child.wait()
+        for name in namespaces:
+            network.delete_namespace(name)
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.hosts, self._state, self._forwarders = {}, LabState(self.plan.name), {}
+
+    def start_agent(self, host: str) -> ProcessId:
+        """Start hostmesh-agent on a host."""
+        folders = [
+            word
+            for kind in ("config", "state", "run")
+            for word in (f"--{kind}-dir", str(self._agent_folder(host, kind)))
+        ]
+        argv = [find_programs(("hostmesh-agent",))["hostmesh-agent"], *folders]
+        started = self[host].start("agent", argv, AGENT_UID, ("net_admin", "net_raw"))
+        self._file.save(self._state)
+        return started
+
+    def stop(self, host: str, part: str, seconds: float = 20.0) -> None:
+        """End a part by SIGTERM and wait for it; raises HostError if it stays."""
+        self._end(host, part, kill_first=False, seconds=seconds)
+
+    def kill(self, host: str, part: str) -> None:
+        """End a part (also `envoy`) by SIGKILL and wait until it is gone."""
+        self._end(host, part, kill_first=True, seconds=5.0)
+
+    def restart_agent(self, host: str, timeout: float = 30.0) -> None:
+        """Stop the agent as the operator would, start it again and wait until Envoy is connected to it."""
+        self.stop(host, "agent")
+        self.start_agent(host)
+        self.wait({(host, "agent"): agent_ready(self[host])}, timeout)
+
+    def wait(self, conditions: Mapping[tuple[str, str], Condition], timeout: float = 30.0) -> None:
+        """Wait until the condition of each (host, part) holds; raises HostError with the part's log if it doesn't."""
+        wait_all(self.hosts, conditions, time.monotonic() + timeout)
+
+    def _bring_up(self, programs: Mapping[str, str], deadline: float) -> None:
+        self._report("network: a bridge and a namespace for each host")
+        self._make_folders(programs)
+        network.create_network(self.plan)
+        cover = folder_to_cover()
+        for host in self:
+            host.anchor(cover)
+        self._file.save(self._state)
+        self._report("Consul, names, certificate authority and applications")
+        for host in self:
+            self._start_infrastructure(host, programs)
+        self._start_forwarders()
+        self._file.save(self._state)
+        wait_all(self.hosts, self._conditions(ca_ready, lambda plan: plan.ca, "ca"), deadline)
+        self._report("agents and their Envoys")
+        for host in self:
+            if host.plan.agent:
+                self._write_token(host)
+                self.start_agent(host.name)
+        self._report("waiting: Consul's members, names, health of the applications")
+        wait_all(self.hosts, self._infrastructure_conditions(), deadline)
+        self._report("waiting: each Envoy connected to its agent")
+        wait_all(self.hosts, self._conditions(agent_ready, lambda plan: plan.agent, "agent"), deadline)
+        if self.plan.page_host:
+            self._report("waiting: the page, through the mesh")
+            page = self[self.plan.page_host]
+            wait_all(self.hosts, {(page.name, "productpage"): page_ready(page)}, deadline)
+        self._state.complete = True
+        self._file.save(self._state)
+
+    def _make_folders(self, programs: Mapping[str, str]) -> None:
+        self.folder.mkdir(mode=0o755)
+        self.folder.chmod(0o755)  # other users' processes pass through, whatever the umask
+        nsswitch = Path("/etc/nsswitch.conf")
+        names = nsswitch.read_text() if nsswitch.exists() else ""
+        for plan in self.plan.hosts:
+            root = self.folder / plan.name
+            self._state.hosts[plan.name] = HostState(str(self.plan.address(plan.name)), self.plan.namespace(plan.name))
+            self.hosts[plan.name] = Host(plan, self._state.hosts[plan.name], root)
+            for folder in ("", "etc", *_FOLDERS):
+                (root / folder).mkdir(parents=True, exist_ok=True)
+                (root / folder).chmod(0o755)
+            for name, text in host_files(self.plan, plan, root, programs["envoy"], names).items():
+                write_atomic(root / "etc" / name, text.encode(), mode=0o644)
+            owner = CA_UID if plan.ca else AGENT_UID
+            for folder, uid in (("var", owner), ("run", owner), ("var/dns", AGENT_UID), ("consul", CONSUL_UID)):
+                os.chown(root / folder, uid, uid)
+        self._state.bridge_namespace = self.plan.name
+        self._file.save(self._state)
+
+    def _start_infrastructure(self, host: Host, programs: Mapping[str, str]) -> None:
+        if host.plan.consul:
+            consul = [programs["consul"], "agent", f"-config-file={host.path('etc/consul.json')}"]
+            host.start("consul", consul, CONSUL_UID)
+        if host.plan.ca:
+            host.start("ca", [programs["hostmesh-ca"], "--config", str(host.path("etc/ca.yaml"))], CA_UID)
+            self._state.ca_socket = str(host.path("run/admin.sock"))
+        dnsmasq = [programs["dnsmasq"], "--keep-in-foreground", "--log-facility=-", "--pid-file="]
+        configuration = f"--conf-file={host.path('etc/dnsmasq.conf')}"
+        host.start("dnsmasq", [*dnsmasq, configuration], DNS_UID, ("net_bind_service",))
+        for app in host.plan.apps:
+            if app.argv:
+                host.start_app(app.service)
+
+    def _start_forwarders(self) -> None:
+        server = self.plan.only("consul_server")
+        if self.plan.page_host:
+            self._forward("page", self.plan.page_port, self.plan.page_host, 9080)
+            self._state.page = f"http://127.0.0.1:{self.plan.page_port}/productpage"
+        if self.plan.consul_port and server:
+            self._forward("consul", self.plan.consul_port, server.name, 8500)
+            self._state.consul = f"http://127.0.0.1:{self.plan.consul_port}"
+
+    def _forward(self, name: str, port: int, host: str, target_port: int) -> None:
+        namespace = str(network.NAMESPACES / self.plan.namespace(host))
+        argv = [sys.executable, "-m", "agent.lab.forward", str(port), namespace, str(target_port)]
+        with (self.folder / f"forward-{name}.log").open("ab") as log:
+            child = subprocess.Popen(
+                argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=CHECKOUT, start_new_session=True
+            )
+        self._forwarders[name] = child
+        self._state.forwarders[name] = identify(child.pid) or ProcessId(child.pid, 0)
+
+    def _write_token(self, host: Host) -> None:
+        """Put the join tokens of the host's identities where the agent looks for them: a line for each."""
+        if not self._state.ca_socket:
+            return
+        identities = sorted({f"ns/{app.namespace}/sa/{app.service_account}" for app in host.plan.apps if app.proxied})
+        tokens = create_tokens(Path(self._state.ca_socket), identities)
+        path = host.path("etc/join-token")
+        write_atomic(path, "".join(f"{identity} {token}\n" for identity, token in tokens).encode())
+        os.chown(path, AGENT_UID, AGENT_UID)
+
+    def _conditions(
+        self, ready: Callable[[Host], Condition], wanted: Callable[[HostPlan], bool], part: str
+    ) -> dict[tuple[str, str], Condition]:
+        return {(host.name, part): ready(host) for host in self if wanted(host.plan)}
+
+    def _infrastructure_conditions(self) -> dict[tuple[str, str], Condition]:
+        conditions = self._conditions(consul_ready, lambda plan: plan.consul, "consul")
+        conditions |= self._conditions(names_ready, lambda _: True, "dnsmasq")
+        for host in self:
+            for app in host.plan.apps:
+                if app.argv:
+                    conditions[host.name, app.service] = app_ready(host, app)
+        return conditions
+
+    def _agent_folder(self, host: str, kind: str) -> Path:
+        return self[host].path({"config": "etc", "state": "var", "run": "run"}[kind])
+
+    def _end(self, host: str, part: str, kill_first: bool, seconds: float) -> None:
+        pid = self[host].pid(part)
+        process = identify(pid) if pid is not None else None
+        if process is None:
+            raise HostError(f"lab: host {host}: {part} does not run")
+        kill(process, signal.SIGKILL if kill_first else signal.SIGTERM)
+        deadline = time.monotonic() + seconds
+        while process.is_running:
+            if time.monotonic() > deadline:
+                raise HostError(f"lab: host {host}: {part} (pid {process.pid}) does not end within {seconds:.0f} s")
+            self[host].reap()
+            time.sleep(0.01)
+        self[host].forget(part)

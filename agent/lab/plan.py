@@ -1,0 +1,120 @@
+"""What a lab consists of: pure data, and the Bookinfo plan. Starts nothing."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+BOOKINFO = CHECKOUT / "vagrant" / "bookinfo"
+
+_FIRST_HOST = 10
+"""The first host's number in the subnet."""
+
+
+class App(Struct, frozen=True):
+    """One instance of a service on a host: what services.d says of it, and the process that serves it."""
+
+    service: str
+    argv: tuple[str, ...]
+    """Empty: nothing is started (the test does it)."""
+    port: int = 9080
+    protocol: str = "http"
+    namespace: str = "default"
+    service_account: str = "default"
+    labels: Mapping[str, str] = {}
+    environment: Mapping[str, str] = {}
+    health_path: str = "/health"
+    """Empty: a TCP check."""
+    proxied: bool = True
+
+
+class HostPlan(Struct, frozen=True):
+    """One host. A host without an agent has Consul's client, names and applications only."""
+
+    name: str
+    apps: tuple[App, ...] = ()
+    agent: bool = True
+    consul: bool = True
+    """False: a host without any Consul (and so without an agent)."""
+    consul_server: bool = False
+    ca: bool = False
+    settings: Mapping[str, Any] = {}
+    """Laid over agent.yaml, section by section."""
+
+
+class LabPlan(Struct, frozen=True):
+    """A whole lab. Labs with different names and prefixes exist side by side."""
+
+    hosts: tuple[HostPlan, ...]
+    name: str = "hostmesh-lab"
+    """Of the bridge's namespace and of the folder under /run."""
+    prefix: str = "hostmesh-"
+    """In front of each host's name, that is its network namespace."""
+    subnet: IPv4Network = IPv4Network("10.77.0.0/24")
+    page_host: str = ""
+    """The host whose port 9080 is forwarded to the machine's loopback; empty: none."""
+    page_port: int = 9081
+    consul_port: int = 0
+    """Where Consul's HTTP API is forwarded to on the machine's loopback; 0: nowhere."""
+    ca_settings: Mapping[str, Any] = {}
+    """Laid over ca.yaml, for example a short lifetime."""
+
+    def address(self, host: str) -> IPv4Address:
+        """Return the host's address on the bridge."""
+        return self.subnet[_FIRST_HOST + [plan.name for plan in self.hosts].index(host)]
+
+    def namespace(self, host: str) -> str:
+        """Return the name of the host's network namespace."""
+        return self.prefix + host
+
+    @property
+    def namespaces(self) -> tuple[str, ...]:
+        """Return all of the lab's network namespaces, the bridge's last."""
+        return (*(self.namespace(plan.name) for plan in self.hosts), self.name)
+
+    def only(self, what: str) -> HostPlan | None:
+        """Return the host with Consul's server (`consul_server`) or the authority (`ca`)."""
+        return next((plan for plan in self.hosts if getattr(plan, what)), None)
+
+
+CONSUL_HOST = HostPlan("consul", agent=False, consul_server=True, ca=True)
+
+
+def bookinfo_plan(page_port: int = 9081, consul_port: int = 9500) -> LabPlan:
+    """Return the lab of `make lab`."""
+    stars = {"ENABLE_RATINGS": "true"}
+    return LabPlan(
+        hosts=(
+            CONSUL_HOST,
+            _bookinfo_host("productpage", "productpage", "v1", {}),
+            _bookinfo_host("details", "details", "v1", {}),
+            _bookinfo_host("reviews-v1", "reviews", "v1", {}),
+            _bookinfo_host("reviews-v2", "reviews", "v2", {**stars, "STAR_COLOR": "black"}),
+            _bookinfo_host("reviews-v3", "reviews", "v3", {**stars, "STAR_COLOR": "red"}),
+            _bookinfo_host("ratings", "ratings", "v1", {}),
+        ),
+        page_host="productpage",
+        page_port=page_port,
+        consul_port=consul_port,
+    )
+
+
+def bookinfo_app(service: str, version: str, environment: Mapping[str, str]) -> App:
+    """Return one of the four applications in one version."""
+    return App(
+        service,
+        (sys.executable, str(BOOKINFO / f"{service}.py"), "9080"),
+        service_account=f"bookinfo-{service}",
+        labels={"app": service, "version": version},
+        environment={"SERVICE_VERSION": version, **environment},
+    )
+
+
+def _bookinfo_host(name: str, service: str, version: str, environment: Mapping[str, str]) -> HostPlan:
+    return HostPlan(name, (bookinfo_app(service, version, environment),))
