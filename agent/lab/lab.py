@@ -81,15 +81,32 @@ class Lab:
         Raises UserError if the lab is there already, HostError (with host, part and log) if something fails; then all
         is taken down again unless keep.
         """
-        if self._file.path.exists() or any(network.exists(name) for name in self.plan.namespaces):
-            raise UserError(f"lab: {self.plan.name} is there already, whole or in part: `hostmesh lab down` removes it")
         programs = find_programs()
+        if any(network.exists(name) for name in self.plan.namespaces):
+            raise UserError(f"lab: namespaces of {self.plan.name} are there already: `hostmesh lab down` removes them")
+        try:
+            self.folder.mkdir(mode=0o755)  # of two that come up at once, only one gets past here
+        except FileExistsError as error:
+            raise UserError(f"lab: {self.folder} is there already: `hostmesh lab down` removes it") from error
         try:
             self._bring_up(programs, time.monotonic() + timeout)
         except BaseException:
             if not keep:
                 self.down()
             raise
+
+    def attach(self) -> bool:
+        """Take up a lab that another process made; False if there is none. Raises HostError if its state is damaged."""
+        state = self._file.load()
+        if state is None:
+            return False
+        self._state = state
+        plans = {plan.name: plan for plan in self.plan.hosts}
+        self.hosts = {
+            name: Host(plans.get(name, HostPlan(name, agent="agent" in host.parts)), host, self.folder / name)
+            for name, host in state.hosts.items()
+        }
+        return True
 
     def down(self) -> None:
         """Remove every trace, also of a lab that another process made; nothing if there is none."""
@@ -171,7 +188,6 @@ class Lab:
         self._file.save(self._state)
 
     def _make_folders(self, programs: Mapping[str, str]) -> None:
-        self.folder.mkdir(mode=0o755)
         self.folder.chmod(0o755)  # other users' processes pass through, whatever the umask
         nsswitch = Path("/etc/nsswitch.conf")
         names = nsswitch.read_text() if nsswitch.exists() else ""

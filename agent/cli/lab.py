@@ -1,0 +1,159 @@
+"""`hostmesh lab`: Bookinfo in the mesh on this one machine, each host a network namespace."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from agent.cli.command import Group
+from agent.cli.lab_context import leave_lab_context, use_lab_context
+from agent.cli.output import table, to_json, to_yaml
+from agent.errors import HostError, UserError
+from agent.lab.lab import Lab
+from agent.lab.plan import CHECKOUT, bookinfo_plan
+from agent.lab.preflight import require_free_ports, require_not_enrolled, require_root
+
+_SAMPLES = CHECKOUT / "vagrant" / "samples" / "bookinfo"
+
+
+@click.group(
+    cls=Group,
+    help="Run Bookinfo in the mesh on this one machine: each host is a network namespace with its own Consul agent, "
+    "names, hostmesh-agent, Envoy and application. Needs root. The machine's own network stays as it is.",
+    examples="""
+hostmesh lab up
+hostmesh lab status -o yaml
+hostmesh lab down
+""",
+)
+def lab() -> None:
+    """Hold the subcommands."""
+
+
+@lab.command(examples="hostmesh lab up --port 8080")
+@click.option("--port", default=9081, show_default=True, help="Port of the page on 127.0.0.1.")
+@click.option("--consul-port", default=9500, show_default=True, help="Port of Consul's HTTP API on 127.0.0.1.")
+@click.option("--timeout", default=120, show_default=True, help="How long it may take, in seconds.")
+@click.option("--keep", is_flag=True, help="If it fails, leave everything as it is, to look at.")
+def up(port: int, consul_port: int, timeout: int, keep: bool) -> None:
+    """Bring the lab up, wait until the page answers, and make it the current context."""
+    require_root()
+    existing = Lab(bookinfo_plan())
+    if existing.attach():
+        _require_whole(existing)
+        click.echo("The lab is up already.\n")
+        _describe(existing)
+        return
+    require_not_enrolled()
+    require_free_ports(((port, "--port"), (consul_port, "--consul-port")))
+    began = time.monotonic()
+    made = Lab(bookinfo_plan(port, consul_port), _progress(began))
+    try:
+        made.up(timeout=timeout, keep=keep)
+    except HostError as error:
+        left = "left as it is (--keep): `hostmesh lab down` removes it" if keep else "everything was taken down again"
+        raise HostError(f"{error}\nlab: {left}") from error
+    use_lab_context(made.state.consul, made.state.ca_socket)
+    click.echo(f"{time.monotonic() - began:5.1f} s  up\n")
+    _describe(made)
+
+
+@lab.command(examples="hostmesh lab down")
+def down() -> None:
+    """Remove every trace of the lab; also after a crash, and if nothing is there."""
+    require_root()
+    Lab(bookinfo_plan()).down()
+    leave_lab_context()
+
+
+@lab.command(examples="hostmesh lab status -o json")
+@click.option("-o", "--output", type=click.Choice(["short", "json", "yaml"]), default="short", show_default=True)
+@click.pass_context
+def status(ctx: click.Context, output: str) -> None:
+    """Show what runs where; exit code 1 if there is no lab or a part of it does not run."""
+    found = Lab(bookinfo_plan())
+    if not found.attach():
+        raise UserError("lab: there is none; `hostmesh lab up` makes it")
+    document = _document(found)
+    if output == "short":
+        click.echo(_host_table(document))
+    else:
+        click.echo(to_json(document) if output == "json" else to_yaml(document).rstrip())
+    if not document["whole"]:
+        ctx.exit(1)
+
+
+def _progress(began: float) -> Callable[[str], None]:
+    return lambda text: click.echo(f"{time.monotonic() - began:5.1f} s  {text}")
+
+
+def _require_whole(existing: Lab) -> None:
+    document = _document(existing)
+    if document["whole"]:
+        return
+    dead = [f"{h['name']}: {part}" for h in document["hosts"] for part, pid in h["parts"].items() if pid is None]
+    what = f"these do not run: {', '.join(dead)}" if dead else "it never came up whole"
+    raise UserError(f"lab: it is half up, {what}; run `hostmesh lab down` first")
+
+
+def _document(found: Lab) -> dict[str, Any]:
+    """Return the lab as plain data; a part's pid is None where it does not run."""
+    hosts = []
+    for host in found:
+        names = [*found.state.hosts[host.name].parts, *(["envoy"] if host.plan.agent else [])]
+        parts = {name: host.pid(name) for name in names if name != "anchor"}
+        hosts.append({"name": host.name, "address": host.address, "namespace": host.namespace, "parts": parts})
+    forwarders = {name: process.is_running for name, process in found.state.forwarders.items()}
+    running = all(pid is not None for host in hosts for pid in host["parts"].values())  # type: ignore[attr-defined]
+    return {
+        "page": found.state.page,
+        "consul": found.state.consul,
+        "whole": found.state.complete and running and all(forwarders.values()),
+        "hosts": hosts,
+    }
+
+
+def _host_table(document: dict[str, Any]) -> str:
+    rows = []
+    for host in document["hosts"]:
+        parts = (part if pid is not None else f"{part} (NOT RUNNING)" for part, pid in host["parts"].items())
+        rows.append((host["name"], host["address"], host["namespace"], ", ".join(parts)))
+    return table(("HOST", "ADDRESS", "NAMESPACE", "PARTS"), rows)
+
+
+def _describe(made: Lab) -> None:
+    hostmesh = _own_command()
+    rules = os.path.relpath(_SAMPLES)
+    click.echo(_host_table(_document(made)))
+    click.echo(f"""
+The page:   {made.state.page}
+Consul:     {made.state.consul}
+
+Try next (reload the page after each):
+  {hostmesh} apply -f {shlex.quote(f"{rules}/route-rule-reviews-v3.yaml")}
+      shifts everybody to reviews v3, with red stars
+  {hostmesh} apply -f {shlex.quote(f"{rules}/route-rule-reviews-test-v2.yaml")}
+      sends user jason (sign in on the page) to reviews v2, with black stars
+  watch -n 1 {hostmesh} proxy-status
+      shows which rules each host's Envoy has acknowledged
+
+Remove it:  {hostmesh} lab down""")
+
+
+def _own_command() -> str:
+    """Return how the operator calls this program: by its name if the login shell finds it, else by its path."""
+    own = Path(sys.argv[0]).absolute()
+    virtual = Path(sys.prefix) / "bin"  # `make` puts it into PATH, the operator's shell doesn't have it
+    folders = [folder for folder in os.environ.get("PATH", "").split(os.pathsep) if Path(folder) != virtual]
+    if shutil.which("hostmesh", path=os.pathsep.join(folders)):
+        return "hostmesh"
+    path = os.path.relpath(own)
+    return shlex.quote(path if not path.startswith("..") else str(own))
