@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -49,8 +50,8 @@ class Endpoint:
         self._public = web.AppRunner(public, access_log=None)
         await self._runner.setup()
         await self._public.setup()
-        socket.unlink(missing_ok=True)
         try:
+            await asyncio.to_thread(socket.unlink, missing_ok=True)
             before = os.umask(0o177)
             try:
                 await web.UnixSite(self._runner, str(socket)).start()

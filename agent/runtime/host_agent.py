@@ -22,7 +22,8 @@ from agent.adapters.dns.hosts import HostsFile
 from agent.adapters.dns.vip_table import VipTable
 from agent.adapters.identity import CaClient, KeyStore, TokenFile
 from agent.adapters.netfilter.interception import Interception
-from agent.adapters.proxy.supervisor import EnvoySupervisor, ProxyOptions
+from agent.adapters.proxy.options import ProxyOptions
+from agent.adapters.proxy.supervisor import EnvoySupervisor
 from agent.adapters.xds.server import XdsServer
 from agent.config import Config, load_workloads
 from agent.errors import HostmeshError
@@ -46,6 +47,8 @@ from agent.translate.options import PlanOptions
 
 log = logging.getLogger(__name__)
 
+PEER_NOTICE_SECONDS = 1.0
+"""From leaving the catalog until the capture ends: peers that have not heard yet still speak mutual TLS to Envoy."""
 CERTIFICATE_PATIENCE_SECONDS = 10.0
 """How long a first start waits for the CA before it serves without a certificate."""
 DEREGISTER_PATIENCE_SECONDS = 5.0
@@ -73,8 +76,7 @@ class HostAgent:
         self._post = self._reconciler.mailbox.post
         self._xds = XdsServer(config.run_dir / "xds.sock")
         self._xds.on_change = self._update_status
-        self._supervisor = EnvoySupervisor(_proxy_options(config))
-        self._supervisor.on_change = self._update_status
+        self._supervisor = EnvoySupervisor(_proxy_options(config), lambda _process: self._update_status())
         self._data_path = DataPath(
             self._xds,
             HostsFile(config.state_dir / "dns"),
@@ -118,8 +120,8 @@ class HostAgent:
         stopping = asyncio.create_task(stop.wait(), name="stop")
         done, _ = await asyncio.wait([*tasks, stopping], return_when=asyncio.FIRST_COMPLETED)
         try:
-            # A part that died is a fault of the agent: let systemd start a new one. Envoy, rules and names stay, and the
-            # new agent adopts them.
+            # A part that died is a fault of the agent: let systemd start a new one. Envoy, rules and names stay,
+            # and the new agent adopts them.
             for task in done - {stopping}:
                 task.result()
             await self._stop()
@@ -140,8 +142,8 @@ class HostAgent:
         except (HostmeshError, TimeoutError) as error:
             log.warning("instances of this host stay in the catalog until their checks fail: %s", error)
         await self._last_known.save(self.state.last_known(self._address))
+        await asyncio.sleep(min(PEER_NOTICE_SECONDS, self._config.proxy.drain_seconds))
         notify("STATUS=draining")
-        await self._supervisor.drain()
         await self._data_path.remove()
         await self._supervisor.stop()
         await self._status_writer.close()

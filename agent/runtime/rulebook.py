@@ -54,7 +54,7 @@ class RuleBook:
 
     @property
     def faults(self) -> tuple[Fault, ...]:
-        """Return one fault for each key that cannot be used as it stands: at most MAX_FAULTS and a count of the rest."""
+        """Return one fault for each key that cannot be used, at most MAX_FAULTS and a count of the rest."""
         bad = [(key, entry) for key, entry in sorted(self._entries.items()) if entry.problem is not None]
         faults = [_fault(key, entry) for key, entry in bad[:MAX_FAULTS]]
         if len(bad) > MAX_FAULTS:
