@@ -1,0 +1,55 @@
+"""What the supervisor keeps on disk about the running Envoy, so that the next agent can adopt it."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from agent.adapters.files import read_optional, write_atomic
+
+SHARED_MEMORY = Path("/dev/shm")
+
+
+class ProxyState(Struct, frozen=True):
+    """One running Envoy."""
+
+    pid: int
+    started: int
+    """Clock ticks since boot."""
+    executable: str
+    fingerprint: str
+    """Hash of everything it was started with; a different one means it must be replaced."""
+    version: str
+    restarts: int = 0
+
+
+def read_state(path: Path) -> ProxyState | None:
+    """Return the state, or None if there is none or it can't be understood (then no Envoy is adopted)."""
+    data = read_optional(path)
+    if data is None:
+        return None
+    try:
+        return msgspec.json.decode(data, type=ProxyState)
+    except msgspec.MsgspecError:
+        return None
+
+
+def write_state(path: Path, state: ProxyState) -> None:
+    """Replace the file; raises HostError."""
+    write_atomic(path, msgspec.json.encode(state) + b"\n")
+
+
+def remove_shared_memory(base_id_file: Path) -> None:
+    """Delete the shared memory of the Envoy that wrote this --base-id-path file, and the file.
+
+    Only when that Envoy is dead. Envoy leaves `envoy_shared_memory_<base id><epoch>` behind however it ends.
+    """
+    with suppress(OSError):
+        base_id = base_id_file.read_text().strip()
+        if base_id.isdigit():
+            for path in SHARED_MEMORY.glob(f"envoy_shared_memory_{base_id}[0-9]"):
+                path.unlink(missing_ok=True)
+    base_id_file.unlink(missing_ok=True)
