@@ -1,0 +1,144 @@
+"""Whole systemd machines for end-to-end tests: a Debian 12 root tree by debootstrap, booted by systemd-nspawn.
+
+The tree is made once and kept under build/e2e; each machine writes to memory over it. Nothing of the host is changed:
+the machine has its own network namespace (made by the caller) and is not registered with any machine manager.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.integration.netns import Host, end, environment, eventually
+
+TOP = Path(__file__).parents[2]
+PACKAGES = (
+    "systemd systemd-sysv dbus udev iptables dnsmasq iproute2 python3 procps netbase curl libsystemd0 ca-certificates"
+).split()
+"""What a small Debian server has, with the packages that ours depend on: the machine has no mirror to fetch them from."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A booted machine; `leader` is its init's process id on this host."""
+
+    name: str
+    leader: int
+    host: Host
+
+    def run(
+        self, *argv: str | Path, check: bool = True, stdin: str | None = None, timeout: float = 60.0
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command in the machine as root and return it with its output; raises AssertionError if it fails."""
+        enter = ["nsenter", "-t", str(self.leader), "-m", "-u", "-i", "-n", "-p", "-C", "--"]
+        clean = ["env", "-i", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8"]
+        done = subprocess.run(
+            [*enter, *clean, *map(str, argv)], input=stdin, capture_output=True, text=True, timeout=timeout, check=False
+        )
+        if check and done.returncode:
+            raise AssertionError(f"{' '.join(map(str, argv))}: exit {done.returncode}: {done.stdout}{done.stderr}")
+        return done
+
+    def write(self, path: str, text: str) -> None:
+        """Write a file in the machine."""
+        self.run("sh", "-c", 'mkdir -p "$(dirname "$1")" && cat >"$1"', "write", path, stdin=text)
+
+    def journal(self, unit: str) -> str:
+        """Return a unit's log, for messages."""
+        return self.run("journalctl", "--no-pager", "-n", "60", "-u", unit, check=False).stdout
+
+
+@contextmanager
+def booted(host: Host, binds: Sequence[Path] = ()) -> Iterator[Machine]:
+    """Boot a machine in that network namespace and end it with the block; `binds` are mounted read-only at /mnt/NAME."""
+    name = f"hme-{uuid.uuid4().hex[:8]}"
+    argv = [
+        "systemd-nspawn",
+        "--quiet",
+        "--boot",
+        "--register=no",
+        "--keep-unit",
+        "--volatile=overlay",
+        f"--machine={name}",
+        f"--directory={root_tree()}",
+        f"--network-namespace-path=/run/netns/{host.netns}",
+        "--resolv-conf=off",
+        "--link-journal=no",
+        "--console=pipe",
+        *(f"--bind-ro={path}:/mnt/{path.name}" for path in binds),
+    ]
+    log = TOP / "build/e2e" / f"{name}.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True, env=environment()
+        )
+    try:
+        leader = eventually(lambda: _leader(process, log), seconds=20)
+        machine = Machine(name, leader, host)
+        eventually(lambda: _is_up(machine), seconds=60, interval=0.2)
+        yield machine
+        log.unlink()
+    finally:
+        end(process, seconds=15)
+
+
+def root_tree() -> Path:
+    """Return the Debian tree, made with debootstrap from the mirror of this machine's own apt if it isn't there."""
+    digest = hashlib.sha256(" ".join(PACKAGES).encode()).hexdigest()[:12]
+    tree = TOP / "build/e2e" / f"root-{digest}"
+    if not tree.exists():
+        scratch = tree.with_name(f".{tree.name}")
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.parent.mkdir(parents=True, exist_ok=True)
+        _run("debootstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}", "bookworm", scratch, _mirror())
+        _prepare(scratch)
+        scratch.rename(tree)
+    return tree
+
+
+def _prepare(tree: Path) -> None:
+    """Make the tree what a host looks like whose operator has let dnsmasq answer its names."""
+    (tree / "etc/hostname").unlink(missing_ok=True)
+    (tree / "etc/resolv.conf").write_text("nameserver 127.0.0.1\n")
+    (tree / "etc/dnsmasq.d/local.conf").write_text("no-resolv\nbind-interfaces\nlisten-address=127.0.0.1\n")
+    shutil.rmtree(tree / "var/cache/apt/archives", ignore_errors=True)
+
+
+def _mirror() -> str:
+    """Return the Debian mirror that this machine's apt uses."""
+    for file in [Path("/etc/apt/sources.list"), *sorted(Path("/etc/apt/sources.list.d").glob("*"))]:
+        if not file.is_file():
+            continue
+        for line in file.read_text().splitlines():
+            for word in line.split():
+                if "://" in word and word.rstrip("/").endswith("/debian"):
+                    return word
+    raise AssertionError("no Debian mirror found in /etc/apt")
+
+
+def _run(*argv: str | Path) -> None:
+    done = subprocess.run([*map(str, argv)], capture_output=True, text=True, env=environment(), check=False)
+    assert done.returncode == 0, f"{argv[0]}: exit {done.returncode}: {done.stdout[-2000:]}{done.stderr[-2000:]}"
+
+
+def _leader(process: subprocess.Popen[bytes], log: Path) -> int:
+    assert process.poll() is None, f"systemd-nspawn ended: {log.read_text(errors='replace')[-2000:]}"
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    for child in children:
+        if os.path.exists(f"/proc/{child}/ns/pid") and os.readlink(f"/proc/{child}/ns/pid") != os.readlink(
+            "/proc/self/ns/pid"
+        ):
+            return int(child)
+    return 0
+
+
+def _is_up(machine: Machine) -> bool:
+    state = machine.run("systemctl", "is-system-running", check=False).stdout.strip()
+    return state in ("running", "degraded")
