@@ -1,0 +1,177 @@
+"""Rule documents of both generations to one ServicePolicy per service. Pure: the result depends on the arguments alone.
+
+RouteRules of a service stand in order of precedence, then name; a service with a VirtualService follows that one alone.
+A document that cannot be used is left out and reported; it never takes another one with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Generic, TypeVar
+
+from msgspec import Struct
+
+from agent.api.catalog import Catalog
+from agent.api.envelope import Document
+from agent.api.lower_route_rule import LoweredRule, Unresolved, lower_route_rule
+from agent.api.lower_virtual_service import Subsets, declared_subsets, lower_virtual_service
+from agent.api.validate import validate
+from agent.mesh.routes import Fault, Route, ServicePolicy, Subset
+from agent.mesh.service import ServiceKey
+
+T = TypeVar("T")
+
+
+class Lowered(Struct, frozen=True):
+    """What all the rules say."""
+
+    policies: Mapping[ServiceKey, ServicePolicy]
+    """Only of services that a rule is about; any other has ServicePolicy.empty()."""
+    faults: tuple[Fault, ...]
+
+
+def lower(documents: Iterable[Document], services: Collection[ServiceKey]) -> Lowered:
+    """Return what the documents mean for the services of the catalog."""
+    return Lowerer().lower(documents, services)
+
+
+class Lowerer:
+    """Lowers again and again, and quickly: it remembers per document what came of it (a memo, nothing else)."""
+
+    def __init__(self) -> None:
+        self._catalog = Catalog(())
+        self._subsets: Subsets = {}
+        self._memos: dict[int, _Memo] = {}
+        self._policies: Mapping[ServiceKey, ServicePolicy] = {}
+
+    def lower(self, documents: Iterable[Document], services: Collection[ServiceKey]) -> Lowered:
+        """Return what the documents mean for the services of the catalog; each document's name is given once."""
+        if self._catalog.services != frozenset(services):
+            self._catalog = Catalog(services)
+        # A memo holds its document, so no other one can have got its id meanwhile.
+        self._memos = {id(document): self._memos.get(id(document)) or _Memo(document) for document in documents}
+        faults: list[Fault] = []
+        by_kind: dict[str, list[_Memo]] = {}
+        for memo in self._memos.values():
+            if memo.problem is None:
+                by_kind.setdefault(memo.document.kind, []).append(memo)
+            else:
+                faults.append(Fault(str(memo.document.ref), memo.problem))
+        self._update_subsets(_ordered(by_kind.get("DestinationRule", ())), faults)
+        policies = self._virtual_services(_ordered(by_kind.get("VirtualService", ())), faults)
+        self._add_route_rules(by_kind.get("RouteRule", ()), policies, faults)
+        self._policies = {service: self._same(service, policy) for service, policy in sorted(policies.items())}
+        return Lowered(self._policies, tuple(sorted(set(faults))))
+
+    def _same(self, service: ServiceKey, policy: ServicePolicy) -> ServicePolicy:
+        """Return the policy object of last time if it is equal: whoever compares it next is done at once."""
+        before = self._policies.get(service)
+        return before if before == policy else policy
+
+    def _update_subsets(self, rules: Iterable[_Memo], faults: list[Fault]) -> None:
+        """Unite the subsets of all DestinationRules of a service; of two by one name the first in name order stays."""
+        subsets: dict[ServiceKey, dict[str, Subset]] = {}
+        for memo in rules:
+            host = memo.document.spec["host"]
+            service = self._catalog.resolve(host, memo.document.namespace)
+            if service is None:
+                faults.append(Fault(str(memo.document.ref), f"service {host} is not in the catalog"))
+                continue
+            declared = subsets.setdefault(service, {})
+            for subset in memo.subsets:
+                if declared.setdefault(subset.name, subset) != subset:
+                    reason = f"another DestinationRule of {service} declares the subset {subset.name} too, and is used"
+                    faults.append(Fault(str(memo.document.ref), reason))
+        if subsets != self._subsets:
+            self._subsets = subsets
+
+    def _virtual_services(self, services: Iterable[_Memo], faults: list[Fault]) -> dict[ServiceKey, ServicePolicy]:
+        policies: dict[ServiceKey, ServicePolicy] = {}
+        owners: dict[ServiceKey, Document] = {}
+        for memo in services:
+            document = memo.document
+            routes = memo.routes(self._catalog, self._subsets)
+            if isinstance(routes, Fault):
+                faults.append(routes)
+                continue
+            for host in document.spec["hosts"]:
+                service = self._catalog.resolve(host, document.namespace)
+                if service is None:
+                    faults.append(Fault(str(document.ref), f"service {host} is not in the catalog"))
+                    continue
+                owner = owners.setdefault(service, document)
+                if owner is document:
+                    policies[service] = ServicePolicy(routes, default_route=False)
+                else:
+                    faults.append(Fault(str(document.ref), f"not used for {host}: {owner.ref} is about it too"))
+        return policies
+
+    def _add_route_rules(
+        self, rules: Iterable[_Memo], policies: dict[ServiceKey, ServicePolicy], faults: list[Fault]
+    ) -> None:
+        by_service: dict[ServiceKey, list[LoweredRule]] = {}
+        for memo in rules:
+            lowered = memo.rule(self._catalog)
+            if isinstance(lowered, Fault):
+                faults.append(lowered)
+            elif lowered.service in policies:
+                reason = f"not used: {policies[lowered.service].routes[0].origin} is about {lowered.service} too"
+                faults.append(Fault(str(memo.document.ref), reason))
+            else:
+                by_service.setdefault(lowered.service, []).append(lowered)
+        for service, found in by_service.items():
+            found.sort(key=lambda rule: rule.order)
+            policies[service] = ServicePolicy(tuple(rule.route for rule in found))
+
+
+def _ordered(memos: Iterable[_Memo]) -> list[_Memo]:
+    return sorted(memos, key=lambda memo: (memo.document.namespace, memo.document.name))
+
+
+class _Result(Generic[T]):
+    """The last result of a function of immutable inputs, which are the same objects as long as they are equal."""
+
+    def __init__(self, inputs: tuple[object, ...], value: T) -> None:
+        self._inputs = inputs
+        self.value = value
+
+    def is_of(self, *inputs: object) -> bool:
+        """Tell whether it is the result for these inputs."""
+        return all(mine is other for mine, other in zip(self._inputs, inputs, strict=True))
+
+
+class _Memo:
+    """What came of one document."""
+
+    def __init__(self, document: Document) -> None:
+        self.document = document
+        self.problem = next(iter(validate(document)), None)
+        self.subsets: tuple[Subset, ...] = ()
+        if self.problem is None and document.kind == "DestinationRule":
+            self.subsets = declared_subsets(document)
+        self._rule: _Result[LoweredRule | Fault] | None = None
+        self._routes: _Result[tuple[Route, ...] | Fault] | None = None
+
+    def rule(self, catalog: Catalog) -> LoweredRule | Fault:
+        """Return the RouteRule's route, or why it has none."""
+        if self._rule is None or not self._rule.is_of(catalog):
+            self._rule = _Result((catalog,), self._lower_rule(catalog))
+        return self._rule.value
+
+    def routes(self, catalog: Catalog, subsets: Subsets) -> tuple[Route, ...] | Fault:
+        """Return the VirtualService's routes, or why it has none."""
+        if self._routes is None or not self._routes.is_of(catalog, subsets):
+            self._routes = _Result((catalog, subsets), self._lower_routes(catalog, subsets))
+        return self._routes.value
+
+    def _lower_rule(self, catalog: Catalog) -> LoweredRule | Fault:
+        try:
+            return lower_route_rule(self.document, catalog)
+        except Unresolved as unresolved:
+            return Fault(str(self.document.ref), str(unresolved))
+
+    def _lower_routes(self, catalog: Catalog, subsets: Subsets) -> tuple[Route, ...] | Fault:
+        try:
+            return lower_virtual_service(self.document, catalog, subsets)
+        except Unresolved as unresolved:
+            return Fault(str(self.document.ref), str(unresolved))
