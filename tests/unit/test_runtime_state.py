@@ -7,12 +7,13 @@ from ipaddress import IPv4Network, IPv6Network
 
 import pytest
 
-from agent.adapters.consul.catalog import CatalogLost, CatalogSynced, ServiceEntries
+from agent.adapters.consul.catalog import CatalogLost, CatalogRecovered, CatalogSynced, ServiceEntries
 from agent.adapters.consul.kv import ConfigUpdate, SettingsUpdate
 from agent.mesh.names import config_key
 from agent.mesh.service import Instance, Port, Protocol, ServiceKey
 from agent.mesh.settings import MtlsMode
-from agent.runtime.state import DECODER, ENCODER, MeshState
+from agent.runtime.last_known import decode, encode
+from agent.runtime.state import MeshState
 
 REVIEWS = ServiceKey("default", "reviews")
 
@@ -97,7 +98,7 @@ def test_losing_consul_is_a_fault_until_it_is_back(state: MeshState) -> None:
     state.apply([ServiceEntries("reviews", (instance(),)), CatalogSynced(), CatalogLost("connection refused")])
     assert set(state.snapshot().services) == {REVIEWS}
     assert "connection refused" in state.faults[0].reason
-    state.apply([CatalogSynced()])
+    state.apply([CatalogRecovered()])
     assert state.faults == ()
 
 
@@ -106,7 +107,7 @@ def test_the_last_known_state_survives_the_disk_and_forgets_what_is_gone(state: 
     state.apply([ServiceEntries("reviews", (instance(),)), ServiceEntries("old", (instance("old"),))])
     state.apply([ConfigUpdate(7, {key: (7, value)})])
     again = MeshState("a", IPv4Network("240.240.0.0/24"), IPv6Network("fdf0::/112"), {})
-    again.restore(DECODER.decode(ENCODER.encode(state.last_known)))
+    again.restore(decode(encode(state.last_known("10.0.0.1"))))
     assert again.snapshot().policies == state.snapshot().policies
     assert again.catalog_known
     assert again.config_known
