@@ -26,7 +26,7 @@ from agent.adapters.xds.response import Outstanding, Pack, one_line, packs, prox
 from agent.adapters.xds.subscription import Answers, Subscription
 from agent.mesh.names import CLUSTER_TYPE, ENDPOINT_TYPE, LISTENER_TYPE, ROUTE_TYPE, SECRET_TYPE, XDS_ORDER
 from agent.mesh.routes import Fault
-from agent.mesh.snapshot import Resources
+from agent.mesh.snapshot import Resource, Resources
 
 logger = logging.getLogger(__name__)
 
@@ -116,7 +116,7 @@ class DeltaStream:
             self._responses += 1
             nonce = str(self._responses)
             # The stages that `_due` comes to next wait for this one.
-            self._outstanding[type_url][nonce] = Outstanding(pack.versions, now)
+            self._outstanding[type_url][nonce] = Outstanding(pack, now)
             messages.append(to_message(type_url, nonce, self.published_revision, pack))
         self._settle(now)
         return messages
@@ -146,7 +146,15 @@ class DeltaStream:
         for type_url in (*REMOVAL_ORDER, *self._subscriptions.keys() - set(REMOVAL_ORDER)):
             if self._is_waiting(self._outstanding, now):
                 return
-            yield from self._packs(type_url, self._subscriptions[type_url].take_removals())
+            yield from self._packs(type_url, self._subscriptions[type_url].take_removals(self._in_use(type_url)))
+
+    def _in_use(self, type_url: str) -> set[str]:
+        return {
+            name
+            for subscription in self._subscriptions.values()
+            for referred_type, name in subscription.references_of_last_good()
+            if referred_type == type_url
+        }
 
     def _renew_endpoints(self, clusters: Answers) -> None:
         # A changed cluster warms until its endpoints come again, but Envoy, subscribed to them for the old form of the
@@ -171,22 +179,22 @@ class DeltaStream:
         if outstanding is None:
             return  # a nonce of an earlier stream, or one made up: it says nothing about what was sent on this one
         if not request.HasField("error_detail"):
-            subscription.accept(outstanding.versions)
-            self._expect_subscriptions(subscription, outstanding.versions, now)
+            subscription.accept(outstanding.pack.resources, outstanding.pack.removed)
+            self._expect_subscriptions(outstanding.pack.resources, now)
             return
         reason = one_line(request.error_detail.message)
         kind = subscription.type_url.rpartition(".")[2]
-        logger.warning("Envoy refused %s %s: %s", kind, _some(outstanding.versions), reason)
-        subscription.refuse(outstanding.versions, f"Envoy refused this {kind}: {reason}")
+        versions = outstanding.pack.versions
+        logger.warning("Envoy refused %s %s: %s", kind, _some(versions), reason)
+        subscription.refuse(versions, f"Envoy refused this {kind}: {reason}")
 
-    def _expect_subscriptions(self, subscription: Subscription, names: Iterable[str], now: float) -> None:
+    def _expect_subscriptions(self, accepted: Iterable[Resource], now: float) -> None:
         # Envoy acks a listener before it asks for the listener's routes (likewise a cluster while it starts):
         # the revision is not in effect until these are asked for, answered and acked, too.
-        for name in names:
-            for reference in subscription.references(name):
-                type_url, referred = reference
-                if type_url not in WILDCARD_TYPES and referred not in self._subscription(type_url).names:
-                    self._expected[reference] = now + self._limits.stage_wait
+        for resource in accepted:
+            for type_url, name in resource.references:
+                if type_url not in WILDCARD_TYPES and name not in self._subscription(type_url).names:
+                    self._expected[type_url, name] = now + self._limits.stage_wait
 
     def _settle(self, now: float) -> None:
         self._expected = {reference: until for reference, until in self._expected.items() if until > now}

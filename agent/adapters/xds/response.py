@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from envoy.config.core.v3 import base_pb2
 from envoy.service.discovery.v3 import discovery_pb2
@@ -30,7 +30,7 @@ class Pack(Struct, frozen=True):
 class Outstanding(Struct, frozen=True):
     """A response that Envoy has neither acked nor nacked."""
 
-    versions: Mapping[str, str]
+    pack: Pack
     sent_at: float
 
 

@@ -5,7 +5,7 @@ It decides *what* is due for each name; when it may go is decided in `delta`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 
 from msgspec import Struct
 
@@ -30,7 +30,8 @@ class Subscription:
     """One resource type on one stream.
 
     `pending` names may differ from what Envoy was sent and go in their stage; `urgent` ones were just subscribed and
-    are answered at once; `suspects` were in a refused response and are sent again alone, for an exact verdict.
+    are answered at once; `suspects` were in a refused response and are sent again alone, for an exact verdict;
+    `retained` ones exist no longer but Envoy's last good form of a refused resource needs them.
     """
 
     def __init__(self, type_url: str, target: Mapping[str, Resource]) -> None:
@@ -43,9 +44,11 @@ class Subscription:
         self._target = target
         self._sent: dict[str, str] = {}
         self._held: dict[str, str] = {}
+        self._held_references: dict[str, tuple[tuple[str, str], ...]] = {}
         self._pending: set[str] = set()
         self._urgent: set[str] = set()
         self._suspects: set[str] = set()
+        self._retained: set[str] = set()
 
     @property
     def is_idle(self) -> bool:
@@ -78,7 +81,9 @@ class Subscription:
         """Send these again, unchanged as they may be, if Envoy is subscribed to them; refused content is not."""
         for name in names:
             resource = self._target.get(name)
-            if resource and name in self._sent and not self._is_rejected(name, resource):
+            if not resource or name not in self._sent or self._is_rejected(name, resource):
+                continue
+            if name not in self._suspects:  # these go anyway
                 self._pending.discard(name)
                 self._urgent.add(name)
 
@@ -102,33 +107,36 @@ class Subscription:
         """Return the resources that are new or changed, as sent from now on."""
         return self._take({name for name in self._pending if name in self._target})
 
-    def take_removals(self) -> Answers:
-        """Return the names that Envoy holds and that exist no longer, as sent from now on."""
-        return self._take({name for name in self._pending if name not in self._target})
+    def take_removals(self, in_use: Set[str]) -> Answers:
+        """Return the names that Envoy holds and that exist no longer, as sent from now on; those in use stay."""
+        gone = {name for name in self._pending | self._retained if name not in self._target}
+        self._retained = gone & in_use
+        self._pending -= gone
+        return self._take(gone - in_use)
+
+    def references_of_last_good(self) -> Iterator[tuple[str, str]]:
+        """Yield what Envoy's last good forms of refused resources refer to: (type URL, name)."""
+        for name in self.rejected:
+            yield from self._held_references.get(name, ())
 
     def take_suspects(self) -> Answers:
         """Return what is to be sent in responses of its own; what changed meanwhile is pending instead."""
         names, self._suspects = self._suspects, set()
         return self._take({name for name in names if self._sent.get(name) == _version(self._target.get(name))})
 
-    def references(self, name: str) -> tuple[tuple[str, str], ...]:
-        """Return what the newest form of a resource refers to: (type URL, name)."""
-        resource = self._target.get(name)
-        return resource.references if resource else ()
-
-    def accept(self, versions: Mapping[str, str]) -> None:
-        """Note that Envoy took these versions."""
-        for name, version in versions.items():
-            if not self._wants(name):
-                continue
-            if version != ABSENT:
-                self._held[name] = version
-            else:
-                self._held.pop(name, None)
-                if name not in self.names and self._sent.get(name) == ABSENT:
-                    del self._sent[name]  # nobody will ask for it again: a wildcard's names come and go
-            rejection = self.rejected.get(name)
-            if rejection and rejection.version != _version(self._target.get(name)):
+    def accept(self, resources: Iterable[Resource], removed: Iterable[str]) -> None:
+        """Note that Envoy took these resources, and that it holds no more what was removed."""
+        for resource in resources:
+            if self._wants(resource.name):
+                self._held[resource.name] = resource.version
+                self._held_references[resource.name] = resource.references
+        for name in removed:
+            self._held.pop(name, None)
+            self._held_references.pop(name, None)
+            if name not in self.names and self._sent.get(name) == ABSENT:
+                del self._sent[name]  # nobody will ask for it again: a wildcard's names come and go
+        for name in self.rejected.keys() & {*removed, *(resource.name for resource in resources)}:
+            if self.rejected[name].version != _version(self._target.get(name)):
                 del self.rejected[name]
 
     def refuse(self, versions: Mapping[str, str], reason: str) -> None:
@@ -177,6 +185,7 @@ class Subscription:
             if resource is None:
                 self.rejected.pop(name, None)
         self._pending -= names
+        self._suspects -= names
         return answers
 
     def _look_at(self, name: str) -> None:
@@ -208,8 +217,9 @@ class Subscription:
     def _forget(self, name: str) -> None:
         self._sent.pop(name, None)
         self._held.pop(name, None)
+        self._held_references.pop(name, None)
         self.rejected.pop(name, None)
-        for names in (self._pending, self._urgent, self._suspects):
+        for names in (self._pending, self._urgent, self._suspects, self._retained):
             names.discard(name)
 
 
