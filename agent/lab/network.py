@@ -29,8 +29,9 @@ def create_network(plan: LabPlan) -> None:
         bridge.append(f"link add {port} type veth peer name eth0 netns {plan.namespace(host.name)}")
         bridge.append(f"link set {port} master br0 up")
     _ip_batch(plan.name, bridge)
+    length = plan.subnet.partition("/")[2]
     for host in plan.hosts:
-        address = f"addr add {plan.address(host.name)}/{plan.subnet.prefixlen} dev eth0"
+        address = f"addr add {plan.address(host.name)}/{length} dev eth0"
         _ip_batch(plan.namespace(host.name), ["link set lo up", address, "link set eth0 up"])
 
 

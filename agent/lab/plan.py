@@ -56,7 +56,7 @@ class LabPlan(Struct, frozen=True):
     """Of the bridge's namespace and of the folder under /run."""
     prefix: str = "hostmesh-"
     """In front of each host's name, that is its network namespace."""
-    subnet: IPv4Network = IPv4Network("10.77.0.0/24")
+    subnet: str = "10.77.0.0/24"
     page_host: str = ""
     """The host whose port 9080 is forwarded to the machine's loopback; empty: none."""
     page_port: int = 9081
@@ -67,7 +67,7 @@ class LabPlan(Struct, frozen=True):
 
     def address(self, host: str) -> IPv4Address:
         """Return the host's address on the bridge."""
-        return self.subnet[_FIRST_HOST + [plan.name for plan in self.hosts].index(host)]
+        return IPv4Network(self.subnet)[_FIRST_HOST + [plan.name for plan in self.hosts].index(host)]
 
     def namespace(self, host: str) -> str:
         """Return the name of the host's network namespace."""
