@@ -34,4 +34,5 @@ def _tail(log_file: Path, since: int) -> list[str]:
             text = file.read().decode(errors="replace")
     except OSError:
         return []
-    return [line.strip() for line in text.splitlines() if line.strip()]
+    # Protobuf's error texts have spaces doubled at random, on purpose; as they are, no two would be equal.
+    return [" ".join(line.split()) for line in text.splitlines() if line.strip()]

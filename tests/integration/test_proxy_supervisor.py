@@ -1,0 +1,367 @@
+"""The supervisor with the real Envoy: crash, adoption by another agent, drain, broken bootstrap, no trace left."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from agent.adapters.proxy.options import ProxyOptions
+from agent.adapters.proxy.supervisor import EnvoySupervisor, ProxyProcess
+from agent.errors import HostError
+
+TYPES = "type.googleapis.com/envoy.extensions.filters"
+ENVOY = Path(__file__).parents[2] / "build/tools/bin/envoy"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def bootstrap(options: ProxyOptions, port: int, body: str = "hello", delay: str = "") -> bytes:
+    """Return a bootstrap with one HTTP listener that answers itself, after a delay if one is given."""
+    fault = {
+        "name": "envoy.filters.http.fault",
+        "typed_config": {
+            "@type": f"{TYPES}.http.fault.v3.HTTPFault",
+            "delay": {"fixed_delay": delay, "percentage": {"numerator": 100}},
+        },
+    }
+    router = {
+        "name": "envoy.filters.http.router",
+        "typed_config": {"@type": f"{TYPES}.http.router.v3.Router"},
+    }
+    http = {
+        "@type": f"{TYPES}.network.http_connection_manager.v3.HttpConnectionManager",
+        "stat_prefix": "test",
+        "http_filters": [fault, router] if delay else [router],
+        "route_config": {
+            "virtual_hosts": [
+                {
+                    "name": "all",
+                    "domains": ["*"],
+                    "routes": [
+                        {"match": {"prefix": "/"}, "direct_response": {"status": 200, "body": {"inline_string": body}}}
+                    ],
+                }
+            ]
+        },
+    }
+    listener = {
+        "name": "test",
+        "address": {"socket_address": {"address": "127.0.0.1", "port_value": port}},
+        "filter_chains": [{"filters": [{"name": "hcm", "typed_config": http}]}],
+    }
+    config: dict[str, Any] = {
+        "admin": {"address": {"pipe": {"path": str(options.admin_socket), "mode": 0o600}}},
+        "static_resources": {"listeners": [listener]},
+    }
+    return json.dumps(config).encode()
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> ProxyOptions:
+    return ProxyOptions(
+        binary=ENVOY,
+        folder=tmp_path / "run",
+        admin_socket=tmp_path / "run" / "admin.sock",
+        concurrency=1,
+        drain_seconds=3,
+        log_file=tmp_path / "envoy.log",
+    )
+
+
+@asynccontextmanager
+async def supervised(
+    options: ProxyOptions, configuration: bytes, on_change: Callable[[ProxyProcess], None] | None = None
+) -> AsyncIterator[EnvoySupervisor]:
+    """Run a supervisor, and stop it with its Envoy at the end."""
+    supervisor = EnvoySupervisor(options, on_change)
+    task: asyncio.Task[None] | None = None
+    try:
+        await supervisor.start(configuration)
+        task = asyncio.create_task(supervisor.run())
+        yield supervisor
+    finally:
+        await supervisor.stop(0)
+        if task:
+            await asyncio.wait_for(task, 5)
+
+
+async def until(check: Callable[[], bool], seconds: float = 5.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not check():
+        assert time.monotonic() < deadline, f"not within {seconds} s"
+        await asyncio.sleep(0.01)
+
+
+async def answer(port: int, seconds: float = 5.0) -> str:
+    """Return the body that the listener answers with, trying until it does."""
+    async with asyncio.timeout(seconds):
+        while True:
+            try:
+                return await request(port)
+            except (OSError, asyncio.IncompleteReadError):
+                await asyncio.sleep(0.02)
+
+
+async def request(port: int) -> str:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+        assert " 200 ok" in head
+        return (await reader.readexactly(int(head.partition("content-length: ")[2].split()[0]))).decode()
+    finally:
+        writer.close()
+
+
+def shared_memory(options: ProxyOptions) -> list[Path]:
+    base_id = options.base_id_file.read_text().strip()
+    assert base_id.isdigit()
+    return list(Path("/dev/shm").glob(f"envoy_shared_memory_{base_id}?"))
+
+
+async def test_killed_envoy_is_back_within_a_second(options: ProxyOptions) -> None:
+    seen: list[ProxyProcess] = []
+    port = free_port()
+    async with supervised(options, bootstrap(options, port), seen.append) as supervisor:
+        assert await answer(port) == "hello"
+        first = supervisor.process
+        assert first.version == "1.40.0"
+        assert first.pid is not None
+        old_memory = shared_memory(options)
+        killed_at = time.monotonic()
+        os.kill(first.pid, signal.SIGKILL)
+        await until(lambda: supervisor.process.pid not in (None, first.pid))
+        assert await answer(port) == "hello"
+        assert time.monotonic() - killed_at < 1.0
+        assert supervisor.process.restarts == 1
+        assert supervisor.process.last_exit.startswith("killed by SIGKILL after ")
+        assert any(process.pid is None for process in seen)
+        assert not any(path.exists() for path in old_memory)
+
+
+async def test_stop_leaves_nothing(options: ProxyOptions) -> None:
+    port = free_port()
+    async with supervised(options, bootstrap(options, port)) as supervisor:
+        await answer(port)
+        pid = supervisor.process.pid
+        memory = shared_memory(options)
+        assert memory
+        assert oct(options.admin_socket.stat().st_mode & 0o777) == "0o600"
+        assert "LIVE" in await supervisor.admin_get("/ready")
+        started = time.monotonic()
+        await supervisor.stop()
+        assert time.monotonic() - started < 2.0, "without traffic there is nothing to drain"
+        assert pid is not None
+        assert not is_running(pid)
+        assert not any(path.exists() for path in memory)
+        assert list(options.folder.iterdir()) == []
+        assert supervisor.process.pid is None
+        with pytest.raises(HostError, match="admin"):
+            await supervisor.admin_get("/ready")
+
+
+async def test_stop_lets_a_request_end_and_limits_the_wait(options: ProxyOptions) -> None:
+    port = free_port()
+    async with supervised(options, bootstrap(options, port, delay="1s")) as supervisor:
+        await until(options.admin_socket.exists)
+        pending = asyncio.create_task(answer(port))
+        await until_busy(supervisor)
+        started = time.monotonic()
+        await supervisor.stop(10)
+        assert await pending == "hello"
+        assert time.monotonic() - started < 4.0
+    async with supervised(options, bootstrap(options, port, delay="30s")) as supervisor:
+        await until(options.admin_socket.exists)
+        pending = asyncio.create_task(request(port))
+        await until_busy(supervisor)
+        started = time.monotonic()
+        await supervisor.stop(1)
+        assert 0.9 < time.monotonic() - started < 4.0
+        with pytest.raises((OSError, asyncio.IncompleteReadError)):
+            await pending
+
+
+async def until_busy(supervisor: EnvoySupervisor) -> None:
+    async with asyncio.timeout(5):
+        while True:
+            try:
+                if "downstream_rq_active: 1" in await supervisor.admin_get(
+                    "/stats?filter=http.test.downstream_rq_active"
+                ):
+                    return
+            except HostError:
+                await asyncio.sleep(0.05)
+            await asyncio.sleep(0.02)
+
+
+AGENT = """
+import asyncio, sys, msgspec
+from pathlib import Path
+from agent.adapters.proxy.options import ProxyOptions
+from agent.adapters.proxy.supervisor import EnvoySupervisor
+
+async def main():
+    data = msgspec.json.decode(sys.argv[1])
+    paths = {name: Path(data[name]) for name in ("binary", "folder", "admin_socket", "log_file")}
+    supervisor = EnvoySupervisor(ProxyOptions(**paths, concurrency=1, drain_seconds=3))
+    await supervisor.start(sys.argv[2].encode())
+    print(supervisor.process.pid, flush=True)
+    await supervisor.run()
+
+asyncio.run(main())
+"""
+
+
+def killed_agent(options: ProxyOptions, configuration: bytes) -> int:
+    """Run another process that starts an Envoy, kill that process with -9, and return the Envoy's pid."""
+    paths = {name: str(getattr(options, name)) for name in ("binary", "folder", "admin_socket", "log_file")}
+    argv = [sys.executable, "-c", AGENT, msgspec.json.encode(paths).decode(), configuration.decode()]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]) as agent:
+        assert agent.stdout is not None
+        pid = int(agent.stdout.readline())
+        agent.kill()
+    return pid
+
+
+async def test_adopts_what_a_killed_agent_left(options: ProxyOptions) -> None:
+    port = free_port()
+    configuration = bootstrap(options, port)
+    pid = killed_agent(options, configuration)
+    async with supervised(options, configuration) as supervisor:
+        assert supervisor.process == ProxyProcess(pid=pid, version="1.40.0")
+        assert await answer(port) == "hello"
+        os.kill(pid, signal.SIGKILL)  # an adopted one is watched like an own child
+        await until(lambda: supervisor.process.pid not in (None, pid))
+        assert await answer(port) == "hello"
+        assert "exit code unknown" in supervisor.process.last_exit
+
+
+async def test_a_changed_bootstrap_replaces_the_running_envoy(options: ProxyOptions) -> None:
+    port = free_port()
+    pid = killed_agent(options, bootstrap(options, port))
+    assert await answer(port) == "hello"
+    async with supervised(options, bootstrap(options, port, body="changed")) as supervisor:
+        assert supervisor.process.pid != pid
+        assert not is_running(pid)
+        assert await answer(port) == "changed"
+
+
+async def test_a_stray_envoy_without_state_is_ended(options: ProxyOptions) -> None:
+    port = free_port()
+    pid = killed_agent(options, bootstrap(options, port))
+    options.state_file.write_text("{ not JSON")
+    async with supervised(options, bootstrap(options, port)) as supervisor:
+        assert supervisor.process.pid != pid
+        assert not is_running(pid)
+        assert await answer(port) == "hello"
+
+
+def is_running(pid: int) -> bool:
+    """Tell whether the process runs (as an orphan it may stay a zombie until init reaps it)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+async def test_state_of_another_process_is_not_adopted(options: ProxyOptions) -> None:
+    """The pid in the state file may have gone to someone else: that one is neither adopted nor harmed."""
+    port = free_port()
+    other = await asyncio.create_subprocess_exec("sleep", "60")
+    try:
+        options.folder.mkdir()
+        state = {"pid": other.pid, "started": 1, "executable": str(ENVOY), "fingerprint": "", "version": "1"}
+        options.state_file.write_text(json.dumps(state))
+        async with supervised(options, bootstrap(options, port)) as supervisor:
+            assert supervisor.process.pid != other.pid
+            assert await answer(port) == "hello"
+        assert other.returncode is None
+    finally:
+        other.kill()
+        await other.wait()
+
+
+async def test_release_leaves_envoy_for_the_next(options: ProxyOptions) -> None:
+    port = free_port()
+    configuration = bootstrap(options, port)
+    first = EnvoySupervisor(options)
+    await first.start(configuration)
+    task = asyncio.create_task(first.run())
+    first.release()
+    await asyncio.wait_for(task, 2)
+    async with supervised(options, configuration) as second:
+        assert second.process.pid == first.process.pid
+        assert await answer(port) == "hello"
+
+
+async def test_broken_bootstrap_backs_off_and_says_why(options: ProxyOptions) -> None:
+    seen: list[float] = []
+
+    def note(process: ProxyProcess) -> None:
+        if process.pid is not None:
+            seen.append(time.monotonic())
+
+    async with supervised(options, b'{"static_resources": {"listener": []}}', note) as supervisor:
+        await until(lambda: len(seen) >= 4, 20)
+        waits = [after - before for before, after in pairwise(seen)]
+        assert waits[2] > waits[0] + 0.1, waits
+        assert "exit code 1 after" in supervisor.process.last_exit
+        assert "no such field: 'listener'" in supervisor.process.last_exit
+        assert "\n" not in supervisor.process.last_exit
+    assert supervisor.process.pid is None
+
+
+async def test_missing_binary_is_told(options: ProxyOptions) -> None:
+    supervisor = EnvoySupervisor(msgspec.structs.replace(options, binary=Path("/nowhere/envoy")))
+    with pytest.raises(HostError, match=r"/nowhere/envoy: No such file or directory: install hostmesh-proxy"):
+        await supervisor.start(b"{}")
+    await supervisor.stop()
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """Return a folder that every user can reach (tmp_path is private)."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+async def test_runs_as_another_user_without_the_agents_environment(
+    options: ProxyOptions, monkeypatch: pytest.MonkeyPatch, open_folder: Path
+) -> None:
+    monkeypatch.setenv("CONSUL_HTTP_TOKEN", "secret")
+    own = open_folder / "run" / "own" / "admin.sock"
+    options = msgspec.structs.replace(options, uid=1337, folder=open_folder / "run", admin_socket=own)
+    port = free_port()
+    async with supervised(options, bootstrap(options, port)) as supervisor:
+        assert await answer(port) == "hello"
+        status = proc(supervisor, "status")
+        assert "\nUid:\t1337\t1337\t1337\t1337\n" in status
+        assert "\nGid:\t1337\t1337\t1337\t1337\n" in status
+        assert "\nGroups:\t \n" in status
+        assert "\nCapEff:\t0000000000000000\n" in status
+        assert "CONSUL_HTTP_TOKEN" not in proc(supervisor, "environ")
+
+
+def proc(supervisor: EnvoySupervisor, name: str) -> str:
+    return Path(f"/proc/{supervisor.process.pid}/{name}").read_text()
