@@ -44,9 +44,10 @@ SERVER_FIRST_SECONDS = 0.1
 """How long a permissive listener waits for the first bytes to tell mutual TLS from plain text; then it is plain text.
 
 In HTTP the client always speaks first, and so does a mesh client of any protocol (its TLS hello comes with the
-connection). Only a plain-text client of a protocol where the server speaks first (MySQL) waits in vain, so on a host with
-a TCP port the wait is short. A TLS hello that was lost and comes later than that is taken for plain text: that connection
-fails, and the client's Envoy, which sees its handshake fail, connects again. Under `strict` and `disabled` nobody waits.
+connection). Only a plain-text client of a protocol where the server speaks first (MySQL) waits in vain, so on a host
+with a TCP port the wait is short. A TLS hello that was lost and comes later than that is taken for plain text: that
+connection fails, and the client's Envoy, which sees its handshake fail, connects again. Under `strict` and `disabled`
+nobody waits.
 """
 
 

@@ -107,7 +107,7 @@ class _Round:
     ) -> tuple[list[Resource], list[Resource]]:
         """Return all outbound clusters and their endpoints."""
         memo, outbound = self._memo, self._outbound
-        clusters = [*memo.get("fallback", (), fallback_clusters)]
+        clusters = [*memo.get("fallback", (), fallback_clusters)] if self._options.intercepted else []
         endpoints: list[Resource] = []
         for key in self._keys:
             service, facts, wanted = self._snapshot.services[key], self._facts[key], subsets.get(key, ())

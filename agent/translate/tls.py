@@ -26,7 +26,7 @@ _TLS_PARAMETERS = common_pb2.TlsParameters(
 
 
 def client_socket(certificate: str, server_ids: Iterable[str], sni: str) -> Any:
-    """Return the transport socket of a client: its certificate, and the SPIFFE IDs of which the server must have one."""
+    """Return the transport socket of a client: its certificate, and the SPIFFE IDs that a server may have."""
     matchers = [_uri_san(string_pb2.StringMatcher(exact=server_id)) for server_id in server_ids]
     context = tls_pb2.UpstreamTlsContext(common_tls_context=_common(certificate, matchers), sni=sni)
     context.common_tls_context.alpn_protocols.append(MESH_ALPN)

@@ -1,0 +1,95 @@
+"""A node of a catalog as a MeshSnapshot, and what an offline rendering of it must not do. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from ipaddress import IPv4Network, IPv6Network
+
+from agent.cli.catalog_file import Catalog
+from agent.cli.certificate_files import CertificateFolder
+from agent.config import VipConfig
+from agent.errors import UserError
+from agent.mesh.routes import ServicePolicy
+from agent.mesh.service import ServiceKey, Workload
+from agent.mesh.settings import MtlsMode
+from agent.mesh.snapshot import Certificate, MeshSnapshot
+from agent.mesh.vips import allocate
+from agent.translate.inbound import LOCALHOST
+from agent.translate.netfilter import NetfilterOptions
+from agent.translate.plan import PlanOptions
+
+_IN_FILES = Certificate(b"", b"")
+"""A certificate whose content stays in its files."""
+_RANGES = IPv4Network(VipConfig().v4), IPv6Network(VipConfig().v6)
+
+
+def node_snapshot(
+    catalog: Catalog, node: str, policies: Mapping[ServiceKey, ServicePolicy], certificates: CertificateFolder | None
+) -> MeshSnapshot:
+    """Return the mesh as the node's agent would know it; the one certificate stands for all of its workloads."""
+    services = {service.key: service for service in catalog.services}
+    workloads = catalog.workloads(node)
+    bearers = [workload.identity for workload in workloads]
+    if certificates and not bearers:
+        bearers = [certificates.identity]
+    return MeshSnapshot(
+        node=node,
+        services=services,
+        policies=policies,
+        settings=catalog.settings,
+        workloads=workloads,
+        vips=allocate({}, services, *_RANGES),
+        certificates=dict.fromkeys(bearers, _IN_FILES) if certificates else {},
+        trust_bundle_pem=b"in a file" if certificates else b"",
+    )
+
+
+def node_options(bind_outbound: str | None, bind_inbound: str | None) -> PlanOptions:
+    """Return how listeners are reached: by iptables on 15001 and 15006, or at the addresses given."""
+    if bind_outbound or bind_inbound:
+        return PlanOptions(intercepted=False, bind_outbound=bind_outbound, bind_inbound=bind_inbound)
+    return PlanOptions(NetfilterOptions(proxy_uid=0, service_cidr_v4=_RANGES[0], service_cidr_v6=_RANGES[1]))
+
+
+def security_warnings(snapshot: MeshSnapshot, certificates: CertificateFolder | None) -> list[str]:
+    """Return what is likely not meant; raises UserError where mutual TLS is demanded and can't be had."""
+    mode, domain = snapshot.settings.mtls, snapshot.settings.trust_domain
+    if mode is MtlsMode.DISABLED:
+        return []
+    if certificates is None and mode is MtlsMode.STRICT:
+        raise UserError("mesh.mtls is strict: give --certs DIR (key.pem, cert-chain.pem, root-cert.pem)")
+    if certificates is None:
+        return [
+            f"mesh.mtls is {mode} and no --certs DIR is given: everything is plain text (or set mesh.mtls: disabled)"
+        ]
+    return [
+        f"the certificate is {certificates.spiffe_id or 'without a SPIFFE ID'}, but {workload.service} "
+        f"is {workload.identity.spiffe_id(domain)}: its clients will refuse it"
+        for workload in snapshot.workloads
+        if workload.proxied and workload.identity.spiffe_id(domain) != certificates.spiffe_id
+    ]
+
+
+def check_bindings(snapshot: MeshSnapshot, options: PlanOptions) -> None:
+    """Raise UserError if a listener would be in the way of another, or send to itself."""
+    inbound = options.bind_inbound
+    if inbound is None:
+        return
+    proxied = [workload for workload in snapshot.workloads if workload.proxied]
+    for workload in proxied:
+        if inbound == LOCALHOST == workload.address:
+            raise UserError(
+                f"--bind-inbound {inbound}: {workload.service} itself listens there; "
+                f"choose another address, such as 127.0.0.2"
+            )
+    if inbound == options.bind_outbound:
+        services = {port.number for service in snapshot.services.values() for port in service.ports}
+        if both := sorted(services & _ports(proxied)):
+            raise UserError(
+                f"--bind-inbound and --bind-outbound are both {inbound} and both need port "
+                f"{', '.join(map(str, both))}: choose two addresses"
+            )
+
+
+def _ports(workloads: Iterable[Workload]) -> set[int]:
+    return {port.number for workload in workloads for port in workload.ports}
