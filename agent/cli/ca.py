@@ -8,8 +8,10 @@ from typing import Any
 
 import click
 
-from agent.cli.command import Group
+from agent.cli.command import Group, given_flags
+from agent.cli.connection import resolve
 from agent.cli.output import table, to_json
+from agent.errors import UserError
 
 _DEFAULT_SOCKET = "/run/hostmesh-ca/admin.sock"
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -27,17 +29,29 @@ class _Duration(click.ParamType[int]):
         return sum(int(number) * _UNITS[unit] for number, unit in re.findall(r"(\d+)([smhd])", str(value)))
 
 
+def _default_socket() -> str:
+    """Return the context's socket; a context that can't be read is an error of the commands that need Consul."""
+    try:
+        return resolve(given_flags(click.get_current_context())).ca_admin_socket or _DEFAULT_SOCKET
+    except UserError:
+        return _DEFAULT_SOCKET
+
+
 _socket = click.option(
     "--socket",
     metavar="PATH",
-    default=_DEFAULT_SOCKET,
-    show_default=True,
+    default=_default_socket,
+    show_default=f"the context's, or {_DEFAULT_SOCKET}",
     envvar="HOSTMESH_CA_SOCKET",
     help="hostmesh-ca's administration socket.",
 )
 
 
-@click.group(cls=Group, help="Work with the mesh's certificate authority; run it on hostmesh-ca's own machine.")
+@click.group(
+    cls=Group,
+    help="Work with the mesh's certificate authority; run it on hostmesh-ca's own machine.",
+    examples="hostmesh ca token create --identity ns/default/sa/reviews",
+)
 def ca() -> None:
     """Hold the subcommands."""
 
@@ -77,7 +91,7 @@ def create(identity: str, ttl: int, uses: int, socket: str, output: str) -> None
     click.echo(to_json(record))
 
 
-@token.command("list")
+@token.command("list", examples="hostmesh ca token list -o json")
 @_socket
 @click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
 def list_tokens(socket: str, output: str) -> None:

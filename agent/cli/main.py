@@ -46,7 +46,7 @@ hostmesh proxy-status
 
 
 class _Root(Group):
-    """Turns the project's errors into lines on stderr and exit code 1; anything else is a bug and keeps its traceback."""
+    """Turns the project's errors into lines on stderr and exit code 1; the rest are bugs with tracebacks."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the subcommand."""

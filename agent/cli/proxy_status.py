@@ -38,7 +38,9 @@ def proxy_status(ctx: click.Context, nodes: tuple[str, ...], output: str) -> Non
     statuses = merge(read_statuses(connection), read_proxied_nodes(connection))
     if nodes:
         statuses = [status for status in statuses if status.node in nodes]
-    if output == "short":
+    if output == "short" and not statuses:
+        click.echo("No nodes found.", err=True)
+    elif output == "short":
         click.echo(status_table(statuses, time.time()))
     else:
         documents = [_document(status) for status in statuses]

@@ -60,7 +60,7 @@ def register(
 
 @click.command(
     cls=Command,
-    examples="hostmesh -n onprem deregister mysql 1.2.3.4",
+    examples="hostmesh deregister mysql 1.2.3.4 -n onprem",
 )
 @click.argument("svcname")
 @click.argument("ip")

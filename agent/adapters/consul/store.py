@@ -71,7 +71,7 @@ class KvConnection:
         try:
             return request()
         except requests.RequestException as error:
-            raise unavailable(self._url, error) from error
+            raise unavailable(self._url, _innermost(error)) from error
         except ConsulException as error:
             raise ConsulRefused(f"Consul at {self._url}: {str(error)[:300] or type(error).__name__}") from error
 
@@ -277,6 +277,14 @@ def _conflict(change: _Change, what: str) -> ConflictError:
     return ConflictError(
         f"{object_name(change.key)} was changed by somebody else meanwhile ({what}); look and try again"
     )
+
+
+def _innermost(error: BaseException) -> BaseException:
+    """Return the operating system's own error under requests' and urllib3's, whose texts repeat it thrice."""
+    inner = error.__cause__ or error.__context__
+    if isinstance(error, OSError) and error.strerror:
+        return OSError(error.strerror)
+    return error if inner is None else _innermost(inner)
 
 
 def object_name(key: str) -> str:
