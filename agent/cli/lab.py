@@ -14,11 +14,12 @@ from typing import Any
 import click
 
 from agent.cli.command import Group
+from agent.cli.context_file import contexts_path, load_contexts
 from agent.cli.lab_context import leave_lab_context, use_lab_context
 from agent.cli.output import table, to_json, to_yaml
 from agent.errors import HostError, UserError
 from agent.lab.lab import Lab
-from agent.lab.plan import CHECKOUT, bookinfo_plan
+from agent.lab.plan import CHECKOUT, DEFAULT_NAME, bookinfo_plan
 from agent.lab.preflight import require_free_ports, require_not_enrolled, require_root
 
 _SAMPLES = CHECKOUT / "vagrant" / "samples" / "bookinfo"
@@ -38,24 +39,31 @@ def lab() -> None:
     """Hold the subcommands."""
 
 
+_name_option = click.option(
+    "--name", default=DEFAULT_NAME, show_default=True, help="Name of the lab; another one gives a second lab beside it."
+)
+
+
 @lab.command(examples="hostmesh lab up --port 8080")
+@_name_option
 @click.option("--port", default=9081, show_default=True, help="Port of the page on 127.0.0.1.")
 @click.option("--consul-port", default=9500, show_default=True, help="Port of Consul's HTTP API on 127.0.0.1.")
 @click.option("--timeout", default=120, show_default=True, help="How long it may take, in seconds.")
 @click.option("--keep", is_flag=True, help="If it fails, leave everything as it is, to look at.")
-def up(port: int, consul_port: int, timeout: int, keep: bool) -> None:
+def up(name: str, port: int, consul_port: int, timeout: int, keep: bool) -> None:
     """Bring the lab up, wait until the page answers, and make it the current context."""
     require_root()
-    existing = Lab(bookinfo_plan())
+    existing = Lab(bookinfo_plan(name=name))
     if existing.attach():
         _require_whole(existing)
         click.echo("The lab is up already.\n")
         _describe(existing)
         return
     require_not_enrolled()
+    load_contexts(contexts_path())  # a damaged file is told before the work, not after it
     require_free_ports(((port, "--port"), (consul_port, "--consul-port")))
     began = time.monotonic()
-    made = Lab(bookinfo_plan(port, consul_port), _progress(began))
+    made = Lab(bookinfo_plan(port, consul_port, name), _progress(began))
     try:
         made.up(timeout=timeout, keep=keep)
     except HostError as error:
@@ -67,19 +75,22 @@ def up(port: int, consul_port: int, timeout: int, keep: bool) -> None:
 
 
 @lab.command(examples="hostmesh lab down")
-def down() -> None:
+@_name_option
+def down(name: str) -> None:
     """Remove every trace of the lab; also after a crash, and if nothing is there."""
     require_root()
-    Lab(bookinfo_plan()).down()
+    Lab(bookinfo_plan(name=name)).down()
     leave_lab_context()
 
 
 @lab.command(examples="hostmesh lab status -o json")
 @click.option("-o", "--output", type=click.Choice(["short", "json", "yaml"]), default="short", show_default=True)
+@_name_option
 @click.pass_context
-def status(ctx: click.Context, output: str) -> None:
+def status(ctx: click.Context, output: str, name: str) -> None:
     """Show what runs where; exit code 1 if there is no lab or a part of it does not run."""
-    found = Lab(bookinfo_plan())
+    require_root()
+    found = Lab(bookinfo_plan(name=name))
     if not found.attach():
         raise UserError("lab: there is none; `hostmesh lab up` makes it")
     document = _document(found)

@@ -88,6 +88,7 @@ class Lab:
             self.folder.mkdir(mode=0o755)  # of two that come up at once, only one gets past here
         except FileExistsError as error:
             raise UserError(f"lab: {self.folder} is there already: `hostmesh lab down` removes it") from error
+        self._file.save(self._state)
         try:
             self._bring_up(programs, time.monotonic() + timeout)
         except BaseException:
@@ -124,8 +125,15 @@ class Lab:
             child.wait()
         for name in namespaces:
             network.delete_namespace(name)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self._remove_folder()
         self.hosts, self._state, self._forwarders = {}, LabState(self.plan.name), {}
+
+    def _remove_folder(self) -> None:
+        """Remove the folder under /run, if it is a lab's (an empty one is what a crash left at the first step)."""
+        if self._file.path.exists():
+            shutil.rmtree(self.folder)
+        elif self.folder.is_dir() and not any(self.folder.iterdir()):
+            self.folder.rmdir()
 
     def start_agent(self, host: str) -> ProcessId:
         """Start hostmesh-agent on a host."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv4Network
@@ -10,9 +11,14 @@ from typing import Any
 
 from msgspec import Struct
 
+from agent.errors import UserError
+
 CHECKOUT = Path(__file__).resolve().parents[2]
 BOOKINFO = CHECKOUT / "vagrant" / "bookinfo"
 
+DEFAULT_NAME = "hostmesh-lab"
+
+_NAME = re.compile(r"(hostmesh|hmt)-[a-z0-9-]{1,40}")
 _FIRST_HOST = 10
 """The first host's number in the subnet."""
 
@@ -52,7 +58,7 @@ class LabPlan(Struct, frozen=True):
     """A whole lab. Labs with different names and prefixes exist side by side."""
 
     hosts: tuple[HostPlan, ...]
-    name: str = "hostmesh-lab"
+    name: str = DEFAULT_NAME
     """Of the bridge's namespace and of the folder under /run."""
     prefix: str = "hostmesh-"
     """In front of each host's name, that is its network namespace."""
@@ -64,6 +70,13 @@ class LabPlan(Struct, frozen=True):
     """Where Consul's HTTP API is forwarded to on the machine's loopback; 0: nowhere."""
     ca_settings: Mapping[str, Any] = {}
     """Laid over ca.yaml, for example a short lifetime."""
+
+    def __post_init__(self) -> None:
+        """Refuse names that could be somebody else's: what they name is removed by `down`."""
+        if not _NAME.fullmatch(self.name):
+            raise UserError(
+                f"lab: name {self.name!r}: must be hostmesh-… or hmt-…, of small letters, digits and dashes"
+            )
 
     def address(self, host: str) -> IPv4Address:
         """Return the host's address on the bridge."""
@@ -86,8 +99,8 @@ class LabPlan(Struct, frozen=True):
 CONSUL_HOST = HostPlan("consul", agent=False, consul_server=True, ca=True)
 
 
-def bookinfo_plan(page_port: int = 9081, consul_port: int = 9500) -> LabPlan:
-    """Return the lab of `make lab`."""
+def bookinfo_plan(page_port: int = 9081, consul_port: int = 9500, name: str = DEFAULT_NAME) -> LabPlan:
+    """Return the lab of `make lab`; under another name its hosts' namespaces begin with that name."""
     stars = {"ENABLE_RATINGS": "true"}
     return LabPlan(
         hosts=(
@@ -102,6 +115,8 @@ def bookinfo_plan(page_port: int = 9081, consul_port: int = 9500) -> LabPlan:
         page_host="productpage",
         page_port=page_port,
         consul_port=consul_port,
+        name=name,
+        prefix="hostmesh-" if name == DEFAULT_NAME else f"{name}-",
     )
 
 

@@ -168,6 +168,23 @@ def test_kill_and_restart_of_one_part(labs: list[Lab]) -> None:
         lab.stop("a", "details")
 
 
+def test_a_folder_of_somebody_else_is_left_alone() -> None:
+    plan = plan_of(bare("a"))
+    folder = Path("/run") / plan.name
+    folder.mkdir()
+    try:
+        (folder / "precious").touch()
+        with pytest.raises(UserError, match="there already"):
+            Lab(plan).up()
+        Lab(plan).down()
+        assert (folder / "precious").exists()
+    finally:
+        (folder / "precious").unlink(missing_ok=True)
+        folder.rmdir()
+    with pytest.raises(UserError, match="must be hostmesh-"):
+        LabPlan(hosts=(), name="../etc")
+
+
 def test_up_needs_root() -> None:
     command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", sys.executable, "-c"]
     code = "from agent.lab.preflight import require_root; require_root()"

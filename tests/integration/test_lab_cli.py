@@ -1,0 +1,103 @@
+"""`hostmesh lab` whole: Bookinfo in the mesh, shown, half broken, removed without a trace."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import urllib.request
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.lab import network
+from agent.lab.plan import bookinfo_plan
+from tests.integration.netns import eventually
+from tests.integration.test_lab_network import free_port, machine
+
+SAMPLES = Path(__file__).parents[2] / "vagrant" / "samples" / "bookinfo"
+Hostmesh = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def hostmesh(tmp_path: Path) -> Hostmesh:
+    """Run the CLI with contexts of its own."""
+    environment = {**os.environ, "HOSTMESH_CONFIG": str(tmp_path / "contexts.yaml")}
+    environment.pop("CONSUL_HTTP_ADDR", None)
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [str(Path(sys.executable).with_name("hostmesh")), *words]
+        return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=150, check=False)
+
+    return run
+
+
+@pytest.fixture
+def name(hostmesh: Hostmesh) -> Iterator[str]:
+    """Name a lab; it is taken down at the end, whatever happens."""
+    name = f"hmt-{uuid.uuid4().hex[:6]}"
+    yield name
+    hostmesh("lab", "down", "--name", name)
+
+
+def page(port: int, **headers: str) -> str:
+    request = urllib.request.Request(f"http://127.0.0.1:{port}/productpage", headers=headers)
+    with urllib.request.urlopen(request, timeout=10) as response:
+        text: str = response.read().decode()
+        return text
+
+
+def test_lab_up_rules_status_half_up_down(hostmesh: Hostmesh, name: str, tmp_path: Path) -> None:
+    before = machine()
+    port, consul_port = free_port(), free_port()
+    arguments = ("--name", name, "--port", str(port), "--consul-port", str(consul_port))
+    up = hostmesh("lab", "up", *arguments)
+    assert up.returncode == 0, up.stdout + up.stderr
+    assert machine() == before
+    assert f"http://127.0.0.1:{port}/productpage" in up.stdout
+    assert "proxy-status" in up.stdout
+    assert "William Shakespeare" in page(port)
+
+    applied = hostmesh("apply", "-f", str(SAMPLES / "route-rule-reviews-v3.yaml"))  # by the context that `up` chose
+    assert applied.returncode == 0, applied.stderr
+    eventually(lambda: all("<b>reviews-v3</b>" in page(port) for _ in range(6)), 5)
+    applied = hostmesh("apply", "-f", str(SAMPLES / "route-rule-reviews-test-v2.yaml"))
+    assert applied.returncode == 0, applied.stderr
+    eventually(lambda: all("<b>reviews-v2</b>" in page(port, Cookie="user=jason") for _ in range(6)), 5)
+    assert "<b>reviews-v3</b>" in page(port, Cookie="user=bob")
+
+    assert "up already" in hostmesh("lab", "up", *arguments).stdout
+    status = hostmesh("lab", "status", "--name", name, "-o", "json")
+    document: dict[str, Any] = json.loads(status.stdout)
+    assert (status.returncode, document["whole"]) == (0, True)
+    hosts = {host["name"]: host["parts"] for host in document["hosts"]}
+    assert set(hosts["reviews-v1"]) == {"consul", "dnsmasq", "reviews", "agent", "envoy"}
+
+    os.kill(hosts["details"]["details"], 9)
+    eventually(lambda: hostmesh("lab", "status", "--name", name).returncode == 1, 5)
+    again = hostmesh("lab", "up", *arguments)
+    assert again.returncode == 1
+    assert "half up, these do not run: details: details" in again.stderr
+
+    down = hostmesh("lab", "down", "--name", name)
+    assert (down.returncode, down.stderr) == (0, "")
+    assert machine() == before
+    assert not [space for space in bookinfo_plan(name=name).namespaces if network.exists(space)]
+    assert not (Path("/run") / name).exists()
+    assert not [pid for parts in hosts.values() for pid in parts.values() if Path(f"/proc/{pid}/exe").exists()]
+    assert not list(tmp_path.iterdir())
+    assert hostmesh("lab", "down", "--name", name).returncode == 0
+
+
+def test_a_port_in_use_is_refused_before_anything_is_made(hostmesh: Hostmesh, name: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        up = hostmesh("lab", "up", "--name", name, "--port", str(port), "--consul-port", str(free_port()))
+    assert up.returncode == 1
+    assert f"127.0.0.1:{port}: Address already in use; choose another port with --port" in up.stderr
+    assert not network.exists(name)
