@@ -16,7 +16,8 @@ XDS_CLUSTER = "xds"
 HEALTH_PATH = "/healthz/ready"
 STATS_PATH = "/stats/prometheus"
 
-_HTTP_EXTENSIONS = "type.googleapis.com/envoy.extensions.filters"
+_EXTENSIONS = "type.googleapis.com/envoy.extensions"
+_HTTP_EXTENSIONS = f"{_EXTENSIONS}.filters"
 _HCM = f"{_HTTP_EXTENSIONS}.network.http_connection_manager.v3.HttpConnectionManager"
 _ROUTER = {
     "name": "envoy.filters.http.router",
@@ -70,8 +71,14 @@ def admin(socket: str) -> dict[str, Any]:
 
 def limits() -> dict[str, Any]:
     """Return the settings that keep Envoy from limiting connections by itself, and from warning that it doesn't."""
-    layer = {"name": "hostmesh", "static_layer": {"overload.global_downstream_max_connections": _NO_LIMIT}}
-    return {"layered_runtime": {"layers": [layer]}}
+    connections = {
+        "name": "envoy.resource_monitors.global_downstream_max_connections",
+        "typed_config": {
+            "@type": f"{_EXTENSIONS}.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig",
+            "max_active_downstream_connections": _NO_LIMIT,
+        },
+    }
+    return {"overload_manager": {"resource_monitors": [connections]}}
 
 
 def _dynamic_resources() -> dict[str, Any]:
@@ -95,7 +102,7 @@ def _dynamic_resources() -> dict[str, Any]:
 
 def _xds_cluster(socket: str) -> dict[str, Any]:
     options = {
-        "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+        "@type": f"{_EXTENSIONS}.upstreams.http.v3.HttpProtocolOptions",
         "explicit_http_config": {"http2_protocol_options": {}},
     }
     cluster = _pipe_cluster(XDS_CLUSTER, socket)

@@ -129,7 +129,8 @@ def _chains(served: InboundPort, security: Security) -> list[Any]:
         mtls = listener_components_pb2.FilterChain(name=f"{name}mtls", filters=[_filter(served.port)])
         mtls.transport_socket.CopyFrom(server_socket(served.certificate, security.trust_domain))
         if security.mode is MtlsMode.PERMISSIVE:
-            mtls.filter_chain_match.transport_protocol = "tls"
+            # By ALPN alone: Envoy never falls back from a chain for `tls` to one without, which the application's own
+            # TLS must come to.
             mtls.filter_chain_match.application_protocols.append(MESH_ALPN)
         chains.append(mtls)
     if security.mode is not MtlsMode.STRICT:
