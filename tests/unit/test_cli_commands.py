@@ -12,8 +12,16 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from agent.adapters.consul.store import RuleStore
 from agent.cli.main import cli, main
-from agent.errors import HostmeshError
+from agent.errors import HostmeshError, PartialWrite
+
+KEY = "hostmesh/config/default/routerule/a"
+RULE = """apiVersion: config.istio.io/v1alpha2
+kind: RouteRule
+metadata: {name: a}
+spec: {destination: {name: reviews}, route: [{labels: {version: v1}}]}
+"""
 
 
 def all_commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -114,3 +122,16 @@ def test_version_takes_less_than_300_ms() -> None:
 
 def test_main_is_the_entry_point() -> None:
     assert callable(main)
+
+
+def test_when_only_some_were_written_the_command_says_which(monkeypatch: pytest.MonkeyPatch) -> None:
+    def half(self: RuleStore, documents: dict[str, bytes]) -> None:
+        raise PartialWrite("1 of 2 documents were written, then: Consul …; not written: routerule/b.default", (KEY,))
+
+    monkeypatch.setattr(
+        RuleStore, "create", half
+    )  # a real one needs another operator's change between two transactions
+    result = CliRunner().invoke(cli, ["create"], input=RULE)
+    assert result.exit_code == 1
+    assert result.stdout == "Done: config route-rule/default/a\n"
+    assert "not written: routerule/b.default" in result.stderr
