@@ -39,10 +39,11 @@ def hosts_file(services: Collection[ServiceKey], vips: Mapping[ServiceKey, Vip],
 
     A service without an address, or whose name or namespace is not a DNS label (RFC 1123), is left out.
     """
+    nameable = _nameable(services)
     lines = []
-    for key, names in sorted(hosts_by_service(_nameable(services), namespace).items()):
-        if vip := vips.get(key):
-            text = " ".join(name.lower() for name in names)
+    for key, names in sorted(hosts_by_service(nameable, namespace.lower()).items()):
+        if vip := vips.get(nameable[key]):
+            text = " ".join(names)
             lines += [f"{vip.v4} {text}\n", f"{vip.v6} {text}\n"]
     return HEADER + "".join(lines)
 
@@ -65,14 +66,17 @@ def dnsmasq_conf(options: DnsmasqOptions) -> str:
     return "\n".join([*(_stand_alone(options) if options.listen else ()), *lines, ""])
 
 
-def _nameable(services: Collection[ServiceKey]) -> list[ServiceKey]:
-    """Return the services that may have names; of two whose names differ by case only, the first in order."""
-    by_name: dict[tuple[str, str], ServiceKey] = {}
+def _nameable(services: Collection[ServiceKey]) -> dict[ServiceKey, ServiceKey]:
+    """Return the services that may have names, by their key in lower case, as DNS has it.
+
+    Of two that differ by case only, the first in order.
+    """
+    by_name: dict[ServiceKey, ServiceKey] = {}
     for key in sorted(services):
-        name, namespace = key.name.lower(), key.namespace.lower()
-        if _LABEL.fullmatch(name) and _LABEL.fullmatch(namespace) and name not in _RESERVED:
-            by_name.setdefault((namespace, name), key)
-    return list(by_name.values())
+        lower = ServiceKey(key.namespace.lower(), key.name.lower())
+        if _LABEL.fullmatch(lower.name) and _LABEL.fullmatch(lower.namespace) and lower.name not in _RESERVED:
+            by_name.setdefault(lower, key)
+    return by_name
 
 
 def _stand_alone(options: DnsmasqOptions) -> list[str]:

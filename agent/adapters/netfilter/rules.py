@@ -5,6 +5,7 @@ Pure; knows own chains by their prefix only, so that it also removes what anothe
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Iterator
 from difflib import ndiff
 from itertools import pairwise
@@ -142,5 +143,9 @@ def _appended(line: str) -> str:
 
 
 def _target(rule: str) -> str:
-    words = rule.split()
+    """Return the chain or target a rule leads to; a quoted comment may hold anything."""
+    try:
+        words = shlex.split(rule)
+    except ValueError:
+        return ""
     return next((after for word, after in pairwise(words) if word in ("-j", "-g")), "")
