@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 
 import msgspec
@@ -21,7 +22,7 @@ def read_documents(text: str, source: str, default_namespace: str) -> tuple[list
     Several documents, `kind: List` and empty documents are fine; equal duplicates are merged.
     """
     values, problems = read_yaml(text, source, _list_items)
-    if problems and text.lstrip().startswith("{"):
+    if text.lstrip().startswith("{") and any(": not YAML: " in problem for problem in problems):
         values, problems = _read_json_text(text, problems)
     documents: list[Document] = []
     for value in values:
@@ -81,14 +82,27 @@ def _keyed(key: str, problems: list[str]) -> str:
 def _read_json_text(text: str, problems: list[str]) -> tuple[list[YamlValue], list[str]]:
     """Read JSON that is no YAML (tabs, surrogate pairs); its lines are not known."""
     try:
-        plain = msgspec.json.decode(text.encode(errors="surrogatepass"))
-    except (msgspec.DecodeError, RecursionError):
+        plain = json.loads(text, object_pairs_hook=_unique, parse_constant=_unique, parse_int=_int64)
+    except (ValueError, RecursionError):
         return [], problems
     if _depth_exceeds(plain, MAX_DEPTH):
         return [], problems
     if isinstance(plain, dict) and plain.get("kind") == "List" and isinstance(plain.get("items"), list):
         return [YamlValue(item) for item in plain["items"]], []
     return [YamlValue(plain)], []
+
+
+def _unique(pairs: list[tuple[str, object]] | str) -> dict[str, object]:
+    """Refuse what YAML refuses as well: a key given twice, NaN and the infinities."""
+    if isinstance(pairs, str) or len(dict(pairs)) < len(pairs):
+        raise ValueError(pairs)
+    return dict(pairs)
+
+
+def _int64(digits: str) -> int:
+    if len(digits) > 19 or abs(int(digits)) >= 2**63:
+        raise ValueError(digits)
+    return int(digits)
 
 
 def _depth_exceeds(value: object, limit: int) -> bool:

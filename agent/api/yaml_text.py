@@ -30,7 +30,7 @@ _HINTS = (
     ("alias", 'an unquoted "*" or "&" has a meaning in YAML: put the value in quotes'),
     ("cannot start any token", "a value that starts with @, %, ` or a tab: quote it, and indent with spaces"),
     ("mapping values are not allowed", 'a value that contains ": " needs quotes, or the indentation is wrong'),
-    ("quoted scalar", "a quote is not closed"),
+    ("unexpected end of stream", "a quote is not closed"),
     ("block", "check the indentation of this line and the one before"),
     ("flow", "a bracket or brace is not closed"),
 )
@@ -93,6 +93,11 @@ def read_yaml(
 def _compose(text: str) -> Iterator[Node]:
     if len(text) > MAX_TEXT:
         raise _Refused(1, f"text of {len(text)} characters is too long (at most {MAX_TEXT})")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        line = text.count("\n", 0, error.start) + 1
+        raise _Refused(line, "not YAML: half a surrogate pair, which is no character") from None
     _check_depth(text)
     yield from yaml.compose_all(text, Loader=_LOADER)
 

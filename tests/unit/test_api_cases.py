@@ -1,0 +1,70 @@
+"""Istio's own valid and invalid configuration, where the folder with it exists."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from agent.api.document import read_documents
+from agent.api.problem import Verdict
+from agent.api.validate import describe, find_problems
+
+CASES = Path(__file__).parents[3] / "shared" / "cases" / "istio"
+
+pytestmark = [
+    pytest.mark.case,
+    pytest.mark.skipif(not CASES.is_dir(), reason="the folder with Istio's cases is not here"),
+]
+
+
+def files(pattern: str) -> list[Path]:
+    return sorted(CASES.glob(pattern))
+
+
+def test_the_cases_are_found() -> None:
+    if CASES.is_dir():
+        assert len(files("valid-*/**/*.yaml")) > 50
+        assert len(files("invalid/**/*.yaml")) > 50
+
+
+def test_no_valid_file_is_called_invalid() -> None:
+    wrong = []
+    for path in files("valid-*/**/*.yaml"):
+        documents, problems = read_documents(path.read_text(), path.name, "default")
+        wrong += problems
+        for document in documents:
+            wrong += [
+                describe(document, problem)
+                for problem in find_problems(document)
+                if problem.verdict is not Verdict.UNSUPPORTED
+            ]
+    assert wrong == []
+
+
+def test_what_is_supported_is_found_valid() -> None:
+    valid = set()
+    for path in files("valid-*/**/*.yaml"):
+        documents, problems = read_documents(path.read_text(), path.name, "default")
+        if not problems and not any(find_problems(document) for document in documents):
+            valid.add(path.name)
+    assert {
+        "r0.6-pilot_pkg_config_kube_crd_file_testdata_weighted-route.yaml",
+        "r0.8-bookinfo_consul_route-rule-all-v1.yaml",
+        "r0.8-bookinfo_kube_route-rule-reviews-50-v3.yaml",
+        "r0.8-bookinfo_kube_route-rule-reviews-test-v2.yaml",
+        "r0.8-httpbin_routerules_httpbin-v1.yaml",
+        "istio-bookinfo_networking_virtual-service-reviews-80-20.yaml",
+        "istio-tests_integration_pilot_a.yaml",
+        "val-Destination-full.yaml",
+        "val-VirtualService-uri-with-prefix-exact.yaml",
+    } <= valid
+
+
+def test_no_invalid_file_passes() -> None:
+    passing = []
+    for path in files("invalid/**/*.yaml"):
+        documents, problems = read_documents(path.read_text(), path.name, "default")
+        if not problems and not any(find_problems(document) for document in documents):
+            passing.append(f"{path.name}: {path.with_suffix('.why').read_text().strip()}")
+    assert passing == []
