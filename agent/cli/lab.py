@@ -19,7 +19,7 @@ from agent.cli.lab_context import leave_lab_context, use_lab_context
 from agent.cli.output import table, to_json, to_yaml
 from agent.errors import HostError, UserError
 from agent.lab.lab import Lab
-from agent.lab.plan import CHECKOUT, DEFAULT_NAME, bookinfo_plan
+from agent.lab.plan import BOOKINFO, CHECKOUT, DEFAULT_NAME, bookinfo_plan
 from agent.lab.preflight import require_free_ports, require_not_enrolled, require_root
 
 _SAMPLES = CHECKOUT / "vagrant" / "samples" / "bookinfo"
@@ -59,6 +59,8 @@ def up(name: str, port: int, consul_port: int, timeout: int, keep: bool) -> None
         click.echo("The lab is up already.\n")
         _describe(existing)
         return
+    if not BOOKINFO.is_dir():
+        raise UserError(f"lab: {BOOKINFO} is missing: the lab runs from a checkout of hostmesh")
     require_not_enrolled()
     load_contexts(contexts_path())  # a damaged file is told before the work, not after it
     require_free_ports(((port, "--port"), (consul_port, "--consul-port")))
@@ -112,7 +114,7 @@ def _require_whole(existing: Lab) -> None:
         return
     dead = [f"{h['name']}: {part}" for h in document["hosts"] for part, pid in h["parts"].items() if pid is None]
     what = f"these do not run: {', '.join(dead)}" if dead else "it never came up whole"
-    raise UserError(f"lab: it is half up, {what}; run `hostmesh lab down` first")
+    raise UserError(f"lab: it is half up, {what}; `hostmesh lab down` removes it")
 
 
 def _document(found: Lab) -> dict[str, Any]:
@@ -143,6 +145,7 @@ def _host_table(document: dict[str, Any]) -> str:
 def _describe(made: Lab) -> None:
     hostmesh = _own_command()
     rules = os.path.relpath(_SAMPLES)
+    name = "" if made.plan.name == DEFAULT_NAME else f" --name {made.plan.name}"
     click.echo(_host_table(_document(made)))
     click.echo(f"""
 The page:   {made.state.page}
@@ -156,7 +159,7 @@ Try next (reload the page after each):
   watch -n 1 {hostmesh} proxy-status
       shows which rules each host's Envoy has acknowledged
 
-Remove it:  {hostmesh} lab down""")
+Remove it:  {hostmesh} lab down{name}""")
 
 
 def _own_command() -> str:

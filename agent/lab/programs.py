@@ -1,4 +1,4 @@
-"""Finds the programs that the lab runs: in PATH, in the system's folders, in this checkout's build/tools/bin."""
+"""Finds the programs that the lab runs: beside this one, in PATH, in build/tools/bin of this checkout, in sbin."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from pathlib import Path
 from agent.errors import HostError
 from agent.lab.plan import CHECKOUT
 
-_FOLDERS = (Path(sys.executable).parent, CHECKOUT / "build" / "tools" / "bin", Path("/usr/sbin"), Path("/sbin"))
+_OWN = Path(sys.executable).parent  # first: the agent and the CA have to be of this very version
+_FOLDERS = (CHECKOUT / "build" / "tools" / "bin", Path("/usr/sbin"), Path("/sbin"))
 PROGRAMS = (
     "consul",
     "envoy",
@@ -25,7 +26,7 @@ PROGRAMS = (
     "hostmesh-ca",
 )
 
-SEARCH_PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), *map(str, _FOLDERS)])
+SEARCH_PATH = os.pathsep.join([str(_OWN), os.environ.get("PATH", os.defpath), *map(str, _FOLDERS)])
 """Where the lab's processes find their programs."""
 
 
