@@ -82,8 +82,18 @@ def names_ready(host: Host) -> Condition:
 
 
 def app_ready(host: Host, app: App) -> Condition:
-    """The application answers its health check."""
-    return _answers(host, app.health_path or "/", app.port, "")
+    """The application answers its health check, or accepts connections if it has no path for one."""
+    if app.health_path:
+        return _answers(host, app.health_path, app.port, "")
+
+    def condition() -> str:
+        try:
+            network.connect(host.namespace, ("127.0.0.1", app.port), 2.0).close()
+        except OSError as error:
+            return f"port {app.port}: {error}"
+        return ""
+
+    return condition
 
 
 def agent_ready(host: Host) -> Condition:
