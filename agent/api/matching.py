@@ -26,7 +26,7 @@ def string_match(match: Mapping[str, Any] | str | None, ignore_case: bool = Fals
 
 def header_matches(matches: Mapping[str, Any] | None, invert: bool = False) -> Iterator[NamedMatch]:
     """Yield the comparison of each header, in order of name (so that equal rules lower to equal routes)."""
-    for name, match in sorted((matches or {}).items()):
+    for name, match in sorted((matches or {}).items(), key=lambda item: (item[0].lower(), item[0])):
         lowered = name.lower()
         yield NamedMatch(_AUTHORITY if lowered == "host" else lowered, _comparison(match), invert)
 
