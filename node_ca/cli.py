@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -14,7 +15,6 @@ import click
 from node_ca.audit import JsonLines
 from node_ca.config import DEFAULT_CONFIG, Config, load_config
 from node_ca.errors import CaError
-from node_ca.server import CaServer
 
 _LOG = logging.getLogger("hostmesh.ca")
 
@@ -37,6 +37,10 @@ def main(path: Path, check: bool) -> None:
 
 
 async def _serve(config: Config) -> None:
+    # Before gRPC is imported: its core would write lines of its own among the JSON, one for each failed handshake.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    from node_ca.server import CaServer
+
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
@@ -62,7 +66,8 @@ def _notify(state: str) -> None:
     if os.environ.get("NOTIFY_SOCKET"):
         from systemd import daemon  # a native module; only needed under systemd
 
-        daemon.notify(state)
+        with contextlib.suppress(OSError):  # a supervisor that stopped listening is no reason to fail
+            daemon.notify(state)
 
 
 def _log_json_lines() -> None:

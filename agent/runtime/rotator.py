@@ -63,6 +63,7 @@ class Rotator:
         self._on_faults = on_faults
         self._jitter = jitter
         self._stored: dict[Identity, StoredCertificate] = {}
+        self._unsaved: set[Identity] = set()
         self._faults: dict[Identity, Fault] = {}
 
     async def run(self) -> None:
@@ -90,6 +91,8 @@ class Rotator:
             match self._decide(identity):
                 case Wait(until):
                     await self._clock.sleep(min(until - self._clock.now(), _POLL_SECONDS))
+                    if identity in self._unsaved:
+                        await self._save(identity)
                     continue
                 case Renew():
                     obtain = self._renew
@@ -103,7 +106,6 @@ class Rotator:
                 await self._pause(identity, failures)
             else:
                 failures = 0
-                self._report(identity, None)
 
     def _decide(self, identity: Identity) -> Wait | Renew | Expired:
         stored = self._stored.get(identity)
@@ -148,9 +150,20 @@ class Rotator:
         renew_at = renewal_time(now, issued.leaf.not_after, self._jitter())
         stored = StoredCertificate(issued.certificate, issued.leaf, issued.trust_bundle_pem, now, renew_at)
         self._stored[identity] = stored
-        self._publish()  # before the disk: a full disk must not keep Envoy from the new certificate
-        await asyncio.to_thread(self._keystore.store, identity, stored)
+        await self._save(identity)
+        self._publish()
         _LOG.info("certificate of %s: serial %s, renewal in %.0f s", identity.path, stored.leaf.serial, renew_at - now)
+
+    async def _save(self, identity: Identity) -> None:
+        """Put it on the disk; if that fails, it is used all the same, and the next poll tries again."""
+        try:
+            await asyncio.to_thread(self._keystore.store, identity, self._stored[identity])
+        except HostError as error:
+            self._unsaved.add(identity)
+            self._report(identity, f"{error} (the certificate is in use, but a restart would lose it)")
+        else:
+            self._unsaved.discard(identity)
+            self._report(identity, None)
 
     async def _pause(self, identity: Identity, failures: int) -> None:
         """Wait before the next attempt; a token that is new or changed ends the wait."""
