@@ -29,7 +29,8 @@ STOP_SECONDS = 10.0
 class ConsulProcess:
     """One Consul agent: a `-dev` server by default, or with `join` a client agent of another one.
 
-    `prefix` comes before the command line, e.g. `("ip", "netns", "exec", "NAME")`; `bind` is then an address in there.
+    `durable` makes a server that keeps its state on disk. `prefix` comes before the command line, e.g.
+    `("ip", "netns", "exec", "NAME")`; `bind` is then an address in there.
     """
 
     def __init__(
@@ -40,9 +41,11 @@ class ConsulProcess:
         bind: str = "127.0.0.1",
         prefix: Sequence[str] = (),
         settings: Mapping[str, Any] | None = None,
+        durable: bool = False,
     ) -> None:
         self.node, self.bind = node, bind
         self._join, self._prefix, self._settings = join, tuple(prefix), dict(settings or {})
+        self._durable = durable
         self.ports = free_ports(bind, 4) if not prefix else (8500, 8301, 8302, 8300)
         self._process: asyncio.subprocess.Process | None = None
         self._folder: tempfile.TemporaryDirectory[str] | None = None
@@ -128,9 +131,11 @@ class ConsulProcess:
                 "retry_join": [f"{self._join.bind}:{self._join.ports[1]}"],
                 "retry_interval": "1s",
             }
+        elif self._durable:
+            settings |= {"data_dir": f"{folder}/data", "server": True, "bootstrap": True}
         path = Path(folder) / "settings.json"
         path.write_text(json.dumps(settings))
-        return [str(CONSUL), "agent", *(() if self._join else ("-dev",)), f"-config-file={path}"]
+        return [str(CONSUL), "agent", *(() if "data_dir" in settings else ("-dev",)), f"-config-file={path}"]
 
     async def _wait_until_serving(self) -> None:
         while True:

@@ -75,7 +75,7 @@ async def watch_config(client: ConsulClient, sink: Sink) -> NoReturn:
 
 async def _follow_config(client: ConsulClient, link: Link, sink: Sink) -> None:
     last: dict[str, int] | None = None
-    with client.lanes.take().member() as lane:
+    with client.lanes.front().member() as lane:
         async for answer in Follower(lane, link, f"kv/{KV_CONFIG}", {"recurse": "true"}, leads=True).answers():
             try:
                 values = decode_values(answer.body if answer.status != NOT_FOUND else b"[]")
@@ -90,7 +90,7 @@ async def _follow_config(client: ConsulClient, link: Link, sink: Sink) -> None:
 
 async def _follow_settings(client: ConsulClient, link: Link, sink: Sink) -> None:
     last: SettingsUpdate | None = None
-    with client.lanes.take().member() as lane:
+    with client.lanes.front().member() as lane:
         async for answer in Follower(lane, link, f"kv/{quote(KV_MESH)}").answers():
             try:
                 values = decode_values(answer.body if answer.status != NOT_FOUND else b"[]")

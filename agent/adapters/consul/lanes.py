@@ -23,7 +23,9 @@ from agent.adapters.consul.transport import new_session, request
 log = logging.getLogger(__name__)
 
 POLLS_PER_LANE = 150
-"""Leaves a quarter of Consul's default limit for connections that the server has not seen closed yet."""
+"""With FRONT_POLLS it leaves a tenth of Consul's default limit for connections it has not seen closed yet."""
+FRONT_POLLS = 30
+"""Places of the polls that must not queue behind the services': names, rules, settings, own registrations."""
 MAX_LANES = 64
 WAIT = 300.0
 SHORT_WAIT = 1.0
@@ -122,23 +124,30 @@ class Lanes:
         self._address = address
         self._capacity = polls_per_lane
         self._lanes: list[Lane] = []
+        self._front: Lane | None = None
         self._limit = max_lanes if address.is_loopback_v4 else 1
+
+    def front(self) -> Lane:
+        """Return the lane of the few polls that everything else waits for."""
+        if self._front is None:
+            self._front = self._new(0, FRONT_POLLS)
+        return self._front
 
     def take(self) -> Lane:
         """Return a lane with room; a crowded one if no more may be opened."""
         lane = min(self._lanes, key=lambda lane: lane.members, default=None)
         if lane is None or (lane.members >= lane.capacity and len(self._lanes) < self._limit):
-            lane = self._open()
+            lane = self._new(len(self._lanes), self._capacity)
+            self._lanes.append(lane)
         return lane
 
-    def _open(self) -> Lane:
+    def _new(self, number: int, capacity: int) -> Lane:
         # 127.0.0.1 is left to everybody else on this host: its 200 connections are not ours alone.
-        source = f"127.0.0.{len(self._lanes) + 2}" if self._limit > 1 else None
-        lane = Lane(new_session(self._address, source), self._address.url, self._capacity)
-        self._lanes.append(lane)
-        return lane
+        source = f"127.0.0.{number + 2}" if self._limit > 1 else None
+        return Lane(new_session(self._address, source), self._address.url, capacity)
 
     async def close(self) -> None:
         """Close every lane."""
-        for lane in self._lanes:
-            await lane.close()
+        for lane in (*self._lanes, self._front):
+            if lane is not None:
+                await lane.close()

@@ -138,7 +138,10 @@ class Registrar:
     async def _reconcile(self, group: asyncio.TaskGroup) -> None:
         if self._ready is None:
             return
-        wanted = {entry.id: entry for entry in (Entry.of(workload, self._ready) for workload in self._workloads)}
+        wanted = {
+            entry.id: entry
+            for entry in (Entry.of(workload, self._ready) for workload in self._workloads if workload.ports)
+        }
         await self._stop_keepers({name for name, (entry, _) in self._keepers.items() if wanted.get(name) != entry})
         for name in sorted(self._entered - wanted.keys()):
             group.create_task(self._take_out_patiently(name))
@@ -153,7 +156,7 @@ class Registrar:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _keep(self, entry: Entry) -> None:
-        with self._client.lanes.take().member() as lane:
+        with self._client.lanes.front().member() as lane:
             await self._keep_by(lane, entry)
 
     async def _keep_by(self, lane: Lane, entry: Entry) -> NoReturn:
@@ -216,7 +219,7 @@ class Registrar:
         self._faults.pop(name, None)
 
     async def _stands(self, name: str) -> bool:
-        answer = await self._client.lanes.take().poll(f"agent/service/{quote(name, safe='')}", {})
+        answer = await self._client.lanes.front().poll(f"agent/service/{quote(name, safe='')}", {})
         return answer is None or answer.status != NOT_FOUND
 
     def _note(self, entry: Entry, reason: str | None) -> None:

@@ -6,6 +6,7 @@ certificate when verification is off, and lets aiohttp's errors through. Knows n
 
 from __future__ import annotations
 
+import socket
 import ssl
 from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
@@ -30,7 +31,12 @@ Params = Sequence[tuple[str, Any]]
 def new_session(address: ConsulAddress, source: str | None = None) -> aiohttp.ClientSession:
     """Return a session to that Consul, bound to a source address; the caller bounds its connections and closes it."""
     tls: ssl.SSLContext | bool = address.ssl_context() if address.scheme == "https" else True
-    connector = aiohttp.TCPConnector(limit=0, local_addr=(source, 0) if source else None, ssl=tls, force_close=False)
+    family = (
+        socket.AF_INET if source else socket.AF_UNSPEC
+    )  # `localhost` may mean ::1, no source for which is an IPv4 one
+    connector = aiohttp.TCPConnector(
+        family=family, limit=0, local_addr=(source, 0) if source else None, ssl=tls, force_close=False
+    )
     headers = {"Accept-Encoding": "identity"}  # Consul would spend its CPU on gzip for a local reader
     if address.token:
         headers["X-Consul-Token"] = address.token

@@ -1,0 +1,1 @@
+"""How a large catalog in a real Consul on its default limits is followed: `python -m benchmarks.scale`."""

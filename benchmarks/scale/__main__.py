@@ -1,0 +1,84 @@
+"""The command line: a real Consul server and client agent on default limits, 1,000 services of 10 instances each."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from pathlib import Path
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.scale.catalog_load import CatalogWriter, Size
+from benchmarks.scale.measure import Result, measure
+from benchmarks.scale.probes import WatcherProbe
+from tests.integration.consul_process import ConsulProcess
+
+
+def main() -> None:
+    """Run the benchmark and print its figures; --json FILE writes them as well (`-`: to standard output only)."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=main.__doc__)
+    parser.add_argument("--services", type=int, default=1000)
+    parser.add_argument("--instances", type=int, default=10)
+    parser.add_argument("--nodes", type=int, default=100)
+    parser.add_argument("--slow", type=int, default=120, help="changes at 1 a second (all kinds in turn)")
+    parser.add_argument("--fast", type=int, default=400, help="changes at 10 a second (all kinds in turn)")
+    parser.add_argument("--idle", type=float, default=30.0, help="seconds of the idle measurement")
+    parser.add_argument("--json", default="", metavar="FILE")
+    arguments = parser.parse_args()
+    size = Size(arguments.services, arguments.instances, arguments.nodes)
+    result = asyncio.run(run(size, {1.0: arguments.slow, 10.0: arguments.fast}, arguments.idle))
+    text = msgspec.json.format(msgspec.json.encode(result), indent=2)
+    if arguments.json == "-":
+        sys.stdout.buffer.write(text + b"\n")
+        return
+    print_tables(size, result)
+    if arguments.json:
+        Path(arguments.json).write_bytes(text + b"\n")
+
+
+async def run(size: Size, plan: dict[float, int], idle: float) -> Result:
+    """Start both Consuls, load the catalog, measure the watch at the client agent; changes go to the server."""
+    async with (
+        ConsulProcess(node="server", durable=True) as server,
+        ConsulProcess(node="client", join=server) as client,
+    ):
+        writer = CatalogWriter(server.http_address)
+        try:
+            seconds = await writer.load(size)
+            sys.stderr.write(f"loaded {size.services} x {size.instances} instances in {seconds:.1f} s\n")
+            consuls = {"consul client agent": client.pid, "consul server": server.pid}
+            plan = {rate: count for rate, count in plan.items() if count}
+            return await measure(WatcherProbe(), client.address, writer, consuls, size, plan, idle)
+        finally:
+            await writer.close()
+
+
+def print_tables(size: Size, result: Result) -> None:
+    """Print the figures with their units."""
+    console = Console(width=110)
+    catalog = f"{size.services} services x {size.instances} instances on {size.nodes} nodes"
+    console.print(f"{catalog}; {result.probe}: first sync {result.sync_seconds} s")
+    latencies = Table(
+        "changes/s", "change", "count", "lost", "p50 ms", "p99 ms", "max ms", title="From the write to seen"
+    )
+    for rate in result.rates:
+        for kind, each in rate.latency.items():
+            figures = (each.count, each.lost, each.p50_ms, each.p99_ms, each.max_ms)
+            latencies.add_row(f"{rate.changes_per_second:g}", kind, *map(str, figures))
+    console.print(latencies)
+    titles = [f"CPU ms per change at {rate.changes_per_second:g}/s" for rate in result.rates]
+    titles.append("the same without the probe")
+    costs = Table("process", "idle CPU % of a core", "RSS MiB", "RSS before MiB", *titles, title="What it costs")
+    for name, percent in result.idle_cpu_percent.items():
+        before = result.rss_before_mib.get(name, "")
+        per_change = [str(rate.cpu_ms_per_change[name]) for rate in result.rates]
+        per_change.append(str(result.alone_cpu_ms_per_change.get(name, "")))
+        costs.add_row(name, str(percent), str(result.rss_mib[name]), str(before), *per_change)
+    console.print(costs)
+
+
+if __name__ == "__main__":
+    main()

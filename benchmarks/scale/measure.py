@@ -1,0 +1,166 @@
+"""Runs a probe against a loaded Consul and takes the figures: latencies by kind and rate, CPU, memory."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+
+import psutil
+from msgspec import Struct
+
+from agent.adapters.consul.address import ConsulAddress
+from benchmarks.scale.catalog_load import CatalogWriter, Change, Kind, Size, changes
+from benchmarks.scale.probes import Probe
+
+SEEN_SECONDS = 10.0
+ALONE_CHANGES, ALONE_RATE = 120, 10.0
+SYNC_SECONDS = 120.0
+
+
+class Latency(Struct, frozen=True):
+    """Milliseconds from sending the write to the probe's having seen it."""
+
+    count: int
+    lost: int
+    """Not seen within 10 s."""
+    p50_ms: float
+    p99_ms: float
+    max_ms: float
+
+    @classmethod
+    def of(cls, seconds: Sequence[float | None]) -> Latency:
+        """Return the figures of the latencies; None is one never seen."""
+        seen = sorted(each * 1000 for each in seconds if each is not None)
+        if not seen:
+            return cls(len(seconds), len(seconds), 0.0, 0.0, 0.0)
+        rank = [seen[min(len(seen) - 1, int(len(seen) * share))] for share in (0.5, 0.99)]
+        return cls(len(seconds), len(seconds) - len(seen), round(rank[0], 1), round(rank[1], 1), round(seen[-1], 1))
+
+
+class RateResult(Struct, frozen=True):
+    """What happened at one rate of changes."""
+
+    changes_per_second: float
+    latency: Mapping[str, Latency]
+    cpu_ms_per_change: Mapping[str, float]
+    """CPU milliseconds each process spent per change, less what it spends idle."""
+
+
+class Result(Struct, frozen=True):
+    """All figures of a run."""
+
+    probe: str
+    sync_seconds: float
+    idle_cpu_percent: Mapping[str, float]
+    """Percent of one core, by process."""
+    rss_mib: Mapping[str, float]
+    rss_before_mib: Mapping[str, float]
+    """Before the probe started, where the process existed."""
+    alone_cpu_ms_per_change: Mapping[str, float]
+    """What Consul spends on a change that nobody follows."""
+    rates: tuple[RateResult, ...]
+
+
+async def measure(
+    probe: Probe,
+    follow: ConsulAddress,
+    writer: CatalogWriter,
+    consuls: Mapping[str, int],
+    size: Size,
+    plan: Mapping[float, int],
+    idle: float,
+) -> Result:
+    """Start the probe and return its figures.
+
+    `consuls`: name → pid; `plan`: changes a second → how many; `idle`: seconds of the idle measurement.
+    """
+    before = {name: _rss(pid) for name, pid in consuls.items()}
+    made = changes(size)
+    alone = await _alone(writer, [next(made) for _ in range(ALONE_CHANGES)], consuls)
+    started = time.monotonic()
+    await probe.start(follow)
+    try:
+        async with asyncio.timeout(SYNC_SECONDS):
+            synced = await probe.synced() - started
+        processes = {probe.name: probe.pid, **consuls}
+        await asyncio.sleep(2.0)  # what the sync itself left to do is not idle
+        idle_cpu = await _idle(processes, idle)
+        rates = []
+        for rate, count in plan.items():
+            batch = [next(made) for _ in range(count)]
+            rates.append(await _at_rate(probe, writer, batch, rate, processes, idle_cpu))
+        rss = {name: _rss(pid) for name, pid in processes.items()}
+    finally:
+        await probe.stop()
+    percent = {name: round(share * 100, 2) for name, share in idle_cpu.items()}
+    return Result(probe.name, round(synced, 2), percent, rss, before, alone, tuple(rates))
+
+
+async def _alone(writer: CatalogWriter, batch: Sequence[Change], consuls: Mapping[str, int]) -> dict[str, float]:
+    idle = await _idle(consuls, 5.0)
+    before, started = {name: _cpu(pid) for name, pid in consuls.items()}, time.monotonic()
+    for number, change in enumerate(batch):
+        await asyncio.sleep(max(0.0, started + number / ALONE_RATE - time.monotonic()))
+        await writer.make(change)
+    elapsed = time.monotonic() - started
+    return _per_change(consuls, before, idle, elapsed, len(batch))
+
+
+def _per_change(
+    processes: Mapping[str, int], before: Mapping[str, float], idle: Mapping[str, float], elapsed: float, count: int
+) -> dict[str, float]:
+    spent = {name: _cpu(pid) - before[name] - idle[name] * elapsed for name, pid in processes.items()}
+    return {name: round(seconds * 1000 / count, 2) for name, seconds in spent.items()}
+
+
+async def _idle(processes: Mapping[str, int], seconds: float) -> dict[str, float]:
+    before = {name: _cpu(pid) for name, pid in processes.items()}
+    await asyncio.sleep(seconds)
+    return {name: (_cpu(pid) - before[name]) / seconds for name, pid in processes.items()}
+
+
+async def _at_rate(
+    probe: Probe,
+    writer: CatalogWriter,
+    batch: Sequence[Change],
+    rate: float,
+    processes: Mapping[str, int],
+    idle: Mapping[str, float],
+) -> RateResult:
+    before, started = {name: _cpu(pid) for name, pid in processes.items()}, time.monotonic()
+    tasks: list[asyncio.Task[float | None]] = []
+    for number, change in enumerate(batch):
+        # An open loop: a slow change doesn't hold the next one back.
+        await asyncio.sleep(max(0.0, started + number / rate - time.monotonic()))
+        tasks.append(asyncio.create_task(_latency(probe, writer, change)))
+    seconds = await asyncio.gather(*tasks)
+    elapsed = time.monotonic() - started
+    cpu = {
+        name: (_cpu(pid) - before[name] - idle[name] * elapsed) * 1000 / len(batch) for name, pid in processes.items()
+    }
+    by_kind = {
+        kind.value: [each for change, each in zip(batch, seconds, strict=True) if change.kind is kind] for kind in Kind
+    }
+    latency = {kind: Latency.of(each) for kind, each in by_kind.items()}
+    return RateResult(rate, latency, {name: round(each, 2) for name, each in cpu.items()})
+
+
+async def _latency(probe: Probe, writer: CatalogWriter, change: Change) -> float | None:
+    seeing = asyncio.create_task(probe.seen(change))
+    await asyncio.sleep(0)
+    sent = await writer.make(change)
+    try:
+        async with asyncio.timeout(SEEN_SECONDS):
+            return await seeing - sent
+    except TimeoutError:
+        return None
+
+
+def _cpu(pid: int) -> float:
+    times = psutil.Process(pid).cpu_times()
+    return times.user + times.system
+
+
+def _rss(pid: int) -> float:
+    return round(psutil.Process(pid).memory_info().rss / 2**20, 1)
