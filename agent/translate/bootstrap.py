@@ -70,7 +70,11 @@ def admin(socket: str) -> dict[str, Any]:
 
 
 def limits() -> dict[str, Any]:
-    """Return the settings that keep Envoy from limiting connections by itself, and from warning that it doesn't."""
+    """Return the settings that keep Envoy from limiting connections by itself, and from warning that it doesn't.
+
+    Also lifts Envoy's own bound on regular expressions (an RE2 program of 100 instructions: one longer alternative in
+    a rule would be refused, with its whole route table); agent/api bounds them, and RE2 itself does.
+    """
     connections = {
         "name": "envoy.resource_monitors.global_downstream_max_connections",
         "typed_config": {
@@ -78,7 +82,8 @@ def limits() -> dict[str, Any]:
             "max_active_downstream_connections": _NO_LIMIT,
         },
     }
-    return {"overload_manager": {"resource_monitors": [connections]}}
+    regex = {"name": "limits", "static_layer": {"re2.max_program_size.error_level": _NO_LIMIT}}
+    return {"overload_manager": {"resource_monitors": [connections]}, "layered_runtime": {"layers": [regex]}}
 
 
 def _dynamic_resources() -> dict[str, Any]:
