@@ -65,7 +65,7 @@ def entitled_by_certificate(certificate: x509.Certificate, trust_domain: str) ->
     """
     try:
         names = list(certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
-    except (x509.ExtensionNotFound, ValueError) as error:
+    except (x509.ExtensionNotFound, x509.DuplicateExtension, x509.UnsupportedGeneralNameType, ValueError) as error:
         raise Refusal.denied("client certificate: names no workload") from error
     if len(names) != 1 or not isinstance(names[0], x509.UniformResourceIdentifier):
         raise Refusal.denied("client certificate: is not a workload's (it must have one SPIFFE ID and no other name)")

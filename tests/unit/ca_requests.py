@@ -63,7 +63,7 @@ def forged_csr() -> bytes:
     own = mine.public_key()
     assert isinstance(own, ec.EllipticCurvePublicKey)
     assert isinstance(wanted, ec.EllipticCurvePublicKey)
-    return _armour(der.replace(_point(own), _point(wanted)))
+    return armour(der.replace(_point(own), _point(wanted)))
 
 
 def _point(key: ec.EllipticCurvePublicKey) -> bytes:
@@ -71,7 +71,8 @@ def _point(key: ec.EllipticCurvePublicKey) -> bytes:
     return numbers.x.to_bytes(32, "big") + numbers.y.to_bytes(32, "big")
 
 
-def _armour(der: bytes) -> bytes:
+def armour(der: bytes) -> bytes:
+    """Return DER as a PEM request."""
     body = base64.encodebytes(der).decode().replace("\n", "")
     lines = [body[i : i + 64] for i in range(0, len(body), 64)]
     return "\n".join(["-----BEGIN CERTIFICATE REQUEST-----", *lines, "-----END CERTIFICATE REQUEST-----", ""]).encode()

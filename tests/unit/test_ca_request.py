@@ -5,11 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import Encoding
+from hypothesis import given
+from hypothesis import strategies as st
 
 from node_ca.errors import Refusal, RefusalKind
 from node_ca.request import CertificateRequest
-from tests.unit.ca_requests import SPIFFE_ID, csr, forged_csr, greedy_csr
+from tests.unit.ca_requests import SPIFFE_ID, armour, csr, forged_csr, greedy_csr
+
+GOOD = x509.load_pem_x509_csr(greedy_csr()).public_bytes(Encoding.DER)
 
 
 def _truncated() -> bytes:
@@ -70,3 +76,19 @@ def test_allowed_keys(make: Callable[[], bytes]) -> None:
 def test_only_the_key_and_the_uris_are_read() -> None:
     assert CertificateRequest.from_pem(greedy_csr()).uris == ()
     assert CertificateRequest.from_pem(csr(uris=(SPIFFE_ID,))).uris == (SPIFFE_ID,)
+
+
+@given(position=st.integers(0, len(GOOD) - 1), replacement=st.binary(max_size=4), cut=st.integers(0, 8))
+def test_a_damaged_request_is_refused_in_order(position: int, replacement: bytes, cut: int) -> None:
+    damaged = GOOD[:position] + replacement + GOOD[position + cut :]
+    if damaged == GOOD:
+        return
+    with pytest.raises(Refusal):
+        CertificateRequest.from_pem(armour(damaged))
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_refused_in_order(content: bytes) -> None:
+    for pem in (content, armour(content)):
+        with pytest.raises(Refusal):
+            CertificateRequest.from_pem(pem)

@@ -53,6 +53,8 @@ def _fetch_chain(host: str, port: int, timeout: float) -> list[x509.Certificate]
             chain = connection.get_peer_cert_chain(as_cryptography=True) or []
     except (OSError, SSL.Error, UnicodeError) as error:
         raise CaUnavailable(f"{host}:{port}: no TLS connection to hostmesh-ca: {_reason(error)}") from error
+    except ValueError as error:  # a certificate that OpenSSL takes and cryptography doesn't
+        raise CaRefused(f"{host}:{port}: its certificate chain cannot be read") from error
     if not 0 < len(chain) <= _MAX_CHAIN:
         raise CaRefused(f"{host}:{port}: its certificate chain has {len(chain)} certificates")
     return chain

@@ -14,6 +14,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from agent.mesh.service import Identity
 
+_UNREADABLE = (UnsupportedAlgorithm, x509.ExtensionNotFound, x509.DuplicateExtension, x509.UnsupportedGeneralNameType)
+"""What cryptography raises for contents it doesn't take, beside ValueError and TypeError."""
+
 
 @dataclass(frozen=True)
 class Leaf:
@@ -46,7 +49,7 @@ def read_chain(key_pem: bytes, chain_pem: bytes, identity: Identity) -> Leaf:
         leaf = x509.load_pem_x509_certificates(chain_pem)[0]
         key = _load(key_pem)
         names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (ValueError, TypeError, UnsupportedAlgorithm, x509.ExtensionNotFound) as error:
+    except (ValueError, TypeError, *_UNREADABLE) as error:
         raise ValueError("key or certificate cannot be read") from error
     if leaf.public_key() != key.public_key():
         raise ValueError("key and certificate do not belong together")

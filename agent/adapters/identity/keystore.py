@@ -72,7 +72,11 @@ class KeyStore:
         self._make_directory()
         pems = stored.certificate.key_pem + stored.certificate.chain_pem + _BUNDLE_BEGIN + stored.trust_bundle_pem
         write_atomic(self._path(identity, "pem"), times + pems)
-        self._path(identity, "enrolling").unlink(missing_ok=True)
+        path = self._path(identity, "enrolling")
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise HostError(f"{path}: cannot be removed: {error.strerror}") from error
 
     def load_enrolling_key(self, identity: Identity) -> bytes | None:
         """Return the key of an enrolment whose answer never arrived: the CA gives a single-use token's holder a second
