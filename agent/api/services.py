@@ -15,7 +15,7 @@ from agent.errors import ConfigError
 from agent.mesh.names import DEFAULT_NAMESPACE
 from agent.mesh.service import Check, Port, Protocol, ServiceKey, Workload, labels_of
 
-_RESERVED = ("protocol", "namespace", "service-account", "hostmesh-tls")
+_RESERVED = ("protocol", "namespace", "service-account")
 """Keys of the catalog's service meta that are not labels."""
 _NUMBER = integer(1, 65535)
 
@@ -119,7 +119,7 @@ def _check_whole(report: Report, path: str, check: dict[str, Any]) -> None:
 
 
 def _label_key(key: str) -> str | None:
-    if key in _RESERVED or key.startswith("port."):
+    if key in _RESERVED or key.startswith("hostmesh-"):
         return "is a name hostmesh itself uses in the catalog (choose another label)"
     return words.label_key(key)
 
