@@ -85,6 +85,8 @@ class Reached:
     port: int | None
     """The listener's own port; None: not connected."""
     original: tuple[str, int] | None
+    peer: str
+    """The caller's address as the listener sees it."""
     error: str
     seconds: float
 
@@ -101,6 +103,7 @@ def connect(host: Host, *targets: tuple[str, int], uid: int = USER) -> list[Reac
         Reached(
             result.get("port"),
             (result["original"][0], result["original"][1]) if "original" in result else None,
+            result.get("peer", ""),
             result.get("error", ""),
             result["seconds"],
         )

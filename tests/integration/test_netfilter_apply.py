@@ -1,4 +1,4 @@
-"""The adapter with real iptables: idempotent, repairs drift, replaces older versions, leaves no trace, spares others."""
+"""The adapter with real iptables: idempotent, repairs drift, replaces older versions, leaves no trace."""
 
 from __future__ import annotations
 

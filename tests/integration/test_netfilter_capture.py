@@ -34,11 +34,11 @@ def apply(host: Host, text: NetfilterText) -> tuple[str, ...]:
 def test_mesh_mode_captures_the_service_range_and_nothing_else(hosts: dict[str, Host]) -> None:
     client, server = hosts["client"], hosts["server"]
     apply(client, rules((APP,)))
-    for vip, address in zip(VIPS, (server.v4, server.v6), strict=True):
+    for vip, own, address in zip(VIPS, (client.v4, client.v6), (server.v4, server.v6), strict=True):
         to_vip, ssh_to_vip, other_port, direct, ssh = connect(
             client, (vip, APP), (vip, SSH), (vip, 3306), (address, APP), (address, SSH)
         )
-        assert (to_vip.port, to_vip.original) == (OUT, (vip, APP))
+        assert (to_vip.port, to_vip.original, to_vip.peer) == (OUT, (vip, APP), own)
         assert (other_port.port, other_port.original) == (OUT, (vip, 3306))
         assert ssh_to_vip.refused
         assert (direct.port, direct.original) == (APP, (address, APP))

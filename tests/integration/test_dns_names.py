@@ -1,0 +1,175 @@
+"""The names that real dnsmasq answers from the hosts file, beside a real Consul: at once, locally, and gone at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from pathlib import Path
+
+import pytest
+
+from agent.adapters.dns.hosts import HostsFile
+from agent.mesh.service import ServiceKey
+from agent.mesh.snapshot import Vip
+from agent.mesh.vips import allocate
+from agent.translate.dns import DnsmasqOptions, dnsmasq_conf, hosts_file
+from tests.integration.dnsquery import Answer, ask
+from tests.integration.netns import Host, eventually, lan
+
+V4, V6 = IPv4Network("240.240.0.0/16"), IPv6Network("fdf0:240:240::/112")
+REVIEWS, RATINGS, LATE = (ServiceKey("default", name) for name in ("reviews", "ratings", "late"))
+VIPS = allocate({}, (REVIEWS, RATINGS, LATE), V4, V6)
+CONSUL = {
+    "node_name": "lab",
+    "dns_config": {"soa": {"min_ttl": 600}},  # so that dnsmasq keeps the names that don't exist
+    "services": [
+        {"name": name, "id": name, "address": address, "port": 9080, "tags": ["v1"]}
+        for name, address in (("reviews", "10.0.0.5"), ("billing", "10.0.0.6"))
+    ],
+}
+
+
+@dataclass(frozen=True)
+class NameServer:
+    """A host with dnsmasq and Consul, and its hosts file."""
+
+    host: Host
+    hosts: HostsFile
+    consul_pid: int
+
+    def write(self, *services: ServiceKey) -> None:
+        """Put the names of these services on the host."""
+        self.hosts.write(hosts_file(services, VIPS, "default"))
+
+    def ask(self, name: str, kind: str = "A", timeout: float = 1.0) -> Answer:
+        """Ask this host's dnsmasq."""
+        return ask(self.host, (name, kind), timeout=timeout)[0]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[NameServer]:
+    with lan("host") as hosts, tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)  # dnsmasq reads as its own user
+        host = hosts["host"]
+        hosts_file = HostsFile(folder / "dns")
+        hosts_file.prepare()
+        options = DnsmasqOptions(hosts_dir=str(folder / "dns"), listen=("127.0.0.1",))
+        (folder / "dnsmasq.conf").write_text(dnsmasq_conf(options))
+        with running_consul(host, folder) as pid, running_dnsmasq(host, folder):
+            yield NameServer(host, hosts_file, pid)
+
+
+@contextmanager
+def running_consul(host: Host, folder: Path) -> Iterator[int]:
+    (folder / "consul.json").write_text(json.dumps(CONSUL))
+    with (folder / "consul.log").open("wb") as log:
+        arguments = ("agent", "-dev", "-log-level=warn", f"-config-file={folder}/consul.json")
+        with host.running("consul", *arguments, stdout=log, stderr=log) as process:
+            catalog = ("curl", "-s", "http://127.0.0.1:8500/v1/catalog/service/billing")
+            eventually(lambda: "10.0.0.6" in host.run(*catalog, check=False).stdout, 20)
+            yield process.pid
+
+
+@contextmanager
+def running_dnsmasq(host: Host, folder: Path) -> Iterator[None]:
+    arguments = ("--keep-in-foreground", "--log-facility=-", "--pid-file=", f"--conf-file={folder}/dnsmasq.conf")
+    with (folder / "dnsmasq.log").open("wb") as log, host.running("dnsmasq", *arguments, stdout=log, stderr=log):
+        eventually(lambda: "127.0.0.1:53" in host.run("ss", "-Hlun").stdout)
+        yield
+
+
+@contextmanager
+def hanging_consul(server: NameServer) -> Iterator[None]:
+    os.kill(server.consul_pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(server.consul_pid, signal.SIGCONT)
+
+
+def addresses(key: ServiceKey) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    return (str(VIPS[key].v4),), (str(VIPS[key].v6),)
+
+
+def test_names_come_and_go_within_two_seconds(server: NameServer) -> None:
+    v4, v6 = addresses(REVIEWS)
+    for _ in range(2):
+        server.write(REVIEWS, RATINGS)
+        eventually(lambda: server.ask("reviews").values == v4, 2)
+        for name in ("reviews", "reviews.default", "reviews.default.svc.cluster.local", "Reviews.service.consul"):
+            assert (server.ask(name).values, server.ask(name, "AAAA").values) == (v4, v6)
+        server.write(RATINGS)
+        eventually(lambda: server.ask("reviews").values == (), 2)
+        assert server.ask("reviews", "AAAA").values == ()
+        assert server.ask("ratings").values == addresses(RATINGS)[0]
+        server.hosts.clear()
+        eventually(lambda: server.ask("ratings").values == (), 2)
+
+
+def test_a_changed_address_replaces_the_old_one(server: NameServer) -> None:
+    server.write(REVIEWS)
+    eventually(lambda: server.ask("reviews").values == addresses(REVIEWS)[0], 2)
+    moved = {REVIEWS: Vip(IPv4Address("240.240.9.9"), IPv6Address("fdf0:240:240::99"))}
+    server.hosts.write(hosts_file([REVIEWS], moved, "default"))
+    eventually(lambda: server.ask("reviews").values == ("240.240.9.9",), 2)
+    assert server.ask("reviews", "AAAA").values == ("fdf0:240:240::99",)
+
+
+def test_a_name_that_did_not_exist_before(server: NameServer) -> None:
+    """Consul's "no such name" is cached by dnsmasq for ten minutes; the hosts file wins all the same."""
+    server.write(RATINGS)
+    for kind in ("A", "AAAA"):
+        assert server.ask("late.service.consul", kind).code == 3
+    with hanging_consul(server):
+        assert server.ask("late.service.consul").code == 3, "it is cached"
+    server.write(RATINGS, LATE)
+    v4, v6 = addresses(LATE)
+    eventually(lambda: server.ask("late.service.consul").values == v4, 2)
+    assert server.ask("late.service.consul", "AAAA").values == v6
+
+
+def test_everything_else_under_consul_is_consuls(server: NameServer) -> None:
+    server.write(REVIEWS)
+    eventually(lambda: server.ask("reviews.service.consul").values == addresses(REVIEWS)[0], 2)
+    srv = server.ask("reviews.service.consul", "SRV").values
+    assert len(srv) == 1
+    assert srv[0].startswith("9080 ")
+    assert server.ask("v1.reviews.service.consul").values == ("10.0.0.5",)
+    assert server.ask("reviews.service.dc1.consul").values == ("10.0.0.5",)
+    assert server.ask("billing.service.consul").values == ("10.0.0.6",)
+    assert server.ask("lab.node.consul").values == ("127.0.0.1",)
+    assert server.ask("nothing.service.consul").code == 3
+    assert server.ask("outside.example").code in (3, 5), "no upstream: refused or no such name, but an answer"
+
+
+def test_mesh_names_are_answered_while_consul_hangs(server: NameServer) -> None:
+    server.write(REVIEWS)
+    eventually(lambda: server.ask("reviews.service.consul").values == addresses(REVIEWS)[0], 2)
+    with hanging_consul(server):
+        assert server.ask("other.service.consul", timeout=0.3).code == -1, "Consul does hang"
+        for name in ("reviews", "reviews.service.consul", "reviews.default.svc.cluster.local"):
+            for kind, values in zip(("A", "AAAA"), addresses(REVIEWS), strict=True):
+                answer = server.ask(name, kind)
+                assert answer.values == values
+                assert answer.seconds < 0.2
+        server.write(REVIEWS, RATINGS)
+        started = time.monotonic()
+        eventually(lambda: server.ask("ratings").values == addresses(RATINGS)[0], 2)
+        assert time.monotonic() - started < 2
+
+
+def test_two_thousand_services(server: NameServer) -> None:
+    keys = [ServiceKey("default", f"service-{number}") for number in range(2000)]
+    vips = allocate({}, keys, V4, V6)
+    server.hosts.write(hosts_file(keys, vips, "default"))
+    eventually(lambda: server.ask("service-1999").values == (str(vips[keys[1999]].v4),), 2)
+    server.hosts.clear()
+    eventually(lambda: server.ask("service-1999").values == (), 2)
