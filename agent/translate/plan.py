@@ -125,25 +125,25 @@ class _Round:
             return []
         http_ports = self._http_ports(resolved)
         result += [memo.get(("http listener", port), (port, options), http_listener) for port in http_ports]
-        taken = set() if options.intercepted else set(http_ports)
+        bound = dict.fromkeys(http_ports, "HTTP")
         for key, ports in resolved.items():
             vip = self._snapshot.vips.get(key)
             for port, rules in ports:
                 if port.protocol.is_http or (options.intercepted and vip is None):
                     continue
-                if not options.intercepted and self._is_taken(key, port, taken):
+                if not options.intercepted and self._is_bound(key, port, bound):
                     continue
                 inputs = (key, port.number, vip, rules, options)
                 result.append(memo.get(("tcp listener", key, port.number), inputs, tcp_listener))
         return result
 
-    def _is_taken(self, key: ServiceKey, port: Port, taken: set[int]) -> bool:
-        """Tell, and report, whether another service has this port of the one address that all are bound to."""
-        if port.number not in taken:
-            taken.add(port.number)
+    def _is_bound(self, key: ServiceKey, port: Port, bound: dict[int, str]) -> bool:
+        """Tell, and report, whether something else has this port of the one address that all are bound to."""
+        owner = bound.setdefault(port.number, str(key))
+        if owner == str(key):
             return False
         where = f"{self._options.bind_outbound}:{port.number}"
-        reason = f"TCP port {port.number} has no listener: {where} is bound for another service's port of that number"
+        reason = f"TCP port {port.number} has no listener: {where} is bound for {owner}"
         self._faults.append(Fault(f"service {key}", reason))
         return True
 

@@ -1,5 +1,5 @@
-"""Golden tests of the translation: each case is a catalog, rules and arguments; the rendered Envoy configuration is compared
-with expected.json, and a real Envoy must accept it.
+"""Golden tests of the translation: a case is a catalog, rules and arguments; what `hostmesh render` makes of them is
+compared with expected.json, and a real Envoy must accept it.
 
 `UPDATE_GOLDEN=1 pytest tests/golden` writes the expected files anew; look at the difference before committing it.
 """
@@ -66,6 +66,10 @@ def _render(case: str, output: Path, certs: Path) -> Path:
 def _validate(path: Path) -> str:
     """Return why Envoy refuses the file, or nothing."""
     done = subprocess.run(
-        [ENVOY, "--mode", "validate", "-l", "warning", "-c", path], capture_output=True, text=True, timeout=60, check=False
+        [ENVOY, "--mode", "validate", "-l", "warning", "-c", path],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     return "" if done.returncode == 0 else done.stderr[-2000:]
