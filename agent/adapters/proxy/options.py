@@ -17,7 +17,7 @@ class ProxyOptions(Struct, frozen=True):
 
     binary: Path
     folder: Path
-    """Where its bootstrap, state and base-id files are kept; one Envoy to a folder."""
+    """Where its bootstrap and state files are kept; one Envoy to a folder."""
     admin_socket: Path
     """As in the bootstrap."""
     concurrency: int = 2
@@ -25,8 +25,6 @@ class ProxyOptions(Struct, frozen=True):
     log_level: str = "warning"
     log_file: Path | None = None
     """None: Envoy's log goes where the agent's goes (and its last words are not known when it dies)."""
-    base_id: int | None = None
-    """Of the shared memory; None: Envoy finds a free one."""
     uid: int | None = None
     """Run Envoy as this user; needs root."""
     gid: int | None = None
@@ -39,11 +37,6 @@ class ProxyOptions(Struct, frozen=True):
         return self.folder / "envoy.json"
 
     @property
-    def base_id_file(self) -> Path:
-        """Return the path of the file that Envoy writes its base-id to."""
-        return self.folder / "envoy.base-id"
-
-    @property
     def state_file(self) -> Path:
         """Return the path of the supervisor's note about the running Envoy."""
         return self.folder / "envoy.state"
@@ -52,15 +45,14 @@ class ProxyOptions(Struct, frozen=True):
         """Return Envoy's command line.
 
         Drain strategy `immediate`: by default Envoy closes connections with a probability that grows over the drain
-        time, so a short drain would leave most of them open.
+        time, so a short drain would leave most of them open. No hot restart: with it Envoy has the kernel end it when
+        its parent dies (PR_SET_PDEATHSIG), and it has to outlive the agent.
         """
-        base_id = ["--use-dynamic-base-id"] if self.base_id is None else ["--base-id", str(self.base_id)]
         return [
             str(self.binary),
             *("-c", str(self.bootstrap_file)),
             *("--concurrency", str(self.concurrency)),
-            *base_id,
-            *("--base-id-path", str(self.base_id_file)),
+            "--disable-hot-restart",
             *("--drain-time-s", str(max(1, math.ceil(self.drain_seconds)))),
             *("--drain-strategy", "immediate"),
             *("--log-level", self.log_level),

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 from msgspec import Struct
 
 from agent.adapters.files import read_optional, write_atomic
-
-SHARED_MEMORY = Path("/dev/shm")
 
 
 class ProxyState(Struct, frozen=True):
@@ -40,16 +37,3 @@ def read_state(path: Path) -> ProxyState | None:
 def write_state(path: Path, state: ProxyState) -> None:
     """Replace the file; raises HostError."""
     write_atomic(path, msgspec.json.encode(state) + b"\n")
-
-
-def remove_shared_memory(base_id_file: Path) -> None:
-    """Delete the shared memory of the Envoy that wrote this --base-id-path file, and the file.
-
-    Only when that Envoy is dead. Envoy leaves `envoy_shared_memory_<base id><epoch>` behind however it ends.
-    """
-    with suppress(OSError):
-        base_id = base_id_file.read_text().strip()
-        if base_id.isdigit():
-            for path in SHARED_MEMORY.glob(f"envoy_shared_memory_{base_id}[0-9]"):
-                path.unlink(missing_ok=True)
-    base_id_file.unlink(missing_ok=True)

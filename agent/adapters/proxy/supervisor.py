@@ -23,7 +23,7 @@ from agent.adapters.proxy.backoff import Backoff
 from agent.adapters.proxy.log_tail import last_error
 from agent.adapters.proxy.options import ProxyOptions
 from agent.adapters.proxy.process import WatchedProcess, processes_with_argument
-from agent.adapters.proxy.state import ProxyState, read_state, remove_shared_memory, write_state
+from agent.adapters.proxy.state import ProxyState, read_state, write_state
 from agent.errors import HostError
 
 GRACE_SECONDS = 5.0
@@ -208,12 +208,8 @@ class EnvoySupervisor:
 
     def _prepare_files(self) -> None:
         options = self._options
-        remove_shared_memory(options.base_id_file)
         try:
             options.folder.mkdir(mode=0o755, parents=True, exist_ok=True)
-            if options.uid is not None:
-                options.base_id_file.touch(mode=0o644)
-                os.chown(options.base_id_file, options.uid, -1)
             if not options.admin_socket.parent.exists():
                 options.admin_socket.parent.mkdir(mode=0o700, parents=True)
                 os.chown(options.admin_socket.parent, -1 if options.uid is None else options.uid, -1)
@@ -233,7 +229,6 @@ class EnvoySupervisor:
         return file
 
     def _remove_files(self) -> None:
-        remove_shared_memory(self._options.base_id_file)
         for path in (self._options.state_file, self._options.bootstrap_file, self._options.admin_socket):
             path.unlink(missing_ok=True)
 
