@@ -202,6 +202,19 @@ async def until_live(supervisor: EnvoySupervisor) -> None:
                 await asyncio.sleep(0.02)
 
 
+async def listening(port: int, seconds: float = 5.0) -> None:
+    """Return when the listener takes connections."""
+    async with asyncio.timeout(seconds):
+        while True:
+            try:
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+            except OSError:
+                await asyncio.sleep(0.02)
+            else:
+                writer.close()
+                return
+
+
 async def until_busy(supervisor: EnvoySupervisor) -> None:
     async with asyncio.timeout(5):
         while True:
