@@ -50,6 +50,9 @@ connection fails, and the client's Envoy, which sees its handshake fail, connect
 nobody waits.
 """
 
+HANDSHAKE_SECONDS = 10.0
+"""A connection that has not finished its handshake by then is closed: else anybody could hold any number of them."""
+
 
 class InboundPort(Struct, frozen=True):
     """A local workload's port as Envoy serves it."""
@@ -128,6 +131,7 @@ def _chains(served: InboundPort, security: Security) -> list[Any]:
     if security.mode is not MtlsMode.DISABLED and served.certificate in security.certificates:
         mtls = listener_components_pb2.FilterChain(name=f"{name}mtls", filters=[_filter(served.port)])
         mtls.transport_socket.CopyFrom(server_socket(served.certificate, security.trust_domain))
+        mtls.transport_socket_connect_timeout.CopyFrom(seconds(HANDSHAKE_SECONDS))
         if security.mode is MtlsMode.PERMISSIVE:
             # By ALPN alone: Envoy never falls back from a chain for `tls` to one without, which the application's own
             # TLS must come to.
