@@ -135,7 +135,7 @@ _HTTP = message(
             message(
                 {
                     "destination": _DESTINATION,
-                    "weight": integer(0, 2**24),
+                    "weight": integer(0, 1_000_000),
                     "headers": UNSUPPORTED,
                     "removeResponseHeaders": UNSUPPORTED,
                     "appendResponseHeaders": UNSUPPORTED,
