@@ -1,4 +1,4 @@
-"""Rendered Envoys behind real iptables on two hosts: virtual addresses to listeners, IPv4 and IPv6, strict mutual TLS."""
+"""Rendered Envoys behind real iptables on two hosts: virtual addresses, IPv4 and IPv6, strict mutual TLS."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Host]]
         catalog = _catalog(made)
         for name, ports, account in (("client", (SECOND,), "caller"), ("server", (HTTP, MYSQL), "ratings")):
             _start_mesh(stack, folder, name, made[name], ports, account, catalog)
-        stack.enter_context(made["server"].running(*PYTHON, HTTP_APPLICATION, HTTP, stderr=subprocess.DEVNULL))
-        stack.enter_context(made["server"].running(*PYTHON, TCP_APPLICATION, MYSQL, stderr=subprocess.DEVNULL))
+        stack.enter_context(made["server"].running(*PYTHON, HTTP_APPLICATION, str(HTTP), stderr=subprocess.DEVNULL))
+        stack.enter_context(made["server"].running(*PYTHON, TCP_APPLICATION, str(MYSQL), stderr=subprocess.DEVNULL))
         eventually(lambda: curl(made["client"], f"http://{vip(RATINGS).v4}:{HTTP}/", "ratings").startswith("200"), 15)
         eventually(lambda: talk(made["client"], str(vip(DB).v4)) == ["mysql", "echo"], 15)
         yield made
