@@ -170,6 +170,6 @@ def test_two_thousand_services(server: NameServer) -> None:
     keys = [ServiceKey("default", f"service-{number}") for number in range(2000)]
     vips = allocate({}, keys, V4, V6)
     server.hosts.write(hosts_file(keys, vips, "default"))
-    eventually(lambda: server.ask("service-1999").values == (str(vips[keys[1999]].v4),), 2)
+    eventually(lambda: server.ask("service-1999").values == (str(vips[keys[1999]].v4),), 5)
     server.hosts.clear()
-    eventually(lambda: server.ask("service-1999").values == (), 2)
+    eventually(lambda: server.ask("service-1999").values == (), 5)
