@@ -63,20 +63,36 @@ class ModelEnvoy:
         self.suspects: set[tuple[str, str]] = set()
         self.received: dict[str, int] = {}
         self.checks_order = True
+        self.last: dict[tuple[str, str], str] = {}
+        self.owed: set[tuple[str, str]] = set()
 
     def connect(self) -> None:
         """Open a new stream: first requests of all types, with the versions held."""
+        self.stop_warming()  # a real one leaves out CDS on the new stream until then
         self.requests.clear()
         self.withheld.clear()
         self.suspects.clear()
-        # A real one leaves out CDS until it has warmed (for at most the initial_fetch_timeout): take that as over.
-        self.held[CLUSTER_TYPE] |= self.warming
-        self.warming.clear()
+        self.owed.clear()
+        self.last = {
+            (type_url, name): each.version for type_url, held in self.held.items() for name, each in held.items()
+        }
         for type_url, held in self.held.items():
             names = sorted(self.subscribed.get(type_url, ()))
             if type_url not in self.subscribed or names:
                 versions = {name: resource.version for name, resource in held.items()}
                 self._request(type_url, resource_names_subscribe=names, initial_resource_versions=versions)
+
+    def forget_refused(self, newest: Resources) -> None:
+        """Refused content may come again after it was not wanted for a while."""
+        for type_url, name in self.refused:
+            wanted = newest.of(type_url).get(name)
+            if wanted is None or wanted.version != self.last.get((type_url, name)):
+                self.last.pop((type_url, name), None)
+
+    def stop_warming(self) -> None:
+        """Let the initial_fetch_timeout pass."""
+        for name in list(self.warming):
+            self._warmed(name)
 
     def receive(self, response: discovery_pb2.DeltaDiscoveryResponse) -> None:
         """Take a response: check it, apply it, and put an ACK or NACK and new subscriptions into `requests`."""
@@ -96,20 +112,19 @@ class ModelEnvoy:
             for name in response.removed_resources:
                 self._remove(response.type_url, name)
         if errors and response.type_url == ENDPOINT_TYPE:
-            for name in list(self.warming):
-                self._warmed(name)  # Envoy tells every cluster of a refused endpoint response; they go on without
+            self.stop_warming()  # Envoy tells every cluster of a refused endpoint response; they go on without
         self._answer(response, errors)
 
     def _check(self, response: discovery_pb2.DeltaDiscoveryResponse, contents: dict[str, Content]) -> None:
         type_url = response.type_url
         for entry in response.resources:
             key = (type_url, entry.name)
-            held = self.warming.get(entry.name) if type_url == CLUSTER_TYPE else None
-            held = held or self.held[type_url].get(entry.name)
             again = key in self.suspects and len(contents) == 1
             renewed = type_url == ENDPOINT_TYPE and entry.name in self.renewable
-            same = held is not None and held.version == entry.version
-            assert again or renewed or not same, f"{key} sent again, unchanged"
+            if self.last.get(key) == entry.version and not (again or renewed):
+                assert key in self.owed, f"{key} sent again, unchanged"
+                self.owed.discard(key)
+            self.last[key] = entry.version
             self.suspects.discard(key)
             if contents[entry.name].quality != GOOD:
                 self.refused.add(key)
@@ -146,10 +161,12 @@ class ModelEnvoy:
         for referred_type, referred in resource.references:
             if referred_type in self.subscribed and referred not in self.subscribed[referred_type]:
                 self.subscribed[referred_type].add(referred)
+                self.owed.add((referred_type, referred))
                 self._request(referred_type, resource_names_subscribe=[referred])
 
     def _remove(self, type_url: str, name: str) -> None:
         self.held[type_url].pop(name, None)
+        self.last.pop((type_url, name), None)
         if type_url == ENDPOINT_TYPE:
             self._warmed(name)
         if type_url == CLUSTER_TYPE:
@@ -165,6 +182,7 @@ class ModelEnvoy:
             for name in sorted(name for name in names if (type_url, name) not in used):
                 names.discard(name)
                 self.held[type_url].pop(name, None)
+                self.last.pop((type_url, name), None)
                 self._request(type_url, resource_names_unsubscribe=[name])
 
     def _warmed(self, name: str) -> None:

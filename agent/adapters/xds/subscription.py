@@ -15,6 +15,9 @@ WILDCARD = "*"
 ABSENT = ""
 """Stands for a version: Envoy was told that the resource does not exist."""
 
+UNSURE = "?"
+"""Stands for a version: what Envoy holds is unknown, since it may have applied a part of a refused response."""
+
 Answers = list[tuple[str, Resource | None]]
 """Names and what to say of each; None: there is no such resource."""
 
@@ -47,7 +50,7 @@ class Subscription:
         self._held_references: dict[str, tuple[tuple[str, str], ...]] = {}
         self._pending: set[str] = set()
         self._urgent: set[str] = set()
-        self._suspects: set[str] = set()
+        self._suspects: dict[str, str] = {}
         self._retained: set[str] = set()
 
     @property
@@ -120,9 +123,8 @@ class Subscription:
             yield from self._held_references.get(name, ())
 
     def take_suspects(self) -> Answers:
-        """Return what is to be sent in responses of its own; what changed meanwhile is pending instead."""
-        names, self._suspects = self._suspects, set()
-        return self._take({name for name in names if self._sent.get(name) == _version(self._target.get(name))})
+        """Return what is to be sent in responses of its own, as sent from now on."""
+        return self._take(set(self._suspects))
 
     def accept(self, resources: Iterable[Resource], removed: Iterable[str]) -> None:
         """Note that Envoy took these resources, and that it holds no more what was removed."""
@@ -143,22 +145,23 @@ class Subscription:
         """Note that Envoy refused a response: a single resource is to blame, several are suspects."""
         # A name that was sent again since, or unsubscribed, has its verdict still to come, or needs none.
         current = [name for name, version in versions.items() if self._sent.get(name) == version]
-        if len(versions) > 1:
-            self._suspects.update(current)
-            return
         for name in current:
-            self._reject(name, Rejection(versions[name], reason))
+            if len(versions) > 1:
+                self._suspect(name, versions[name])
+            else:
+                self._reject(name, Rejection(versions[name], reason))
+            self._look_at(name)
+
+    def _suspect(self, name: str, version: str) -> None:
+        self._suspects[name] = version
+        self._sent[name] = UNSURE
+        self._held.pop(name, None)
 
     def _reject(self, name: str, rejection: Rejection) -> None:
-        if rejection.version != ABSENT:
-            self.rejected[name] = rejection
-        # Envoy keeps what it held before.
-        if name in self._held:
-            self._sent[name] = self._held[name]
-        else:
-            self._sent.pop(name, None)
-        if rejection.version != ABSENT:
-            self._look_at(name)
+        if rejection.version == ABSENT:
+            return  # nothing is lost if Envoy keeps what nobody wants
+        self.rejected[name] = rejection
+        self._sent[name] = self._held.get(name, UNSURE)
 
     def _subscribe_all(self, known: Mapping[str, str]) -> None:
         self.wildcard = True
@@ -180,26 +183,28 @@ class Subscription:
 
     def _take(self, names: set[str]) -> Answers:
         answers = [(name, self._target.get(name)) for name in sorted(names)]
-        for name, resource in answers:
-            self._sent[name] = _version(resource)
-            if resource is None:
-                self.rejected.pop(name, None)
+        self._sent.update((name, _version(resource)) for name, resource in answers)
         self._pending -= names
-        self._suspects -= names
+        for name in names:
+            self._suspects.pop(name, None)
         return answers
 
     def _look_at(self, name: str) -> None:
+        version = _version(self._target.get(name))
+        if self._suspects.get(name, version) != version:
+            del self._suspects[name]  # what was refused is not wanted any more
+        if version == ABSENT:
+            self.rejected.pop(name, None)  # nobody wants it any more
         if self._is_due(name):
             self._pending.add(name)
             return
         self._pending.discard(name)
-        version = _version(self._target.get(name))
         rejection = self.rejected.get(name)
-        if rejection and rejection.version != version and self._held.get(name, ABSENT) == version:
-            del self.rejected[name]
+        if rejection and rejection.version != version and self._held.get(name) == version:
+            del self.rejected[name]  # the good form that Envoy kept is wanted again
 
     def _is_due(self, name: str) -> bool:
-        if not self._wants(name) or name in self._urgent:
+        if not self._wants(name) or name in self._urgent or name in self._suspects:
             return False
         sent = self._sent.get(name)
         resource = self._target.get(name)
@@ -219,7 +224,8 @@ class Subscription:
         self._held.pop(name, None)
         self._held_references.pop(name, None)
         self.rejected.pop(name, None)
-        for names in (self._pending, self._urgent, self._suspects, self._retained):
+        self._suspects.pop(name, None)
+        for names in (self._pending, self._urgent, self._retained):
             names.discard(name)
 
 
