@@ -42,6 +42,15 @@ from agent.lab.tokens import create_tokens
 RUN = Path("/run")
 _FOLDERS = ("etc/services.d", "var/dns", "run", "log", "consul")
 
+_USERS: dict[str, tuple[int, tuple[str, ...]]] = {
+    "consul": (CONSUL_UID, ()),
+    "ca": (CA_UID, ()),
+    "dnsmasq": (DNS_UID, ("net_bind_service",)),
+    "agent": (AGENT_UID, ("net_admin", "net_raw")),
+}
+"""Part → the user it runs as and the capabilities it keeps."""
+_PROGRAMS = {"ca": "hostmesh-ca", "agent": "hostmesh-agent"}
+
 
 class Lab:
     """One lab on this machine. `report` gets a line at the beginning of each step."""
@@ -135,17 +144,36 @@ class Lab:
         elif self.folder.is_dir() and not any(self.folder.iterdir()):
             self.folder.rmdir()
 
+    def start(self, host: str, part: str) -> ProcessId:
+        """Start a part of a host (again): consul, ca, dnsmasq, agent, or an application by its service's name."""
+        started = self[host].start_app(part) if part not in _USERS else self._start_program(self[host], part)
+        self._file.save(self._state)
+        return started
+
     def start_agent(self, host: str) -> ProcessId:
         """Start hostmesh-agent on a host."""
+        return self.start(host, "agent")
+
+    def _start_program(self, host: Host, part: str) -> ProcessId:
+        uid, capabilities = _USERS[part]
+        return host.start(part, self._command_line(host, part), uid, capabilities)
+
+    def _command_line(self, host: Host, part: str) -> list[str]:
+        program = _PROGRAMS.get(part, part)
+        argv = [find_programs((program,))[program]]
+        if part == "consul":
+            return [*argv, "agent", f"-config-file={host.path('etc/consul.json')}"]
+        if part == "ca":
+            return [*argv, "--config", str(host.path("etc/ca.yaml"))]
+        if part == "dnsmasq":
+            options = ["--keep-in-foreground", "--log-facility=-", "--pid-file="]
+            return [*argv, *options, f"--conf-file={host.path('etc/dnsmasq.conf')}"]
         folders = [
             word
             for kind in ("config", "state", "run")
-            for word in (f"--{kind}-dir", str(self._agent_folder(host, kind)))
+            for word in (f"--{kind}-dir", str(self._agent_folder(host.name, kind)))
         ]
-        argv = [find_programs(("hostmesh-agent",))["hostmesh-agent"], *folders]
-        started = self[host].start("agent", argv, AGENT_UID, ("net_admin", "net_raw"))
-        self._file.save(self._state)
-        return started
+        return [*argv, *folders]
 
     def stop(self, host: str, part: str, seconds: float = 20.0) -> None:
         """End a part by SIGTERM and wait for it; raises HostError if it stays."""
@@ -175,7 +203,7 @@ class Lab:
         self._file.save(self._state)
         self._report("Consul, names, certificate authority and applications")
         for host in self:
-            self._start_infrastructure(host, programs)
+            self._start_infrastructure(host)
         self._start_forwarders()
         self._file.save(self._state)
         wait_all(self.hosts, self._conditions(ca_ready, lambda plan: plan.ca, "ca"), deadline)
@@ -214,16 +242,13 @@ class Lab:
         self._state.bridge_namespace = self.plan.name
         self._file.save(self._state)
 
-    def _start_infrastructure(self, host: Host, programs: Mapping[str, str]) -> None:
+    def _start_infrastructure(self, host: Host) -> None:
         if host.plan.consul:
-            consul = [programs["consul"], "agent", f"-config-file={host.path('etc/consul.json')}"]
-            host.start("consul", consul, CONSUL_UID)
+            self._start_program(host, "consul")
         if host.plan.ca:
-            host.start("ca", [programs["hostmesh-ca"], "--config", str(host.path("etc/ca.yaml"))], CA_UID)
+            self._start_program(host, "ca")
             self._state.ca_socket = str(host.path("run/admin.sock"))
-        dnsmasq = [programs["dnsmasq"], "--keep-in-foreground", "--log-facility=-", "--pid-file="]
-        configuration = f"--conf-file={host.path('etc/dnsmasq.conf')}"
-        host.start("dnsmasq", [*dnsmasq, configuration], DNS_UID, ("net_bind_service",))
+        self._start_program(host, "dnsmasq")
         for app in host.plan.apps:
             if app.argv:
                 host.start_app(app.service)

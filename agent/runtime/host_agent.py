@@ -35,6 +35,7 @@ from agent.runtime.certificates import certificate_status
 from agent.runtime.datapath import DataPath
 from agent.runtime.endpoint import Endpoint
 from agent.runtime.events import CertificatesChanged, FaultsChanged, WorkloadsChanged
+from agent.runtime.fault_log import FaultLog
 from agent.runtime.last_known import LastKnownFile
 from agent.runtime.metrics import Counters, MetricsPage
 from agent.runtime.notify import notify
@@ -71,8 +72,8 @@ class HostAgent:
         self.state.apply([FaultsChanged("disk", faults + vip_faults)])
         self._workloads: tuple[Workload, ...] = ()
         self._certificates: tuple[CertificateStatus, ...] = ()
-        self._plan_options = _plan_options(config)
-        self._reconciler = Reconciler(self.state, self._plan_options, self._publish)
+        self._fault_log = FaultLog()
+        self._reconciler = Reconciler(self.state, _plan_options(config), self._publish, self._update_status)
         self._post = self._reconciler.mailbox.post
         self._xds = XdsServer(config.run_dir / "xds.sock")
         self._xds.on_change = self._update_status
@@ -187,10 +188,11 @@ class HostAgent:
         if snapshot.vips != self._saved_vips:
             self._saved_vips = dict(snapshot.vips)
             self._vip_table.save(snapshot.vips)
-        self._update_status()
 
     def _update_status(self) -> None:
-        self._status_writer.write(self.status())
+        status = self.status()
+        self._status_writer.write(status)
+        self._fault_log.note(status.faults + status.proxy.nacks)
 
     def status(self) -> NodeStatus:
         """Return this node's present status."""

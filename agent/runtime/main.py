@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -51,6 +52,7 @@ def _check(config: Config) -> None:
 
 
 def _set_up_log(level: str) -> None:
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its core writes to stderr past every setting of ours
     if level not in LEVELS:
         raise ConfigError([f"log.level: {level!r} is not a level (one of {', '.join(LEVELS)})"])
     logging.basicConfig(level=level.upper(), format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)

@@ -35,6 +35,7 @@ class Reconciler:
         state: MeshState,
         options: PlanOptions,
         publish: Callable[[MeshSnapshot, Desired, int], None],
+        after_round: Callable[[], None],
     ) -> None:
         self.mailbox: Mailbox[Event] = Mailbox()
         self.state = state
@@ -42,6 +43,7 @@ class Reconciler:
         self.last_round_seconds = 0.0
         self._options = options
         self._publish = publish
+        self._after_round = after_round
         self._planner = Planner()
 
     async def run(self) -> None:
@@ -52,6 +54,7 @@ class Reconciler:
             self.state.apply(events)
             if self.state.is_complete:
                 self._reconcile()
+            self._after_round()
             self.last_round_seconds = time.perf_counter() - started
             self.rounds += 1
             await asyncio.sleep(min(max(MIN_GAP_SECONDS, COST_FACTOR * self.last_round_seconds), MAX_GAP_SECONDS))

@@ -67,7 +67,7 @@ def landing(user: str) -> str:
 
 def _document(title: str, body: str) -> str:
     return f"""<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><title>{escape(title)} · Bookinfo</title>
+<html lang="en"><head><meta charset="utf-8"><title>Simple Bookstore App</title>
 <meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">
 <link rel="icon" href="data:,"><style>{STYLE}</style></head>
 <body>{body}</body></html>

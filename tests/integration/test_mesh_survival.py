@@ -1,0 +1,212 @@
+"""Under load: certificates that last ten seconds, a Consul and a CA that go away, agents and Envoys that are killed.
+
+The load asks `reviews` directly from productpage's host, past the page's own second try, so that no failure is hidden.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agent.lab.lab import Lab
+from agent.lab.readiness import agent_ready
+from tests.integration.meshlab import (
+    agents,
+    bookinfo,
+    hostmesh,
+    load,
+    metric_lines,
+    node_status,
+    wait_for,
+    wait_settled,
+)
+
+SAMPLES = Path(__file__).parents[2] / "vagrant/samples/bookinfo"
+STARS = '"stars"'
+RULE_WITH_WRONG_TYPES = (
+    b'{"apiVersion":"config.istio.io/v1alpha2","kind":"RouteRule",'
+    b'"metadata":{"name":"wrong-types"},"spec":{"destination":7}}'
+)
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    """Bookinfo with certificates of ten seconds; reviews v2 and v3 (with stars) alone get traffic."""
+    with Lab(bookinfo("10.78.2.0/24", {"lifetime": "10s"})) as lab:
+        hostmesh(lab, "apply", "-f", str(SAMPLES / "route-rule-reviews-v2-v3.yaml"))
+        wait_settled(lab)
+        yield lab
+
+
+def serials(lab: Lab) -> dict[str, str]:
+    """Return the serial of each host's certificate."""
+    return {host.name: node_status(host).certificates[0].serial for host in agents(lab)}
+
+
+def test_a_minute_of_load_over_rotating_certificates(lab: Lab) -> None:
+    seen = {name: {serial} for name, serial in serials(lab).items()}
+    with (
+        load(lab["productpage"], contains=STARS) as direct,
+        load(lab["productpage"], "http://127.0.0.1:9080/productpage", rate=5, contains="Reviewer1") as page,
+    ):
+        until = time.monotonic() + 60
+        while time.monotonic() < until:
+            for name, serial in serials(lab).items():
+                seen[name].add(serial)
+            time.sleep(1)  # the minute itself is what is tested
+    assert direct.failures == []
+    assert page.failures == []
+    assert direct.total > 1000
+    assert min(len(found) for found in seen.values()) >= 8
+
+
+def test_the_ca_gone_and_back(lab: Lab) -> None:
+    """Away for 40 % of a lifetime: nothing fails, the fault is named, recovery needs no hand."""
+    with load(lab["productpage"], contains=STARS) as running:
+        lab.kill("consul", "ca")
+        wait_for(
+            lambda: any("certificate" in f.subject for f in node_status(lab["reviews-v2"]).faults), "the fault is told"
+        )
+        assert any("certificate" in line for line in metric_lines(lab["reviews-v2"], "hostmesh_fault"))
+        before = serials(lab)
+        lab.start("consul", "ca")
+        wait_for(lambda: all(serials(lab)[name] != serial for name, serial in before.items()), "all have renewed")
+        wait_for(lambda: not any(node_status(host).faults for host in agents(lab)), "no fault is left")
+    assert running.failures == []
+
+
+def test_consul_gone_for_a_minute_and_back(lab: Lab) -> None:
+    with load(lab["productpage"], contains=STARS) as running:
+        lab.stop("consul", "consul", seconds=30)
+        host = lab["productpage"]
+        wait_for(lambda: any(f.subject == "Consul" for f in node_status(host).faults), "the fault is told", 30)
+        assert any('subject="Consul"' in line for line in metric_lines(host, "hostmesh_fault"))
+        time.sleep(60)  # the minute itself is what is tested
+        lab.start("consul", "consul")
+        wait_for(lambda: not any(node_status(host).faults for host in agents(lab)), "no fault is left", 60)
+        hostmesh(lab, "apply", "-f", str(SAMPLES / "route-rule-reviews-test-v2.yaml"))
+        wait_settled(lab, timeout=30)
+        hostmesh(lab, "delete", "-f", str(SAMPLES / "route-rule-reviews-test-v2.yaml"))
+    assert running.failures == []
+
+
+def test_a_client_agent_of_consul_that_lost_everything(lab: Lab) -> None:
+    """Killed, its state deleted, started again: the instance is registered again by itself."""
+    host = lab["ratings"]
+    with load(lab["productpage"], contains=STARS) as running:
+        lab.kill("ratings", "consul")
+        for path in host.path("consul").glob("*"):
+            if path.is_dir():
+                host.exec("rm", "-rf", str(path))
+        lab.start("ratings", "consul")
+        local = ("curl", "-fs", "http://127.0.0.1:8500/v1/agent/service/hostmesh-ratings-9080")
+        wait_for(lambda: host.exec(*local, check=False).returncode == 0, "ratings is registered again", 30)
+        wait_for(lambda: passing(lab, "ratings") == 1, "ratings is passing", 30)
+        wait_for(lambda: not node_status(host).faults, "no fault is left", 30)
+    # While its Consul is away the host itself counts as failed: its only instance is gone for the callers meanwhile.
+    assert all("Ratings service" in reason or "503" in reason or "200" in reason for _, reason in running.failures)
+
+
+def test_garbage_in_kv(lab: Lab) -> None:
+    """Each kind of garbage is named; good rules work on; a rule written beside it is acknowledged."""
+    bad = {
+        "default/routerule/not-json": b"\xff\xfe{",
+        "default/routerule/wrong-types": RULE_WITH_WRONG_TYPES,
+        "default/frobnicator/x": b'{"apiVersion":"x/v1","kind":"Frobnicator","metadata":{"name":"x"},"spec":{}}',
+        "default/routerule/huge": b"x" * (512 * 1024),
+        "odd": b"",
+    }
+    with load(lab["productpage"], contains=STARS) as running:
+        for key, value in bad.items():
+            kv(lab, "PUT", f"hostmesh/config/{key}", value)
+        for number in range(1000):
+            kv(lab, "PUT", f"hostmesh/config/default/routerule/bad-{number}", b"garbage")
+        kv(lab, "PUT", "hostmesh/mesh", b"[]")
+        host = lab["productpage"]
+        wait_for(lambda: any(f.subject.endswith("/bad-0") for f in node_status(host).faults), "the faults are told")
+        subjects = {fault.subject for fault in node_status(host).faults}
+        assert subjects >= {"hostmesh/mesh", "hostmesh/config/default/routerule/bad-0"}
+        shown = hostmesh(lab, "proxy-status")
+        assert "hostmesh/" in shown
+        assert any("bad-0" in line for line in metric_lines(host, "hostmesh_fault"))
+        assert "bad-0" in host.log("agent", 5000)
+        printed = hostmesh(lab, "apply", "-f", str(SAMPLES / "route-rule-reviews-test-v2.yaml"))
+        wait_settled(lab, int(printed.rsplit(" ", 1)[1]), timeout=30)
+        kv(lab, "DELETE", "hostmesh/config/default/routerule/bad-?recurse=true")
+        for key in bad:
+            kv(lab, "DELETE", f"hostmesh/config/{key}")
+        kv(lab, "DELETE", "hostmesh/mesh")
+        wait_for(lambda: not any(node_status(host).faults for host in agents(lab)), "no fault is left")
+        hostmesh(lab, "delete", "-f", str(SAMPLES / "route-rule-reviews-test-v2.yaml"))
+    assert running.failures == []
+
+
+def test_a_bad_services_file(lab: Lab) -> None:
+    host = lab["details"]
+    bad = host.path("etc/services.d/zz-bad.yaml")
+    bad.write_text("name: [\n")
+    agent = host.pid("agent")
+    assert agent is not None
+    host.exec("kill", "-HUP", str(agent))
+    wait_for(lambda: any("zz-bad.yaml" in fault.reason for fault in node_status(host).faults), "the fault is told")
+    assert passing(lab, "details") == 1
+    bad.unlink()
+    host.exec("kill", "-HUP", str(agent))
+    wait_for(lambda: not node_status(host).faults, "no fault is left")
+
+
+def test_a_killed_envoy_comes_back_and_no_other_host_notices(lab: Lab) -> None:
+    with load(lab["productpage"], contains=STARS) as running:
+        before = lab["details"].pid("envoy")
+        lab.kill("details", "envoy")
+        wait_for(lambda: lab["details"].pid("envoy") not in (None, before), "a new Envoy")
+        wait_for(lambda: node_status(lab["details"]).proxy.connected, "it is connected")
+        assert node_status(lab["details"]).proxy.restarts == 1
+        assert "SIGKILL" in node_status(lab["details"]).proxy.last_exit
+        wait_for(lambda: lab["details"].get("/details/0", address=lab["details"].address)[0] == 200, "details serves")
+    assert running.failures == []
+
+
+def test_after_a_killed_agent_its_envoy_rules_and_names_serve_on(lab: Lab) -> None:
+    """Killed on the caller's and on a callee's host; nothing fails, and the next agent adopts what is there."""
+    hosts = ("productpage", "ratings")
+    envoys = {name: lab[name].pid("envoy") for name in hosts}
+    with load(lab["productpage"], contains=STARS) as running:
+        for name in hosts:
+            lab.kill(name, "agent")
+        assert lab["productpage"].exec("getent", "hosts", "reviews").stdout.strip()
+        time.sleep(2)  # that long no agent is there, which is what is tested
+        for name in hosts:
+            lab.start_agent(name)
+        lab.wait({(name, "agent"): agent_ready(lab[name]) for name in hosts})
+        wait_settled(lab)
+    assert running.failures == []
+    assert {name: lab[name].pid("envoy") for name in hosts} == envoys
+
+
+def test_a_stopped_agent_leaves_the_catalog_and_nothing_behind(lab: Lab) -> None:
+    host = lab["details"]
+    lab.stop("details", "agent", seconds=30)
+    assert passing(lab, "details") == 0
+    assert "HOSTMESH" not in host.exec("iptables-save").stdout + host.exec("ip6tables-save").stdout
+    assert "240.240" not in host.exec("ip", "route").stdout
+    assert host.pid("envoy") is None
+    assert host.exec("getent", "hosts", "reviews", check=False).returncode != 0
+    lab.start_agent("details")
+    wait_for(lambda: passing(lab, "details") == 1, "details is registered and passing", 30)
+
+
+def passing(lab: Lab, service: str) -> int:
+    """Return how many instances of a service Consul calls healthy."""
+    with urllib.request.urlopen(f"{lab.state.consul}/v1/health/service/{service}?passing") as answer:
+        return len(json.load(answer))
+
+
+def kv(lab: Lab, method: str, path: str, value: bytes = b"") -> None:
+    """Write to Consul's KV as any program might."""
+    urllib.request.urlopen(urllib.request.Request(f"{lab.state.consul}/v1/kv/{path}", value, method=method)).close()
