@@ -27,6 +27,7 @@ from agent.mesh.names import CLUSTER_TYPE, ENDPOINT_TYPE, LISTENER_TYPE, ROUTE_T
 from agent.mesh.snapshot import Resource, Resources
 
 ENVOY = Path(__file__).parents[2] / "build/tools/bin/envoy"
+HTTP_MANAGER = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 ADS = {"ads": {}, "resource_api_version": "V3"}
 MESSAGES: dict[str, Any] = {
     CLUSTER_TYPE: cluster_pb2.Cluster,
@@ -74,11 +75,7 @@ def bootstrap(folder: Path) -> dict[str, Any]:
                     "load_assignment": {
                         "cluster_name": "xds",
                         "endpoints": [
-                            {
-                                "lb_endpoints": [
-                                    {"endpoint": {"address": {"pipe": {"path": str(folder / "xds.sock")}}}}
-                                ]
-                            }
+                            {"lb_endpoints": [{"endpoint": {"address": {"pipe": {"path": str(folder / "xds.sock")}}}}]}
                         ],
                     },
                 }
@@ -109,16 +106,14 @@ def cluster(name: str, **more: Any) -> Resource:
 
 def endpoints(name: str, *ports: int) -> Resource:
     """Return a cluster's endpoints on 127.0.0.1."""
-    lb = [
-        {"endpoint": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": port}}}} for port in ports
-    ]
+    lb = [{"endpoint": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": port}}}} for port in ports]
     return resource(ENDPOINT_TYPE, name, {"cluster_name": name, "endpoints": [{"lb_endpoints": lb}]})
 
 
-def listener(name: str, port: int, routes: str, **more: Any) -> Resource:
+def listener(name: str, port: int, routes: str, tls: dict[str, Any] | None = None) -> Resource:
     """Return an HTTP listener on 127.0.0.1 with routes by RDS."""
     manager = {
-        "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        "@type": HTTP_MANAGER,
         "stat_prefix": name,
         "rds": {"route_config_name": routes, "config_source": ADS},
         "http_filters": [
@@ -128,12 +123,13 @@ def listener(name: str, port: int, routes: str, **more: Any) -> Resource:
             }
         ],
     }
-    chain = {"filters": [{"name": "http", "typed_config": manager}]}
+    chain: dict[str, Any] = {"filters": [{"name": "http", "typed_config": manager}]}
+    if tls:
+        chain["transport_socket"] = tls
     content = {
         "name": name,
         "address": {"socket_address": {"address": "127.0.0.1", "port_value": port}},
         "filter_chains": [chain],
-        **more,
     }
     return resource(LISTENER_TYPE, name, content, (ROUTE_TYPE, routes))
 
@@ -174,7 +170,9 @@ class Envoy:
 
 
 @asynccontextmanager
-async def envoy_running(folder: Path, change: Callable[[dict[str, Any]], None] = lambda _: None) -> AsyncIterator[Envoy]:
+async def envoy_running(
+    folder: Path, change: Callable[[dict[str, Any]], None] = lambda _: None
+) -> AsyncIterator[Envoy]:
     """Run Envoy on `bootstrap(folder)`; its log is `folder/envoy.log`."""
     config = bootstrap(folder)
     change(config)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hypothesis.strategies as st
+from envoy.service.discovery.v3 import discovery_pb2
 from hypothesis import given, settings
 
 from agent.adapters.xds.delta import DeltaStream, Limits
@@ -55,7 +56,7 @@ class Wire:
 
     def reconnect(self) -> None:
         self.stream = DeltaStream(self.limits)
-        self.in_flight: list[object] = []
+        self.in_flight: list[discovery_pb2.DeltaDiscoveryResponse] = []
         self.envoy.connect()
         self.envoy.checks_order = self.revision == 0
         if self.revision:
@@ -73,7 +74,7 @@ class Wire:
         elif step == "respond":
             self.in_flight += self.stream.responses(self.now)
         elif step == "receive" and self.in_flight:
-            self.envoy.receive(self.in_flight.pop(0))  # type: ignore[arg-type] # protobuf messages have no types here
+            self.envoy.receive(self.in_flight.pop(0))
         elif step == "round":
             for part in ("request", "respond", "receive"):
                 self.step(part)
@@ -137,7 +138,7 @@ def check_holds_newest(wire: Wire) -> None:
 
 
 def used_by_last_good(wire: Wire) -> set[tuple[str, str]]:
-    used = set()
+    used: set[tuple[str, str]] = set()
     for type_url, held in wire.envoy.held.items():
         for name, resource in held.items():
             wanted = wire.newest.of(type_url).get(name)

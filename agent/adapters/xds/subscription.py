@@ -34,6 +34,7 @@ class Subscription:
 
     `pending` names may differ from what Envoy was sent and go in their stage; `urgent` ones were just subscribed and
     are answered at once; `suspects` were in a refused response and are sent again alone, for an exact verdict;
+    of `doubts` Envoy may have applied some version in a refused response, before the one it answered for last;
     `retained` ones exist no longer but Envoy's last good form of a refused resource needs them.
     """
 
@@ -51,6 +52,7 @@ class Subscription:
         self._pending: set[str] = set()
         self._urgent: set[str] = set()
         self._suspects: dict[str, str] = {}
+        self._doubts: dict[str, set[str]] = {}
         self._retained: set[str] = set()
 
     @property
@@ -132,7 +134,9 @@ class Subscription:
             if self._wants(resource.name):
                 self._held[resource.name] = resource.version
                 self._held_references[resource.name] = resource.references
+            self._doubts.pop(resource.name, None)
         for name in removed:
+            self._doubts.pop(name, None)
             self._held.pop(name, None)
             self._held_references.pop(name, None)
             if name not in self.names and self._sent.get(name) == ABSENT:
@@ -155,13 +159,18 @@ class Subscription:
     def _suspect(self, name: str, version: str) -> None:
         self._suspects[name] = version
         self._sent[name] = UNSURE
-        self._held.pop(name, None)
+        self._doubts.setdefault(name, set()).add(version)
 
     def _reject(self, name: str, rejection: Rejection) -> None:
         if rejection.version == ABSENT:
             return  # nothing is lost if Envoy keeps what nobody wants
         self.rejected[name] = rejection
-        self._sent[name] = self._held.get(name, UNSURE)
+        doubts = self._doubts.pop(name, set())
+        if doubts <= {rejection.version}:
+            self._sent[name] = self._held.get(name, UNSURE)
+        else:
+            self._sent[name] = UNSURE
+            self._held.pop(name, None)
 
     def _subscribe_all(self, known: Mapping[str, str]) -> None:
         self.wildcard = True
@@ -225,6 +234,7 @@ class Subscription:
         self._held_references.pop(name, None)
         self.rejected.pop(name, None)
         self._suspects.pop(name, None)
+        self._doubts.pop(name, None)
         for names in (self._pending, self._urgent, self._retained):
             names.discard(name)
 
