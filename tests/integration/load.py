@@ -1,6 +1,7 @@
-"""A steady load, run as a program on a lab's host: a request every so often, each on a new connection, every answer judged.
+"""A steady load, run as a program on a lab's host: each request on a new connection, every answer judged.
 
-Prints "started", and one JSON object at the end (after `--seconds`, or on SIGTERM): {"total": …, "failures": [[seconds, reason], …]}.
+Prints "started" and, at the end (after `--seconds`, or on SIGTERM), one JSON object:
+{"total": …, "failures": [[seconds, reason], …]}.
 """
 
 from __future__ import annotations

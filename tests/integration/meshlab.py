@@ -1,4 +1,4 @@
-"""Labs with the whole mesh for integration tests: names of their own, a load that runs beside a test, waiting, the CLI."""
+"""Labs with the whole mesh for integration tests: names of their own, a load beside a test, waiting, the CLI."""
 
 from __future__ import annotations
 
