@@ -26,7 +26,7 @@ from agent.adapters.proxy.options import ProxyOptions
 from agent.adapters.proxy.supervisor import EnvoySupervisor
 from agent.adapters.xds.server import XdsServer
 from agent.config import Config, load_workloads
-from agent.errors import HostmeshError
+from agent.errors import HostError, HostmeshError
 from agent.mesh.routes import Fault
 from agent.mesh.service import Identity, Workload
 from agent.mesh.snapshot import Certificate, Desired, MeshSnapshot
@@ -100,9 +100,9 @@ class HostAgent:
     async def run(self, stop: asyncio.Event) -> None:
         """Run everything until `stop` is set, then stop gracefully. Raises HostError if the host can't carry it."""
         self.reload()
+        await self._endpoint.start(self._config.run_dir / "admin.sock", "0.0.0.0")
         await self._xds.start()
         await self._supervisor.start(bootstrap(_bootstrap_options(self._config)))
-        await self._endpoint.start(self._config.run_dir / "admin.sock", "0.0.0.0")
         tasks = [
             asyncio.create_task(coroutine, name=name)
             for name, coroutine in {
@@ -113,7 +113,9 @@ class HostAgent:
                 "rules": watch_config(self._client, self._post),
                 "registrations": self._registrar.run(),
                 "status": self._status_writer.run(),
-                "last known": self._last_known.keep(lambda: self.state.last_known(self._address)),
+                "last known": self._last_known.keep(
+                    lambda: self.state.last_known(self._address), lambda: self.state.changes
+                ),
                 "certificates": self._rotate(),
                 "readiness": self._announce(),
             }.items()
@@ -187,7 +189,13 @@ class HostAgent:
         self._data_path.publish(desired, revision)
         if snapshot.vips != self._saved_vips:
             self._saved_vips = dict(snapshot.vips)
-            self._vip_table.save(snapshot.vips)
+            self._save_vips()
+
+    def _save_vips(self) -> None:
+        try:
+            self._vip_table.save(self._saved_vips)
+        except HostError as error:
+            log.warning("virtual addresses may change at the next start: %s", error)
 
     def _update_status(self) -> None:
         status = self.status()

@@ -47,11 +47,14 @@ class LastKnownFile:
         except (HostError, ValueError) as error:
             return None, (Fault(str(self._path), f"the last known state cannot be read and is not used: {error}"),)
 
-    async def keep(self, current: Callable[[], LastKnown]) -> None:
-        """Save what changed every ten seconds until cancelled; a full disk costs a warning, nothing else."""
+    async def keep(self, current: Callable[[], LastKnown], changes: Callable[[], int]) -> None:
+        """Save every ten seconds if `changes` has counted on, until cancelled; a full disk costs a warning only."""
+        saved = changes()
         while True:
             await asyncio.sleep(SAVE_INTERVAL_SECONDS)
-            await self.save(current())
+            if saved != changes():
+                saved = changes()
+                await self.save(current())
 
     async def save(self, last: LastKnown) -> None:
         """Save this state now if it differs from what is saved."""

@@ -53,11 +53,21 @@ class Reconciler:
             started = time.perf_counter()
             self.state.apply(events)
             if self.state.is_complete:
-                self._reconcile()
+                self._reconcile_or_keep()
             self._after_round()
             self.last_round_seconds = time.perf_counter() - started
             self.rounds += 1
             await asyncio.sleep(min(max(MIN_GAP_SECONDS, COST_FACTOR * self.last_round_seconds), MAX_GAP_SECONDS))
+
+    def _reconcile_or_keep(self) -> None:
+        try:
+            self._reconcile()
+        except Exception as error:
+            # The last line of defence: a flaw of ours that some rule or catalog entry brings to light must not end the
+            # agent, whose successor would meet the same input; the certificates would stop rotating.
+            log.exception("planning failed; the old configuration serves on")
+            self.state.apply([FaultsChanged("plan", (Fault("plan", f"a flaw in hostmesh: {error!r}; see the log"),))])
+            self._planner = Planner()
 
     def _reconcile(self) -> None:
         snapshot = self.state.snapshot()

@@ -70,6 +70,8 @@ class MeshState:
         self.catalog_known = False
         self.config_known = False
         self.certificates_known = False
+        self.changes = 0
+        """Counts events that change what is worth keeping on disk."""
         self.revision = 0
         """Consul's index of the rules in this state."""
 
@@ -97,6 +99,7 @@ class MeshState:
     def apply(self, events: Iterable[Event]) -> None:
         """Fold events in, oldest first."""
         for event in events:
+            self.changes += isinstance(event, ServiceEntries | ConfigUpdate | SettingsUpdate)
             match event:
                 case ServiceEntries(name, instances, faults):
                     self._unseen.discard(name)
