@@ -22,4 +22,6 @@ def certificate(name: str, held: Certificate) -> Resource:
 def trust_bundle(pem: bytes) -> Resource:
     """Return the secret of the roots that peers' certificates must come from."""
     context = common_pb2.CertificateValidationContext(trusted_ca=base_pb2.DataSource(inline_bytes=pem))
-    return resource(SECRET_TYPE, TRUST_BUNDLE_SECRET, secret_pb2.Secret(name=TRUST_BUNDLE_SECRET, validation_context=context))
+    return resource(
+        SECRET_TYPE, TRUST_BUNDLE_SECRET, secret_pb2.Secret(name=TRUST_BUNDLE_SECRET, validation_context=context)
+    )
