@@ -20,7 +20,7 @@ from agent.api.problem import one_line
 MAX_TEXT = 16 * 1024 * 1024
 """Characters of one text (a file, standard input)."""
 MAX_DEPTH = 48
-MAX_VALUES = 50_000
+MAX_VALUES = 500_000
 """Values of one document, aliases counted each time they are used (so no alias bomb)."""
 
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
