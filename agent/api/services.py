@@ -118,7 +118,8 @@ def _check_whole(report: Report, path: str, check: dict[str, Any]) -> None:
         report.invalid(path, "an instance needs a check (http: /path, or tcp: true)")
 
 
-def _label_key(key: str) -> str | None:
+def label_name(key: str) -> str | None:
+    """Want a label that an instance can have: a Kubernetes label key that is none of the catalog's own."""
     if key in _RESERVED or key.startswith("hostmesh-"):
         return "is a name hostmesh itself uses in the catalog (choose another label)"
     return words.label_key(key)
@@ -140,7 +141,7 @@ _SERVICE = message(
         "port": _NUMBER,
         "ports": _ports_differ,
         "protocol": _protocol,
-        "labels": mapping(text(words.label_value, empty=True), _label_key),
+        "labels": mapping(text(words.label_value, empty=True), label_name),
         "proxied": boolean,
         "check": message(
             {

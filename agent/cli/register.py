@@ -9,7 +9,7 @@ import click
 from agent.cli.command import Command, given_flags
 from agent.cli.ports import parse_pairs, parse_ports
 from agent.errors import UserError
-from agent.mesh.service import ServiceKey
+from agent.mesh.service import Labels, ServiceKey
 
 
 @click.command(
@@ -49,6 +49,7 @@ def register(
     address = _address(ip)
     parsed = parse_ports(ports)
     pairs = parse_pairs(labels, "label")
+    _check(pairs, serviceaccount)
     notes = parse_pairs(annotations, "annotation", bare=True)
     connection = resolve(given_flags(ctx))
     service = ServiceKey(connection.namespace, svcname)
@@ -75,6 +76,17 @@ def deregister(ctx: click.Context, svcname: str, ip: str) -> None:
     service = ServiceKey(connection.namespace, svcname)
     for entry in ExternalInstances(connection.consul()).deregister(service, address):
         click.echo(f"Deregistered service {service} at {address} ({entry})")
+
+
+def _check(labels: Labels, account: str) -> None:
+    from agent.api.services import label_name
+    from agent.api.words import label_value, subdomain
+
+    for key, value in labels:
+        if problem := label_name(key) or label_value(value):
+            raise UserError(f"label {key}={value}: {problem}")
+    if problem := subdomain(account):
+        raise UserError(f"--serviceaccount: {problem}")
 
 
 def _address(text: str) -> str:

@@ -7,7 +7,7 @@ import click
 from agent.cli.command import Command, given_flags
 from agent.cli.completion import complete_kind, complete_name
 from agent.cli.documents import files_option, load_documents
-from agent.errors import PartialWrite
+from agent.errors import PartialWrite, UserError
 from agent.mesh.routes import ObjectRef
 
 
@@ -45,9 +45,13 @@ def delete(ctx: click.Context, kind: str | None, names: tuple[str, ...], files: 
 
 
 def _named(kind: str | None, names: tuple[str, ...], files: tuple[str, ...], namespace: str) -> list[ObjectRef]:
+    from agent.api.words import subdomain
     from agent.cli.kinds import parse_kind
 
     if kind:
+        for name in names:
+            if problem := subdomain(name):
+                raise UserError(problem)
         return [ObjectRef(parse_kind(kind).name, namespace, name) for name in dict.fromkeys(names)]
     documents = load_documents(files, namespace, check=False)
     return [document.ref for document in documents]

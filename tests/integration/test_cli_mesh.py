@@ -65,6 +65,10 @@ def test_deregistering(hostmesh: CommandLine) -> None:
         ("mysql nowhere 3306", "'nowhere' is not an IP address"),
         ("mysql 1.2.3.4 http", "port 'http'"),
         ("My_SQL! 1.2.3.4 80", "no DNS label"),
+        ("mysql 1.2.3.4 80 -l hostmesh-tls=true", "hostmesh itself uses"),
+        ("mysql 1.2.3.4 80 -l a=b/c", "not a label value"),
+        ("mysql 1.2.3.4 80 -s ../x", "--serviceaccount"),
+        ("mysql 1.2.3.4 80 -a a.b/c=x", "annotation 'a.b/c'"),
     ],
 )
 def test_a_wrong_registration_is_refused(hostmesh: CommandLine, arguments: str, reason: str) -> None:

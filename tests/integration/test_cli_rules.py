@@ -6,6 +6,7 @@ import json
 import re
 import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -160,6 +161,37 @@ def test_a_key_that_holds_no_rule_is_told_and_the_rest_is_shown(hostmesh: Comman
     assert "good" in result.stdout
     assert "hostmesh/config/default/routerule/bad: not JSON" in result.stderr
     assert hostmesh.ok("delete", "routerule", "bad")
+
+
+def test_a_name_that_would_be_another_key_is_refused(hostmesh: CommandLine) -> None:
+    for arguments in (("-n", "a/b", "create"), ("create", "-n", "a/b"), ("-n", "..", "get", "routerules")):
+        result = hostmesh.run(*arguments, stdin=route_rule("x"))
+        assert result.exit_code == 2, result.output
+        assert "is not a name" in result.stderr
+    assert "is not a name" in hostmesh.refused("delete", "routerule", "a/b")
+    assert stored(hostmesh) == []
+
+
+def test_a_server_that_is_no_consul_is_not_an_empty_one(hostmesh: CommandLine) -> None:
+    class NotFound(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_error(404)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), NotFound) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        for verb in (("get", "all"), ("ps",), ("mesh", "get"), ("delete", "routerule", "x")):
+            said = hostmesh.refused("--consul-addr", f"http://127.0.0.1:{server.server_port}", *verb)
+            assert len(said.splitlines()) == 1
+            assert "not as Consul does" in said
+        server.shutdown()
+
+
+def test_a_certificate_file_that_is_not_there_is_named(hostmesh: CommandLine) -> None:
+    said = hostmesh.refused("--consul-addr", "https://127.0.0.1:1", "--ca-cert", "/absent.pem", "get", "all")
+    assert "/absent.pem" in said
 
 
 def test_validate_needs_no_consul(tmp_path: Path) -> None:

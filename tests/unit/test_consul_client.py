@@ -49,6 +49,9 @@ def test_a_bad_address_says_what_to_write(text: str) -> None:
 def test_a_bad_token_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"CONSUL_HTTP_TOKEN_FILE: .*absent"):
         ConsulAddress.from_environment({"CONSUL_HTTP_TOKEN_FILE": str(tmp_path / "absent")})
+    (tmp_path / "two").write_text("one\ntwo\n")
+    with pytest.raises(ConfigError, match=r"CONSUL_HTTP_TOKEN_FILE: .*more than one word"):
+        ConsulAddress.from_environment({"CONSUL_HTTP_TOKEN_FILE": str(tmp_path / "two")})
 
 
 @pytest.mark.parametrize(

@@ -110,4 +110,6 @@ def read_token(path: str, source: str) -> str:
         raise ConfigError([f"{source}: {path}: {error}; give a readable file that holds only the token"]) from error
     if not token:
         raise ConfigError([f"{source}: {path} is empty; write the ACL token's secret ID into it"])
+    if not token.isprintable() or " " in token:
+        raise ConfigError([f"{source}: {path} holds more than one word; write the ACL token's secret ID alone into it"])
     return token

@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from agent.adapters.consul.address import ConsulAddress
 from agent.adapters.consul.decode import decode_instances, name_fault
-from agent.adapters.consul.meta import registration, service_id
+from agent.adapters.consul.meta import ANNOTATION_PREFIX, MAX_VALUE, registration, service_id
 from agent.adapters.consul.store import KvConnection
 from agent.errors import ConflictError, ConsulRefused
 from agent.mesh.service import Instance, Labels, Port, ServiceKey
@@ -58,6 +58,12 @@ class ExternalInstances:
             instance.service_account,
             annotations=dict(instance.annotations),
         )
+        for name, _ in instance.annotations:
+            if ANNOTATION_PREFIX + name not in shape.meta:
+                raise ConsulRefused(
+                    f"annotation {name[:60]!r}: Consul takes letters, digits, '-' and '_' as its name, and at most "
+                    f"{MAX_VALUE} bytes as its value"
+                )
         entry = _service(instance, first.number, shape.meta, shape.tags)
         body = {"Node": node, "Address": instance.address, "NodeMeta": NODE_META, "Service": entry}
         self._kv.send("put", "/v1/catalog/register", data=json.dumps(body))

@@ -58,6 +58,8 @@ class KvConnection:
 
     def __init__(self, address: ConsulAddress) -> None:
         self._url = address.url
+        if address.scheme == "https":
+            address.ssl_context()  # names a file that can't be used; requests would end in a bare OSError
         certificate = (address.client_cert, address.client_key) if address.client_key else address.client_cert or None
         verify = (address.ca_file or True) if address.verify else False
         self.api: Any = consul.Consul(
@@ -86,6 +88,9 @@ class KvConnection:
         refusal = refusal_of(answer.code, self._url + path, answer.body.encode())
         if refusal and answer.code != CONFLICT:
             raise refusal
+        if method == "get" and "X-Consul-Index" not in answer.headers:
+            # Another server's 404 would read as "there are none".
+            raise ConsulRefused(f"{self._url} answers, but not as Consul does (GET {path}: {answer.code})")
         return answer
 
     def read(self, prefix: str) -> list[Stored]:
