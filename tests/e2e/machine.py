@@ -19,10 +19,8 @@ from pathlib import Path
 from tests.integration.netns import Host, end, environment, eventually
 
 TOP = Path(__file__).parents[2]
-PACKAGES = (
-    "systemd systemd-sysv dbus udev iptables dnsmasq iproute2 python3 procps netbase curl libsystemd0 ca-certificates"
-).split()
-"""What a small Debian server has, with the packages that ours depend on: the machine has no mirror to fetch them from."""
+PACKAGES = "systemd,systemd-sysv,dbus,udev,iptables,dnsmasq,iproute2,python3,procps,netbase,curl,ca-certificates"
+"""What a small Debian server has, and what our packages depend on: the machine has no mirror to fetch it from."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,7 @@ class Machine:
 
 @contextmanager
 def booted(host: Host, binds: Sequence[Path] = ()) -> Iterator[Machine]:
-    """Boot a machine in that network namespace and end it with the block; `binds` are mounted read-only at /mnt/NAME."""
+    """Boot a machine in that network namespace, end it with the block; `binds` are there, read-only, as /mnt/NAME."""
     name = f"hme-{uuid.uuid4().hex[:8]}"
     argv = [
         "systemd-nspawn",
@@ -69,6 +67,7 @@ def booted(host: Host, binds: Sequence[Path] = ()) -> Iterator[Machine]:
         f"--machine={name}",
         f"--directory={root_tree()}",
         f"--network-namespace-path=/run/netns/{host.netns}",
+        "--capability=CAP_NET_ADMIN",  # given by itself only with --private-network
         "--resolv-conf=off",
         "--link-journal=no",
         "--console=pipe",
@@ -91,13 +90,13 @@ def booted(host: Host, binds: Sequence[Path] = ()) -> Iterator[Machine]:
 
 def root_tree() -> Path:
     """Return the Debian tree, made with debootstrap from the mirror of this machine's own apt if it isn't there."""
-    digest = hashlib.sha256(" ".join(PACKAGES).encode()).hexdigest()[:12]
+    digest = hashlib.sha256(PACKAGES.encode()).hexdigest()[:12]
     tree = TOP / "build/e2e" / f"root-{digest}"
     if not tree.exists():
         scratch = tree.with_name(f".{tree.name}")
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.parent.mkdir(parents=True, exist_ok=True)
-        _run("debootstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}", "bookworm", scratch, _mirror())
+        _run("debootstrap", "--variant=minbase", f"--include={PACKAGES}", "bookworm", scratch, _mirror())
         _prepare(scratch)
         scratch.rename(tree)
     return tree

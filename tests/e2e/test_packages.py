@@ -1,0 +1,157 @@
+"""The three packages on a real systemd machine: install, start, an instance in a real Consul, traffic, stop, purge."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.machine import TOP, Machine, booted
+from tests.integration.netns import environment, eventually, lan
+
+CONSUL_UNIT = """[Unit]
+Description=Consul
+[Service]
+ExecStart=/mnt/bin/consul agent -server -bootstrap-expect=1 -data-dir=/var/lib/consul -bind=127.0.0.1 \
+  -advertise=ADDRESS -client=127.0.0.1 -log-level=warn -config-file=/etc/consul.json
+[Install]
+WantedBy=multi-user.target
+"""
+CONSUL_CONFIG = {"performance": {"raft_multiplier": 1}, "disable_update_check": True, "bind_addr": "0.0.0.0"}
+APP_UNIT = """[Unit]
+Description=A small HTTP application
+[Service]
+DynamicUser=yes
+ExecStart=/usr/bin/python3 -m http.server --bind 127.0.0.1 --directory /srv/hello 8080
+[Install]
+WantedBy=multi-user.target
+"""
+SERVICE = """name: hello
+serviceAccount: hello
+port: 8080
+protocol: http
+labels: {version: v1}
+check: {http: /, interval: 1s}
+"""
+TRACES = "iptables-save; ip6tables-save; ip route show table all | grep 240.240 || true"
+
+
+@pytest.fixture(scope="module")
+def packages() -> Path:
+    """Build the packages of this very tree."""
+    done = subprocess.run(
+        [str(TOP / "packaging/build")],
+        capture_output=True,
+        text=True,
+        env=environment() | {"HOSTMESH_COMPRESSION": "-Zzstd"},  # half of the build's time is xz
+        check=False,
+        timeout=900,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return TOP / "dist"
+
+
+@pytest.fixture(scope="module")
+def machine(packages: Path) -> Iterator[Machine]:
+    """A machine with Consul and the application running and the packages installed, nothing configured."""
+    with lan("vm", subnet=91) as hosts, booted(hosts["vm"], [packages, TOP / "build/tools/bin"]) as running:
+        running.write("/etc/systemd/system/consul.service", CONSUL_UNIT.replace("ADDRESS", running.host.v4))
+        running.write("/etc/consul.json", json.dumps(CONSUL_CONFIG))
+        running.write("/etc/systemd/system/hello.service", APP_UNIT)
+        running.write("/srv/hello/index.html", "hello from the mesh\n")
+        running.run("systemctl", "daemon-reload")
+        running.run("systemctl", "start", "consul", "hello")
+        eventually(lambda: '"' in consul(running, "/v1/status/leader", raw=True).replace('""', ""), seconds=30)
+        running.run("sh", "-c", "dpkg -i /mnt/dist/hostmesh-*.deb", timeout=120)
+        yield running
+
+
+def consul(machine: Machine, path: str, raw: bool = False) -> str:
+    """Return what Consul's HTTP API answers in the machine."""
+    return machine.run("curl", "-s", "--max-time", "5", f"http://127.0.0.1:8500{path}", check=raw is False).stdout
+
+
+def serving(machine: Machine) -> list[str]:
+    """Return the IDs of the healthy instances of the service."""
+    return [entry["Service"]["ID"] for entry in json.loads(consul(machine, "/v1/health/service/hello?passing"))]
+
+
+def test_the_packages_life_on_a_host(machine: Machine) -> None:
+    """One test: each step needs the one before, and a machine takes seconds to make."""
+    installed_but_not_started(machine)
+    the_ca_runs_and_gives_a_token(machine)
+    the_agent_starts_and_the_instance_is_in_the_catalog(machine)
+    traffic_goes_through_the_mesh(machine)
+    stop_leaves_nothing_behind(machine)
+    purge_leaves_nothing_behind(machine)
+
+
+def installed_but_not_started(machine: Machine) -> None:
+    """Nothing redirects traffic before the operator says so; the files are there and belong to whom they should."""
+    assert machine.run("systemctl", "is-active", "hostmesh-agent", check=False).stdout.strip() == "inactive"
+    assert machine.run("hostmesh", "version", "--client").stdout.startswith("hostmesh ")
+    machine.run("hostmesh-agent", "--check")
+    machine.run("hostmesh-ca", "--check")
+    modes = machine.run("stat", "-c", "%U %a %n", "/var/lib/hostmesh", "/var/lib/hostmesh-ca").stdout.splitlines()
+    assert modes == ["hostmesh 755 /var/lib/hostmesh", "hostmesh-ca 700 /var/lib/hostmesh-ca"]
+    assert "/usr/lib/hostmesh/envoy" in machine.run("dpkg", "-L", "hostmesh-proxy").stdout
+
+
+def the_ca_runs_and_gives_a_token(machine: Machine) -> None:
+    """The CA on this same host; the token goes where the agent's configuration says."""
+    machine.write("/etc/hostmesh/ca.yaml", f"serverNames: {{ips: [{machine.host.v4}]}}\n")
+    machine.run("systemctl", "start", "hostmesh-ca")
+    token = machine.run("hostmesh", "ca", "token", "create", "--identity", "ns/default/sa/hello").stdout
+    machine.write("/etc/hostmesh/join-token", token)
+    machine.run("sh", "-c", "chown hostmesh /etc/hostmesh/join-token; chmod 600 /etc/hostmesh/join-token")
+
+
+def the_agent_starts_and_the_instance_is_in_the_catalog(machine: Machine) -> None:
+    """`systemctl start` returns when the agent serves; then Consul's own check must have passed once."""
+    machine.write("/etc/hostmesh/agent.yaml", f"address: {machine.host.v4}\nca: {{address: {machine.host.v4}}}\n")
+    machine.write("/etc/hostmesh/services.d/hello.yaml", SERVICE)
+    started = machine.run("systemctl", "start", "hostmesh-agent", check=False, timeout=120)
+    assert started.returncode == 0, machine.journal("hostmesh-agent")
+    try:
+        assert eventually(lambda: serving(machine), seconds=30, interval=0.3) == ["hostmesh-hello-8080"]
+    except AssertionError as error:
+        raise AssertionError(machine.journal("hostmesh-agent")) from error
+    status = machine.run("hostmesh", "proxy-status").stdout
+    assert "SYNCED" in status, status
+
+
+def traffic_goes_through_the_mesh(machine: Machine) -> None:
+    """By its plain name: dnsmasq answers the virtual address, iptables leads to Envoy, Envoy to the application."""
+    answer = machine.run("curl", "-si", "--max-time", "10", "http://hello:8080/", check=False).stdout
+    assert "hello from the mesh" in answer, answer + machine.journal("hostmesh-agent")
+    stats = machine.run("curl", "-s", "http://127.0.0.1:15090/stats/prometheus").stdout
+    for cluster in ("outbound|8080||hello.service.consul", "inbound|8080||"):
+        assert f'envoy_cluster_upstream_rq_completed{{envoy_cluster_name="{cluster}"}} 1' in stats, stats
+    address = machine.run("getent", "hosts", "hello").stdout.split()[0]
+    assert address.startswith(("240.240.", "fdf0:240:240:")), address
+    assert machine.run("pgrep", "-u", "hostmesh", "envoy").stdout.strip()
+
+
+def stop_leaves_nothing_behind(machine: Machine) -> None:
+    """Out of the catalog, no rule, no route, no name, no Envoy."""
+    assert "HOSTMESH" in machine.run("sh", "-c", TRACES).stdout
+    machine.run("systemctl", "stop", "hostmesh-agent", timeout=90)
+    assert serving(machine) == []
+    assert "hello" not in json.loads(consul(machine, "/v1/catalog/services"))
+    left = machine.run("sh", "-c", TRACES).stdout
+    assert "HOSTMESH" not in left
+    assert "240.240" not in left
+    assert machine.run("pgrep", "envoy", check=False).stdout == ""
+    assert machine.run("sh", "-c", "ls /dev/shm").stdout == ""
+    eventually(lambda: machine.run("getent", "hosts", "hello", check=False).returncode != 0, seconds=5)
+
+
+def purge_leaves_nothing_behind(machine: Machine) -> None:
+    """Files, folders, drop-in and commands are gone."""
+    machine.run("sh", "-c", "dpkg -P hostmesh-agent hostmesh-ca hostmesh-proxy", timeout=120)
+    found = machine.run("sh", "-c", "find / -xdev -path /mnt -prune -o -name '*hostmesh*' -print 2>/dev/null").stdout
+    left = [path for path in found.splitlines() if not path.startswith(("/proc", "/sys", "/var/log", "/run/systemd"))]
+    assert left == []
