@@ -170,7 +170,18 @@ def test_a_stage_waits_no_longer_than_its_limit() -> None:
     assert stream.acked_revision == 1, "the cluster is still unanswered"
     ack(stream, clusters, now=WAIT)
     request(stream, ENDPOINT_TYPE, "c", now=WAIT)
-    assert stream.deadline(WAIT) is None
+    assert stream.deadline(WAIT) == WAIT + Limits().silence
+
+
+def test_silence_is_a_fault_in_the_end() -> None:
+    stream = connected()
+    (sent,) = publish(stream, 2, plain("c"))
+    silence = Limits().silence
+    assert stream.deadline(0.0) == silence
+    assert stream.responses(silence) == []
+    assert [fault.subject for fault in stream.faults] == ["c"]
+    ack(stream, sent, now=silence)
+    assert stream.faults == ()
 
 
 def test_secrets_and_endpoints_do_not_wait_for_warming_clusters() -> None:

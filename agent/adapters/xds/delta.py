@@ -47,6 +47,8 @@ class Limits(Struct, frozen=True):
 
     stage_wait: float = 5.0
     """Seconds that a stage waits for Envoy's answers to the stages before it."""
+    silence: float = 20.0
+    """Seconds after which a missing answer is a fault; more than Envoy's usual initial_fetch_timeout of 15."""
     response_bytes: int = 3_000_000
     """grpc's usual message limit is 4 MB."""
     response_resources: int = 2_000
@@ -69,18 +71,28 @@ class DeltaStream:
         self._subscriptions = {type_url: Subscription(type_url, {}) for type_url in XDS_ORDER}
         self._outstanding: dict[str, dict[str, Outstanding]] = {type_url: {} for type_url in XDS_ORDER}
         self._expected: dict[tuple[str, str], float] = {}
+        self._silent: tuple[Outstanding, ...] = ()
         self._responses = 0
 
     @property
     def faults(self) -> tuple[Fault, ...]:
-        """Return what Envoy refuses of the newest Resources, in order of names."""
-        return tuple(
-            sorted(
-                Fault(name, rejection.reason)
-                for subscription in self._subscriptions.values()
-                for name, rejection in subscription.rejected.items()
+        """Return what Envoy refuses of the newest Resources, or is silent about, in order of names."""
+        refused = {
+            Fault(name, rejection.reason)
+            for subscription in self._subscriptions.values()
+            for name, rejection in subscription.rejected.items()
+        }
+        # Envoy withholds its answer for ever if a cluster fails at its load balancer (a ring hash size, a Maglev table
+        # size), and while one waits for a secret or a DNS name.
+        silent = {
+            Fault(
+                _some(sent.pack.versions),
+                f"Envoy has not answered for {self._limits.silence:.0f} s: one of these waits "
+                "for a secret or a DNS name, or has load balancer settings that Envoy cannot use",
             )
-        )
+            for sent in self._silent
+        }
+        return tuple(sorted(refused | silent))
 
     def publish(self, resources: Resources, revision: int, now: float) -> None:
         """Make these the newest Resources; a revision that changes nothing for Envoy is acked at once."""
@@ -92,10 +104,10 @@ class DeltaStream:
 
     def receive(self, request: discovery_pb2.DeltaDiscoveryRequest, now: float) -> None:
         """Take a request: subscriptions, an ACK or a NACK, often several in one. Raises ProtocolError."""
+        subscription = self._subscription(request.type_url)
         if not self.connected:
             self.node_id, self.proxy_version = request.node.id, proxy_version(request.node)
             self.connected = True
-        subscription = self._subscription(request.type_url)
         subscription.unsubscribe(request.resource_names_unsubscribe)
         names = request.resource_names_subscribe
         if len(subscription.names) + len(names) > self._limits.names:
@@ -123,7 +135,7 @@ class DeltaStream:
 
     def deadline(self, now: float) -> float | None:
         """Return when to call `responses` again even if no request comes and nothing is published; None: never."""
-        times = list(self._expected.values())
+        times = [*self._expected.values(), *(sent.sent_at + self._limits.silence for sent in self._unanswered())]
         if not all(subscription.is_idle for subscription in self._subscriptions.values()):
             times += [self._waits_until(type_url) for type_url in self._outstanding]
         return min((time for time in times if time > now), default=None)
@@ -186,7 +198,8 @@ class DeltaStream:
         kind = subscription.type_url.rpartition(".")[2]
         versions = outstanding.pack.versions
         logger.warning("Envoy refused %s %s: %s", kind, _some(versions), reason)
-        subscription.refuse(versions, f"Envoy refused this {kind}: {reason}")
+        later = {name for sent in self._outstanding[subscription.type_url].values() for name in sent.pack.versions}
+        subscription.refuse(versions, f"Envoy refused this {kind}: {reason}", later)
 
     def _expect_subscriptions(self, accepted: Iterable[Resource], now: float) -> None:
         # Envoy acks a listener before it asks for the listener's routes (likewise a cluster while it starts):
@@ -198,15 +211,19 @@ class DeltaStream:
 
     def _settle(self, now: float) -> None:
         self._expected = {reference: until for reference, until in self._expected.items() if until > now}
+        self._silent = tuple(sent for sent in self._unanswered() if sent.sent_at + self._limits.silence <= now)
         self.settled = (
             self._resources is not None
             and all(self._subscriptions[type_url].requested for type_url in WILDCARD_TYPES)
             and not self._expected
-            and not any(self._outstanding.values())
+            and not any(self._unanswered())
             and all(subscription.is_idle for subscription in self._subscriptions.values())
         )
         if self.settled:
             self.acked_revision = self.published_revision
+
+    def _unanswered(self) -> Iterator[Outstanding]:
+        return (sent for by_nonce in self._outstanding.values() for sent in by_nonce.values())
 
     def _subscription(self, type_url: str) -> Subscription:
         if type_url in self._subscriptions:

@@ -145,10 +145,12 @@ class Subscription:
             if self.rejected[name].version != _version(self._target.get(name)):
                 del self.rejected[name]
 
-    def refuse(self, versions: Mapping[str, str], reason: str) -> None:
+    def refuse(self, versions: Mapping[str, str], reason: str, sent_later: Set[str]) -> None:
         """Note that Envoy refused a response: a single resource is to blame, several are suspects."""
         # A name that was sent again since, or unsubscribed, has its verdict still to come, or needs none.
-        current = [name for name, version in versions.items() if self._sent.get(name) == version]
+        current = [
+            name for name, version in versions.items() if self._sent.get(name) == version and name not in sent_later
+        ]
         for name in current:
             if len(versions) > 1:
                 self._suspect(name, versions[name])
