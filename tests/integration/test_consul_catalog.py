@@ -151,6 +151,30 @@ async def test_follows_more_services_than_one_address_may(caplog: pytest.LogCapt
     assert not [record for record in caplog.records if record.levelname in ("WARNING", "ERROR")]
 
 
+async def test_polls_that_ended_do_not_use_up_the_places() -> None:
+    """Consul counts a dead long poll until its wait is over: neither restarts nor churn may run into that."""
+    probe: Probe[CatalogUpdate] = Probe()
+    async with ConsulProcess() as consul:
+        await load(consul, 120)
+        for _ in range(3):
+            probe = Probe()
+            async with ConsulClient(consul.address) as client, background(watch_catalog(client, probe)):
+                await probe.until(lambda updates: CatalogSynced() in updates)
+                assert not any(isinstance(update, CatalogLost) for update in probe.updates)
+        probe = Probe()
+        async with ConsulClient(consul.address) as client, background(watch_catalog(client, probe)):
+            for wave in range(6):
+                await come_and_go(consul, probe, [f"wave{wave}-{number}" for number in range(50)])
+            assert not [update for update in probe.updates if isinstance(update, ServiceEntries) and update.faults]
+
+
+async def come_and_go(consul: ConsulProcess, probe: Probe[CatalogUpdate], names: list[str]) -> None:
+    for verb, there in (("set", True), ("delete", False)):
+        services = [{"ID": name, "Service": name, "Port": 80} for name in names]
+        await consul.put("/v1/txn", [{"Service": {"Verb": verb, "Node": "many", "Service": each}} for each in services])
+        await probe.until(lambda _: all(bool(last(probe, name).instances) is there for name in names))  # noqa: B023
+
+
 async def test_one_source_address_takes_turns(caplog: pytest.LogCaptureFixture) -> None:
     """Consul at no loopback address: more services than places are still all followed, only later."""
     probe: Probe[CatalogUpdate] = Probe()

@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from agent.adapters.consul.client import ConsulClient
 from agent.adapters.consul.decode import decode_instances, decode_names, name_fault
+from agent.adapters.consul.lanes import WAIT
 from agent.adapters.consul.polling import Follower, Link
 from agent.errors import ConsulUnavailable, HostmeshError
 from agent.mesh.routes import Fault
@@ -28,9 +29,11 @@ FIRST_READS = 24
 NAMES_INTERVAL = 0.3
 """Seconds between two reads of all names, at least; only a name never seen before waits for them.
 
-Every new instance or changed metadata wakes this poll, and at 10,000 instances its answer costs a Consul server 12 ms of
-CPU, 30 times a service's own; times the agents of the mesh.
+Every new instance or changed metadata wakes this poll, and at 10,000 instances its answer costs a Consul server 12
+ms of CPU, 30 times a service's own; times the agents of the mesh.
 """
+EMPTY_WAIT = 5.0
+"""Seconds a poll waits on a service without instances."""
 MAX_SERVICES = 9_000
 """As many polls as the lanes hold."""
 
@@ -63,7 +66,10 @@ Sink = Callable[[CatalogUpdate], None]
 
 
 async def watch_catalog(client: ConsulClient, sink: Sink, scope: Callable[[str], bool] | None = None) -> NoReturn:
-    """Tell the sink all about the services that the scope (default: all) admits, for ever; ends by cancellation."""
+    """Tell the sink all about the services that the scope (default: all) admits, until cancelled.
+
+    To watch anew, with another scope, make a new client: this one's polls count at Consul for minutes yet (`lanes`).
+    """
     async with asyncio.TaskGroup() as group:
         await _CatalogWatch(client, sink, scope, group).follow_names()
     raise AssertionError("unreachable: the names are followed for ever")
@@ -75,7 +81,7 @@ class _CatalogWatch:
     ) -> None:
         self._client, self._sink, self._group = client, sink, group
         self._scope = scope or (lambda _: True)
-        self._followed: dict[str, asyncio.Task[None] | None] = {}
+        self._followed: dict[str, _ServiceWatch | None] = {}
         self._first_read = asyncio.Semaphore(FIRST_READS)
         self._unread: set[str] | None = None
         """Names known at the start and not read yet; None before the first list."""
@@ -113,42 +119,21 @@ class _CatalogWatch:
             self._followed[name] = None
             self._sink(ServiceEntries(name, (), (fault,)))
         else:
-            self._followed[name] = self._group.create_task(self._follow_service(name), name=f"consul service {name}")
+            service = _ServiceWatch(self._client, name, self._link, self._first_read, self._say)
+            self._followed[name] = service
+            self._group.create_task(service.run(), name=f"consul service {name}")
+
+    def _say(self, entries: ServiceEntries, again: bool) -> None:
+        if not again:
+            self._sink(entries)
+        self._read(entries.name)
 
     def _forget(self, name: str) -> None:
-        task = self._followed.pop(name)
-        if task:
-            task.cancel()
+        service = self._followed.pop(name)
+        if service:
+            service.stop()
         self._read(name)
         self._sink(ServiceEntries(name, ()))
-
-    async def _follow_service(self, name: str) -> None:
-        last = ServiceEntries(name, ())
-        first = True
-
-        def say(entries: ServiceEntries) -> None:
-            nonlocal last, first
-            if first or entries != last:
-                self._sink(entries)
-            last, first = entries, False
-            self._read(name)
-
-        def trouble(error: HostmeshError) -> None:
-            # While Consul is away altogether CatalogLost has said so; this is about one service alone.
-            if self._link.up.is_set():
-                say(ServiceEntries(name, last.instances, (Fault(f"service {name}", str(error)),)))
-
-        with self._client.lanes.take().member() as lane:
-            path = f"health/service/{name}"
-            async for answer in Follower(
-                lane, self._link, path, first_read=self._first_read, on_trouble=trouble
-            ).answers():
-                try:
-                    decoded = decode_instances(name, answer.body)
-                except ConsulUnavailable as error:
-                    trouble(error)
-                    continue
-                say(ServiceEntries(name, decoded.instances, decoded.faults))
 
     def _read(self, name: str) -> None:
         if self._unread:
@@ -159,3 +144,58 @@ class _CatalogWatch:
         if not self._synced and self._unread is not None and not self._unread:
             self._synced = True
             self._sink(CatalogSynced())
+
+
+class _ServiceWatch:
+    """Follows one service; `say` gets what it is now and whether that was said last time already."""
+
+    def __init__(
+        self,
+        client: ConsulClient,
+        name: str,
+        link: Link,
+        first_read: asyncio.Semaphore,
+        say: Callable[[ServiceEntries, bool], None],
+    ) -> None:
+        self._client, self._name, self._link, self._first_read = client, name, link, first_read
+        self._say = say
+        self._last: ServiceEntries | None = None
+        self._follower: Follower | None = None
+        self._stopped = False
+
+    def stop(self) -> None:
+        """Say nothing from now on and end with the poll now under way."""
+        self._stopped = True
+        if self._follower:
+            self._follower.stop()
+
+    async def run(self) -> None:
+        """Follow until stopped."""
+        if self._stopped:
+            return
+        with self._client.lanes.take().member() as lane:
+            path = f"health/service/{self._name}"
+            self._follower = Follower(lane, self._link, path, first_read=self._first_read, on_trouble=self._trouble)
+            async for answer in self._follower.answers():
+                self._note(answer.body)
+
+    def _note(self, body: bytes) -> None:
+        assert self._follower is not None
+        try:
+            decoded = decode_instances(self._name, body)
+        except ConsulUnavailable as error:
+            self._trouble(error)
+            return
+        # The name will be gone in a moment, and this poll would count at Consul until its wait is over.
+        self._follower.patience = EMPTY_WAIT if body.strip() == b"[]" else WAIT
+        self._tell(ServiceEntries(self._name, decoded.instances, decoded.faults))
+
+    def _trouble(self, error: HostmeshError) -> None:
+        # While Consul is away altogether CatalogLost has said so; this is about one service alone.
+        if self._link.up.is_set():
+            instances = self._last.instances if self._last else ()
+            self._tell(ServiceEntries(self._name, instances, (Fault(f"service {self._name}", str(error)),)))
+
+    def _tell(self, entries: ServiceEntries) -> None:
+        again, self._last = entries == self._last, entries
+        self._say(entries, again)

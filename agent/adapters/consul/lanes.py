@@ -1,8 +1,12 @@
 """Long polls spread over loopback source addresses, so that Consul's limit of connections per client address holds.
 
 Consul closes connections past `http_max_conns_per_client` (200) from one address. At a loopback address every
-127.0.0.N of ours is a client of its own: a new lane opens when the present ones are full. Elsewhere there is one
+127.x.y.z of ours is a client of its own: a new lane opens when the present ones are full. Elsewhere there is one
 lane: its polls then take turns with short waits, which is the same mechanism, only slower. Knows no catalog.
+
+Consul does not notice that a waiting client is gone: the connection counts until the wait is over or something
+wakes it. So a poll is never cancelled to make room (it is left to end), and every client takes source addresses of
+its own, as a restarted agent would else find its predecessor's dead polls in its places.
 """
 
 from __future__ import annotations
@@ -10,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -26,9 +31,13 @@ POLLS_PER_LANE = 150
 """With FRONT_POLLS it leaves a tenth of Consul's default limit for connections it has not seen closed yet."""
 FRONT_POLLS = 30
 """Places of the polls that must not queue behind the services': names, rules, settings, own registrations."""
+POLLS_OF_ONLY_LANE = 70
+"""Twice as many, with as many of a predecessor's dead ones, stay under Consul's limit."""
 MAX_LANES = 64
 WAIT = 300.0
-SHORT_WAIT = 1.0
+ONLY_LANE_WAIT = 15.0
+"""Seconds a poll may wait where its address is shared with others, and how long a dead one counts there."""
+TURN_WAIT = 1.0
 """Seconds a poll holds its place while others queue for it."""
 ANSWER_MARGIN = 15.0
 
@@ -46,11 +55,12 @@ class Answer(Struct, frozen=True):
 class Lane:
     """The polls that share one source address, at most `capacity` of them on the wire at a time."""
 
-    def __init__(self, session: aiohttp.ClientSession, url: str, capacity: int) -> None:
+    def __init__(self, session: aiohttp.ClientSession, url: str, capacity: int, longest_wait: float) -> None:
         self._session = session
         self._url = url
         self._slots = asyncio.Semaphore(capacity)
-        self._waiting: set[asyncio.Timeout] = set()
+        self._longest_wait = longest_wait
+        self._warned = False
         self.capacity = capacity
         self.members = 0
 
@@ -58,34 +68,33 @@ class Lane:
     def member(self) -> Iterator[Lane]:
         """Count a follower as one of this lane's for as long as it follows."""
         self.members += 1
-        if self.members == self.capacity + 1:
-            self._end_long_waits()
+        if self.members > self.capacity and not self._warned:
+            self._warned = True
+            log.warning(
+                "consul: more than %d long polls from one address: they take turns, so changes are seen later; "
+                "let the agent reach Consul at a 127.x.x.x address",
+                self.capacity,
+            )
         try:
             yield self
         finally:
             self.members -= 1
 
-    async def poll(self, path: str, params: Mapping[str, Any], index: int = 0, content_hash: str = "") -> Answer | None:
-        """Ask once; block until something newer than index (or hash) is there. None: asked to make room.
+    async def poll(
+        self, path: str, params: Mapping[str, Any], index: int = 0, content_hash: str = "", patience: float = WAIT
+    ) -> Answer:
+        """Ask once; with an index (or hash) block until something newer is there, for `patience` seconds at most.
 
         Raises ConsulUnavailable and ConsulRefused.
         """
         query = dict(params)
-        blocking = bool(index or content_hash)
         async with self._slots:
-            wait = SHORT_WAIT if self.members > self.capacity else WAIT
-            if blocking:
+            wait = 0.0
+            if index or content_hash:
+                wait = min(patience, self._longest_wait, TURN_WAIT if self.members > self.capacity else WAIT)
                 query |= {"hash": content_hash} if content_hash else {"index": index}
                 query["wait"] = f"{math.ceil(wait * 1000)}ms"
-            try:
-                async with asyncio.timeout(None) as room:
-                    self._waiting.add(room)
-                    try:
-                        return await self._ask(path, query, wait if blocking else 0.0)
-                    finally:
-                        self._waiting.discard(room)
-            except TimeoutError:
-                return None
+            return await self._ask(path, query, wait)
 
     async def _ask(self, path: str, query: Mapping[str, Any], wait: float) -> Answer:
         # Consul adds up to wait/16 of jitter of its own (its documentation, "Blocking queries").
@@ -99,17 +108,6 @@ class Lane:
             body=response.body,
         )
 
-    def _end_long_waits(self) -> None:
-        """End every long wait: from now on places are taken in turns."""
-        log.warning(
-            "consul: more than %d long polls from one address: they take turns, so changes are seen later; "
-            "let the agent reach Consul at a 127.x.x.x address",
-            self.capacity,
-        )
-        now = asyncio.get_running_loop().time()
-        for room in tuple(self._waiting):
-            room.reschedule(now)
-
     async def close(self) -> None:
         """Close the lane's connections."""
         await self._session.close()
@@ -122,10 +120,12 @@ class Lanes:
         self, address: ConsulAddress, polls_per_lane: int = POLLS_PER_LANE, max_lanes: int = MAX_LANES
     ) -> None:
         self._address = address
-        self._capacity = polls_per_lane
+        self._limit = max_lanes if address.is_loopback_v4 else 1
+        self._capacity = polls_per_lane if self._limit > 1 else min(polls_per_lane, POLLS_OF_ONLY_LANE)
         self._lanes: list[Lane] = []
         self._front: Lane | None = None
-        self._limit = max_lanes if address.is_loopback_v4 else 1
+        # 127.0.0.0/24 is left to everybody else on this host: its connections are not ours alone.
+        self._network = f"127.{random.randrange(64, 255)}.{random.randrange(256)}"
 
     def front(self) -> Lane:
         """Return the lane of the few polls that everything else waits for."""
@@ -142,9 +142,10 @@ class Lanes:
         return lane
 
     def _new(self, number: int, capacity: int) -> Lane:
-        # 127.0.0.1 is left to everybody else on this host: its 200 connections are not ours alone.
-        source = f"127.0.0.{number + 2}" if self._limit > 1 else None
-        return Lane(new_session(self._address, source), self._address.url, capacity)
+        if self._limit == 1:
+            return Lane(new_session(self._address), self._address.url, capacity, ONLY_LANE_WAIT)
+        source = f"{self._network}.{number + 1}"
+        return Lane(new_session(self._address, source), self._address.url, capacity, WAIT)
 
     async def close(self) -> None:
         """Close every lane."""

@@ -13,7 +13,7 @@ import random
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
-from agent.adapters.consul.lanes import Answer, Lane
+from agent.adapters.consul.lanes import WAIT, Answer, Lane
 from agent.errors import ConsulRefused, ConsulUnavailable, HostmeshError
 
 log = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ class Link:
 
 
 class Follower:
-    """Follows one blocking endpoint for ever and yields each answer that may be new.
+    """Follows one blocking endpoint and yields each answer that may be new.
 
     `leads`: its errors and successes decide the link; otherwise it waits while the link is down.
     `first_read` bounds how many followers read their first (non-blocking) answer at a time.
@@ -97,12 +97,19 @@ class Follower:
         self._first_read = first_read or asyncio.Semaphore(1)
         self._on_trouble = on_trouble
         self._backoff = Backoff()
+        self.patience = WAIT
+        """Seconds the next poll may wait."""
+        self.stopped = False
+
+    def stop(self) -> None:
+        """End after the poll now under way: cut off, it would hold its place at Consul until its wait is over."""
+        self.stopped = True
 
     async def answers(self) -> AsyncIterator[Answer]:
-        """Yield the first answer, and then one whenever the index moved; never ends, raises only on cancellation."""
+        """Yield the first answer, and then one whenever the index moved, until stopped; raises only on cancellation."""
         index = 0
         loop = asyncio.get_running_loop()
-        while True:
+        while not self.stopped:
             started = loop.time()
             try:
                 answer = await self._poll(index)
@@ -110,19 +117,17 @@ class Follower:
                 index = 0
                 await self._rest(error)
                 continue
-            if answer is None:
-                continue
             self._backoff.reset()
             if self._leads:
                 self._link.succeeded()
-            if answer.index != index or index == 0:
+            if (answer.index != index or index == 0) and not self.stopped:
                 yield answer
             index = next_index(index, answer.index)
             await asyncio.sleep(max(0.0, started + self._min_interval - loop.time()))
 
-    async def _poll(self, index: int) -> Answer | None:
+    async def _poll(self, index: int) -> Answer:
         if index:
-            return await self._lane.poll(self._path, self._params, index)
+            return await self._lane.poll(self._path, self._params, index, patience=self.patience)
         if not self._leads:
             await self._link.up.wait()
         async with self._first_read:
@@ -134,7 +139,7 @@ class Follower:
         if self._backoff.failures > 1 or isinstance(error, ConsulRefused):
             if self._leads:
                 self._link.failed(str(error))
-            if self._on_trouble:
+            if self._on_trouble and not self.stopped:
                 self._on_trouble(error)
         await asyncio.sleep(REFUSED_WAIT if isinstance(error, ConsulRefused) else delay)
 

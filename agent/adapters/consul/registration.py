@@ -164,8 +164,6 @@ class Registrar:
         while True:
             try:
                 answer = await lane.poll(f"agent/service/{quote(entry.id, safe='')}", {}, content_hash=content_hash)
-                if answer is None:
-                    continue
                 if answer.status != NOT_FOUND and _read(answer.body) == entry.standing:
                     content_hash = answer.content_hash
                     self._note(entry, None)
@@ -220,7 +218,7 @@ class Registrar:
 
     async def _stands(self, name: str) -> bool:
         answer = await self._client.lanes.front().poll(f"agent/service/{quote(name, safe='')}", {})
-        return answer is None or answer.status != NOT_FOUND
+        return answer.status != NOT_FOUND
 
     def _note(self, entry: Entry, reason: str | None) -> None:
         before = self._faults.pop(entry.id, None)
