@@ -1,6 +1,7 @@
 # hostmesh: `make lab` runs Bookinfo in the mesh on this machine, `make test` runs every test.
 .DEFAULT_GOAL := help
 BIN := .venv/bin
+COMPILE := $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 export PATH := $(CURDIR)/.venv/bin:$(CURDIR)/build/tools/bin:$(PATH)
 
 help:  ## Show the targets
@@ -36,7 +37,9 @@ deb: setup  ## Build the Debian packages into dist/
 
 lock:  ## Renew the lock files from pyproject.toml
 	@$(BIN)/pip install -q uv
-	@$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -o requirements.lock pyproject.toml
-	@$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --extra dev -o requirements-dev.lock pyproject.toml
+	@$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' | \
+	  $(COMPILE) -o requirements-build.lock -
+	@$(COMPILE) -c requirements-build.lock -o requirements.lock pyproject.toml
+	@$(COMPILE) -c requirements-build.lock -c requirements.lock --extra dev -o requirements-dev.lock pyproject.toml
 
 .PHONY: help setup setup-run lab lab-down check integration e2e test deb lock
