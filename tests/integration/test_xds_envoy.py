@@ -131,6 +131,40 @@ async def test_reconnect_sends_nothing_unchanged(bench: Bench) -> None:
         assert bench.server.state.responses == 0
 
 
+async def test_a_cluster_that_warms_over_a_reconnect_gets_its_endpoints(bench: Bench) -> None:
+    port = free_port()
+    rest = (listener("l", port, "r"), routes("r", "a"))
+    async with application("one") as one:
+        await bench.push(*rest, cluster("a"), endpoints("a", one))
+        await until(lambda: answers(port, "one"))
+        await warm_without_endpoints(bench, *rest)
+        await bench.restart_server()
+        await bench.push(*rest, cluster("a", connect_timeout="2s"), endpoints("a", one))
+        assert await get(port) == (200, "one")
+
+
+async def test_a_cluster_that_warms_gets_its_endpoints_once_they_are_good_again(bench: Bench) -> None:
+    async with application("one") as one:
+        await bench.push(cluster("a"), endpoints("a", one))
+        await warm_without_endpoints(bench)
+        await bench.push(cluster("a", connect_timeout="2s"), endpoints("a", one))
+        assert bench.server.state.nacks == ()
+
+
+async def warm_without_endpoints(bench: Bench, *rest: Resource) -> None:
+    """Bring Envoy to where it withholds CDS: a cluster changes while the newest form of its endpoints is refused."""
+    garbled = Resource(ENDPOINT_TYPE, "a", "garbled", b"\xff")
+    await bench.push(*rest, cluster("a"), garbled)
+    bench.revision += 1
+    bench.server.publish(resources(*rest, cluster("a", connect_timeout="2s"), garbled), bench.revision)
+    await until(lambda: is_warming(bench.envoy))
+    assert [nack.subject for nack in bench.server.state.nacks] == ["a"]
+
+
+async def is_warming(envoy: Envoy) -> bool:
+    return await envoy.counter("cluster_manager.warming_clusters") == 1
+
+
 async def test_an_invalid_cluster_is_named_and_the_others_live(bench: Bench) -> None:
     port = free_port()
     rest = (listener("l", port, "r"), routes("r", "a"))

@@ -28,7 +28,7 @@ from agent.mesh.snapshot import Resource, Resources
 
 ENVOY = Path(__file__).parents[2] / "build/tools/bin/envoy"
 HTTP_MANAGER = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
-ADS = {"ads": {}, "resource_api_version": "V3"}
+ADS = {"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "0s"}
 MESSAGES: dict[str, Any] = {
     CLUSTER_TYPE: cluster_pb2.Cluster,
     ENDPOINT_TYPE: endpoint_pb2.ClusterLoadAssignment,

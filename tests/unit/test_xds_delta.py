@@ -184,6 +184,20 @@ def test_silence_is_a_fault_in_the_end() -> None:
     assert stream.faults == ()
 
 
+def test_endpoints_go_again_once_to_an_envoy_that_does_not_ask_for_clusters() -> None:
+    stream = DeltaStream()
+    held = endpoints("a")
+    stream.publish(state([cluster("a"), held]), 1, 0.0)
+    assert request(stream, ENDPOINT_TYPE, "a", versions={"a": held.version}) == []
+    grace = stream.deadline(0.0)
+    assert grace == Limits().cluster_grace
+    (sent,) = stream.responses(grace)
+    assert said([sent]) == [(ENDPOINT_TYPE, ["a"], [])]
+    assert ack(stream, sent, now=grace) == []
+    assert stream.deadline(grace) is None
+    assert stream.responses(10 * grace) == []
+
+
 def test_secrets_and_endpoints_do_not_wait_for_warming_clusters() -> None:
     stream = connected(endpoints("a"), make(SECRET_TYPE, "s", 0))
     sent = publish(stream, 2, cluster("slow"), endpoints("a", 1), make(SECRET_TYPE, "s", 1))

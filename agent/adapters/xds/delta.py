@@ -52,6 +52,8 @@ class Limits(Struct, frozen=True):
     response_bytes: int = 3_000_000
     """grpc's usual message limit is 4 MB."""
     response_resources: int = 2_000
+    cluster_grace: float = 0.2
+    """Seconds from a stream's first endpoint request to its first cluster request; at once unless clusters warm."""
     types: int = 32
     names: int = 200_000
 
@@ -71,6 +73,8 @@ class DeltaStream:
         self._subscriptions = {type_url: Subscription(type_url, {}) for type_url in XDS_ORDER}
         self._outstanding: dict[str, dict[str, Outstanding]] = {type_url: {} for type_url in XDS_ORDER}
         self._expected: dict[tuple[str, str], float] = {}
+        self._may_be_stuck = True
+        self._stuck_since: float | None = None
         self._silent: tuple[Outstanding, ...] = ()
         self._responses = 0
 
@@ -115,6 +119,7 @@ class DeltaStream:
         subscription.subscribe(names, request.initial_resource_versions, request.type_url in WILDCARD_TYPES)
         for name in names:
             self._expected.pop((request.type_url, name), None)
+        self._note_stuck_clusters(request.type_url, now)
         if request.response_nonce:
             self._answered(subscription, request, now)
         self._settle(now)
@@ -123,6 +128,9 @@ class DeltaStream:
         """Return every response that may go now, in order, and count them as sent; before the first publish none."""
         if self._resources is None:
             return []
+        if self._stuck_since is not None and self._stuck_since + self._limits.cluster_grace <= now:
+            self._stuck_since, self._may_be_stuck = None, False
+            self._subscriptions[ENDPOINT_TYPE].renew(self._subscriptions[ENDPOINT_TYPE].names)
         messages = []
         for type_url, pack in self._due(now):
             self._responses += 1
@@ -136,6 +144,8 @@ class DeltaStream:
     def deadline(self, now: float) -> float | None:
         """Return when to call `responses` again even if no request comes and nothing is published; None: never."""
         times = [*self._expected.values(), *(sent.sent_at + self._limits.silence for sent in self._unanswered())]
+        if self._stuck_since is not None:
+            times.append(self._stuck_since + self._limits.cluster_grace)
         if not all(subscription.is_idle for subscription in self._subscriptions.values()):
             times += [self._waits_until(type_url) for type_url in self._outstanding]
         return min((time for time in times if time > now), default=None)
@@ -221,6 +231,14 @@ class DeltaStream:
         )
         if self.settled:
             self.acked_revision = self.published_revision
+
+    def _note_stuck_clusters(self, type_url: str, now: float) -> None:
+        # An Envoy whose last stream ended while a cluster warmed doesn't ask for clusters on this one until it has
+        # warmed; it waits for endpoints that it holds, and would wait for ever without an initial_fetch_timeout.
+        if self._subscriptions[CLUSTER_TYPE].requested:
+            self._stuck_since, self._may_be_stuck = None, False
+        elif type_url == ENDPOINT_TYPE and self._may_be_stuck and self._stuck_since is None:
+            self._stuck_since = now
 
     def _unanswered(self) -> Iterator[Outstanding]:
         return (sent for by_nonce in self._outstanding.values() for sent in by_nonce.values())

@@ -83,12 +83,15 @@ class Subscription:
             self._subscribe_one(name, known.get(name))
 
     def renew(self, names: Iterable[str]) -> None:
-        """Send these again, unchanged as they may be, if Envoy is subscribed to them; refused content is not."""
+        """Send these again, even unchanged, if Envoy is subscribed to them; refused ones once they change."""
         for name in names:
             resource = self._target.get(name)
-            if not resource or name not in self._sent or self._is_rejected(name, resource):
+            if not resource or name not in self._sent:
                 continue
-            if name not in self._suspects:  # these go anyway
+            if self._is_rejected(name, resource):
+                self._sent[name] = UNSURE  # so that the good form that Envoy kept goes again, once it is wanted again
+                self._held.pop(name, None)
+            elif name not in self._suspects:  # these go anyway
                 self._pending.discard(name)
                 self._urgent.add(name)
 
