@@ -1,0 +1,1 @@
+"""What the mesh costs a request: `python -m benchmarks.dataplane`."""

@@ -1,0 +1,122 @@
+"""The rounds: each way in turn under the same load, so that what else the machine does meets all of them alike."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from statistics import median
+
+import psutil
+from msgspec import Struct
+
+from agent.errors import HostError
+from agent.lab.hostfiles import APP_UID
+from benchmarks.dataplane.testbed import Testbed, Way
+from benchmarks.testlab import note
+
+_UNITS = {"us": 0.001, "ms": 1.0, "s": 1000.0, "m": 60_000.0}
+_TIME = r"([\d.]+)(us|ms|s|m)\b"
+
+
+class Load(Struct, frozen=True):
+    """What wrk does at a time: one thread, connections kept open, each sending the next request after an answer."""
+
+    connections: int = 32
+    seconds: int = 3
+    warm_up: int = 1
+    """Seconds before each measurement: connections of the pools, branch predictors, CPU clock."""
+
+
+class Sample(Struct, frozen=True):
+    """One way in one round."""
+
+    requests_per_second: float
+    p50_ms: float
+    p99_ms: float
+    proxy_cpu_us: float
+    """CPU microseconds that the Envoys on the way spent per request, user and system; barely noisy."""
+
+
+class Comparison(Struct, frozen=True):
+    """All rounds at one size of the route table."""
+
+    services: int
+    """Services in the client's route table."""
+    samples: Mapping[str, tuple[Sample, ...]]
+    medians: Mapping[str, Sample]
+    ratio: Sample
+    """Mesh to hand-written, of the medians; 1.0 is equal."""
+    paired_ratio: Sample
+    """The same as the median of each round's own ratio."""
+
+
+def compare(bed: Testbed, load: Load, rounds: int, services: int) -> Comparison:
+    """Measure every way in every round, each round beginning with another one."""
+    samples: dict[str, list[Sample]] = {way.name: [] for way in bed.ways}
+    for number in range(rounds):
+        first = number % len(bed.ways)
+        for way in bed.ways[first:] + bed.ways[:first]:
+            samples[way.name].append(measure(bed, way, load))
+        latest = ", ".join(f"{name} {each[-1].requests_per_second:.0f}/s" for name, each in samples.items())
+        note(f"{services} services, round {number + 1} of {rounds}: {latest}")
+    medians = {name: middle(each) for name, each in samples.items()}
+    pairs = zip(samples["mesh"], samples["hand-written"], strict=True)
+    return Comparison(
+        services,
+        {name: tuple(each) for name, each in samples.items()},
+        medians,
+        ratio(medians["mesh"], medians["hand-written"]),
+        middle([ratio(mesh, static) for mesh, static in pairs]),
+    )
+
+
+def measure(bed: Testbed, way: Way, load: Load) -> Sample:
+    """Warm up and measure one way; raises HostError if a request fails."""
+    if load.warm_up:
+        _wrk(bed, way, load.connections, load.warm_up)
+    before = _cpu_seconds(way)
+    text = _wrk(bed, way, load.connections, load.seconds)
+    spent = _cpu_seconds(way) - before
+    found = re.search(r"(\d+) requests in", text)
+    requests = int(found[1]) if found else 0
+    if not requests or "Socket errors" in text or "Non-2xx" in text:
+        raise HostError(f"{way.name}: requests failed: {' '.join(text.split())}")
+    rate = re.search(r"Requests/sec:\s*([\d.]+)", text)
+    return Sample(
+        requests_per_second=float(rate[1]) if rate else 0.0,
+        p50_ms=_latency(text, 50),
+        p99_ms=_latency(text, 99),
+        proxy_cpu_us=round(spent * 1e6 / requests, 2),
+    )
+
+
+def middle(samples: list[Sample]) -> Sample:
+    """Return the median of each figure."""
+    return Sample(**{field: round(median(getattr(each, field) for each in samples), 4) for field in _FIELDS})
+
+
+def ratio(of: Sample, to: Sample) -> Sample:
+    """Return each figure of one as a multiple of the other's; NaN where that is 0 (CPU time has ticks of 10 ms)."""
+    pairs = {field: (getattr(of, field), getattr(to, field)) for field in _FIELDS}
+    return Sample(**{field: round(one / other, 4) if other else math.nan for field, (one, other) in pairs.items()})
+
+
+_FIELDS = Sample.__struct_fields__
+
+
+def _wrk(bed: Testbed, way: Way, connections: int, seconds: int) -> str:
+    argv = ("wrk", "--threads=1", f"--connections={connections}", f"--duration={seconds}s", "--latency", way.url)
+    return bed.client.exec(*argv, uid=APP_UID, timeout=seconds + 30.0).stdout
+
+
+def _latency(text: str, percent: int) -> float:
+    found = re.search(rf"^\s*{percent}%\s+{_TIME}", text, re.MULTILINE)
+    if found is None:
+        raise HostError(f"wrk: no {percent}% line in: {' '.join(text.split())}")
+    return round(float(found[1]) * _UNITS[found[2]], 4)
+
+
+def _cpu_seconds(way: Way) -> float:
+    times = [psutil.Process(pid).cpu_times() for pid in way.proxies]
+    return sum(each.user + each.system for each in times)

@@ -1,0 +1,1 @@
+"""How fast a rule reaches every Envoy: `python -m benchmarks.propagation`."""

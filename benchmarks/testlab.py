@@ -1,0 +1,63 @@
+"""A lab for one benchmark: a name and ports of its own, and no trace left, whatever ends the benchmark."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from agent.lab.lab import Lab
+from agent.lab.plan import LabPlan
+
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@contextmanager
+def running(make_plan: Callable[[str, int, int], LabPlan]) -> Iterator[Lab]:
+    """Bring up the lab of `make_plan(name, page port, consul port)`; take it down also on Ctrl-C, TERM and HUP.
+
+    While it goes down these signals are ignored: a second Ctrl-C would leave half a lab. Raises as Lab.up.
+    """
+    page, consul = _free_ports(2)
+    lab = Lab(make_plan(f"hmt-{uuid.uuid4().hex[:6]}", page, consul), lambda step: note(f"lab: {step}"))
+    before = {number: signal.signal(number, _interrupt) for number in _ENDING}
+    try:
+        note(f"lab: {lab.plan.name}")
+        lab.up()
+        yield lab
+    finally:
+        for number in _ENDING:
+            signal.signal(number, signal.SIG_IGN)
+        lab.down()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def note(line: str) -> None:
+    """Tell the reader what goes on; standard output is the figures' alone."""
+    sys.stderr.write(f"{line}\n")
+
+
+def machine() -> str:
+    """Return what figures depend on: cores, and how busy the machine is already (load average over 1 minute)."""
+    return f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, Linux {os.uname().release}"
+
+
+def _interrupt(number: int, _frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+    finally:
+        for each in sockets:
+            each.close()

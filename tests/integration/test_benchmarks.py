@@ -1,0 +1,87 @@
+"""The benchmarks run and produce figures, in their smallest form. What the figures are is not judged: never timing."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from agent.lab import network
+from agent.lab.network import NAMESPACES
+from agent.lab.processes import in_network_namespaces
+from benchmarks.figures import quantile
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_dataplane_produces_figures(tmp_path: Path) -> None:
+    first, second = run(tmp_path, "dataplane", "--rounds=1", "--seconds=1", "--warm-up=0", "--services=50")
+    assert (first["services"], second["services"]) == (3, 53)
+    for result in (first, second):
+        assert set(result["medians"]) == {"direct", "hand-written", "mesh"}
+        for sample in result["medians"].values():
+            assert sample["requests_per_second"] > 0
+            assert 0 < sample["p50_ms"] <= sample["p99_ms"]
+        assert result["ratio"]["requests_per_second"] > 0
+
+
+def test_propagation_produces_figures(tmp_path: Path) -> None:
+    in_process, by_command = run(tmp_path, "propagation", "--rounds=3", "--commands=2")
+    for result, count in ((in_process, 3), (by_command, 2)):
+        assert result["nodes"] == 6
+        assert len(result["changes"]) == count
+        figures = result["figures"]["all_ms"]
+        assert 0 < figures["p50"] <= figures["p90"] <= figures["p99"] <= figures["max"]
+
+
+def test_an_interrupted_benchmark_leaves_nothing() -> None:
+    process = subprocess.Popen(
+        command("dataplane"), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    with process.stderr as lines:
+        try:
+            name = lines.readline().split()[-1]
+            while "agents and their Envoys" not in lines.readline():
+                assert process.poll() is None
+            inodes = {inode for each in NAMESPACES.glob(f"{name}*") if (inode := network.inode_of(each.name))}
+            assert inodes
+            process.send_signal(signal.SIGINT)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(30) == 128 + signal.SIGINT
+        finally:
+            process.kill()
+            process.wait()
+    assert not Path("/run", name).exists()
+    assert not list(NAMESPACES.glob(f"{name}*"))
+    assert not list(in_network_namespaces(inodes))
+
+
+def test_a_quantile_is_a_measured_value() -> None:
+    values = [float(number) for number in range(200, 0, -1)]
+    assert [quantile(values, share) for share in (0.0, 0.5, 0.99, 1.0)] == [1.0, 100.0, 198.0, 200.0]
+
+
+def command(name: str) -> list[str]:
+    """Return the command line of a benchmark."""
+    return [sys.executable, "-m", f"benchmarks.{name}"]
+
+
+def run(folder: Path, name: str, *arguments: str) -> list[dict[str, Any]]:
+    """Run a benchmark and return what it writes as JSON, a result for each part."""
+    file = folder / "figures.json"
+    done = subprocess.run(
+        [*command(name), *arguments, f"--json={file}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "ms" in done.stdout
+    results: list[dict[str, Any]] = json.loads(file.read_text())
+    return results
