@@ -25,13 +25,16 @@ check: setup  ## Format, lint, types, layers, unit and golden tests (under a min
 	@.ci/file-length
 	@$(BIN)/pytest tests/unit tests/golden
 
-integration: setup
+integration: setup  ## Real Consul, Envoy, iptables and dnsmasq in network namespaces
 	@$(BIN)/pytest tests/integration
-e2e: setup
+e2e: setup  ## The packages on whole systemd machines
 	@$(BIN)/pytest tests/e2e
 
-test: check integration e2e  ## Everything
+test:  ## Everything, with the time of each stage
+	@.ci/stages check integration e2e
 
+newcomer:  ## Walk the README's road on a fresh Debian 12 (a debootstrap root; needs root)
+	@.ci/fresh-machine
 deb: setup  ## Build the Debian packages into dist/
 	@packaging/build
 
@@ -42,4 +45,4 @@ lock:  ## Renew the lock files from pyproject.toml
 	@$(COMPILE) -c requirements-build.lock -o requirements.lock pyproject.toml
 	@$(COMPILE) -c requirements-build.lock -c requirements.lock --extra dev -o requirements-dev.lock pyproject.toml
 
-.PHONY: help setup setup-run lab lab-down check integration e2e test deb lock
+.PHONY: help setup setup-run lab lab-down check integration e2e test newcomer deb lock
