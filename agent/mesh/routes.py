@@ -7,6 +7,7 @@ from enum import StrEnum
 from msgspec import Struct
 
 from agent.mesh.service import Labels, ServiceKey
+from agent.mesh.traffic_policy import Scope
 
 
 class ObjectRef(Struct, frozen=True, order=True):
@@ -105,12 +106,29 @@ class Route(Struct, frozen=True):
     matches: tuple[HttpMatch, ...] = ()
 
 
+class PolicyRule(Struct, frozen=True):
+    """What one object (or several of a namespace, united) says about connections to a service."""
+
+    origin: ObjectRef
+    scopes: tuple[Scope, ...]
+    callers: SourceMatch | None = None
+    exported_to: tuple[str, ...] = ()
+    """Namespaces whose callers it is for; () means all."""
+
+    @property
+    def first_generation(self) -> bool:
+        """Tell whether it is a DestinationPolicy: several of them add up, of DestinationRules only one counts."""
+        return self.origin.kind == "DestinationPolicy"
+
+
 class ServicePolicy(Struct, frozen=True):
     """What the rules say about one service: ordered routes, first match wins."""
 
     routes: tuple[Route, ...] = ()
     default_route: bool = True
     """A request that no route matches goes to all instances (v1alpha2); False: it gets 404 (VirtualService)."""
+    connections: tuple[PolicyRule, ...] = ()
+    """How the service's instances are connected to; which of them is for this host's caller is decided at planning."""
 
     @classmethod
     def empty(cls) -> ServicePolicy:

@@ -84,6 +84,26 @@ class Health(StrEnum):
     CRITICAL = "critical"
 
 
+class Locality(Struct, frozen=True, order=True):
+    """Where an instance runs; empty parts are unknown."""
+
+    region: str = ""
+    """Consul's datacenter, unless the node's meta says otherwise."""
+    zone: str = ""
+    subzone: str = ""
+
+    def __str__(self) -> str:
+        return "/".join((self.region, self.zone, self.subzone)).rstrip("/")
+
+    @classmethod
+    def from_text(cls, text: str) -> Locality:
+        """Return the locality of `region/zone/subzone`; later parts may be left out."""
+        return cls(*text.split("/", 2))
+
+
+NOWHERE = Locality()
+
+
 class Instance(Struct, frozen=True, order=True):
     """One registered instance of a service (one entry of Consul's catalog)."""
 
@@ -99,6 +119,7 @@ class Instance(Struct, frozen=True, order=True):
     service_account: str = "default"
     target_ports: tuple[tuple[int, int], ...] = ()
     """(service port, the port this instance listens on) where they differ; the catalog file of `render` has such."""
+    locality: Locality = NOWHERE
 
     @property
     def is_serving(self) -> bool:
