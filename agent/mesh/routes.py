@@ -6,6 +6,7 @@ from enum import StrEnum
 
 from msgspec import Struct
 
+from agent.mesh.actions import Headers, HttpActions
 from agent.mesh.service import Labels, ServiceKey
 from agent.mesh.traffic_policy import Scope
 
@@ -95,15 +96,33 @@ class WeightedDestination(Struct, frozen=True):
 
     destination: Destination
     weight: int = 100
+    headers: Headers = Headers()
+
+
+class Mirror(Struct, frozen=True):
+    """Where a share of the requests goes too; what comes back from there is dropped."""
+
+    destination: Destination
+    percent: float = 100.0
 
 
 class Route(Struct, frozen=True):
-    """One rule: if any of the matches holds (none listed: always), send to the destinations by weight."""
+    """One rule: if any of the matches holds (none listed: always), send to the destinations by weight.
+
+    Without destinations `actions.answer` is given.
+    """
 
     name: str
     origin: ObjectRef
     destinations: tuple[WeightedDestination, ...]
     matches: tuple[HttpMatch, ...] = ()
+    actions: HttpActions = HttpActions()
+    mirrors: tuple[Mirror, ...] = ()
+
+    @property
+    def all_destinations(self) -> tuple[Destination, ...]:
+        """Return every destination, the mirrors' too."""
+        return (*(weighted.destination for weighted in self.destinations), *(m.destination for m in self.mirrors))
 
 
 class PolicyRule(Struct, frozen=True):
@@ -139,10 +158,10 @@ class ServicePolicy(Struct, frozen=True):
     def subsets(self) -> frozenset[Destination]:
         """Return every destination with a subset that a route names."""
         return frozenset(
-            weighted.destination
+            destination
             for route in self.routes
-            for weighted in route.destinations
-            if weighted.destination.subset is not None
+            for destination in route.all_destinations
+            if destination.subset is not None
         )
 
 

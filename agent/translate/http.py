@@ -1,6 +1,7 @@
 """The HTTP connection manager of outbound and inbound listeners. Pure.
 
-Every request passes here: no access log, no filter but the router, nothing that changes what the application sees.
+Every request passes here: no access log, no filter at work but the router unless the request's route enables one,
+nothing that changes what the application sees.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from envoy.extensions.filters.http.router.v3 import router_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2
 from google.protobuf import wrappers_pb2
 
+from agent.translate.actions import route_filters
 from agent.translate.resource import ADS, NEVER, packed
 
 _HCM = http_connection_manager_pb2.HttpConnectionManager
@@ -30,6 +32,8 @@ def outbound_http(stat_prefix: str, route_table: str) -> Any:
     manager = _manager(stat_prefix)
     manager.rds.route_config_name = route_table
     manager.rds.config_source.CopyFrom(ADS)
+    manager.ClearField("http_filters")
+    manager.http_filters.extend([*route_filters(), _ROUTER])
     return _filter(manager)
 
 

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 
 from msgspec import Struct
 
+from agent.mesh.actions import Headers, HttpActions
 from agent.mesh.names import outbound_cluster
-from agent.mesh.routes import Fault, HttpMatch, Route, ServicePolicy
+from agent.mesh.routes import Destination, Fault, HttpMatch, Route, ServicePolicy
 from agent.mesh.service import ServiceKey
 from agent.translate.facts import Caller, ServiceFacts, ServiceSubset, distinct
 
@@ -19,19 +20,34 @@ class Target(Struct, frozen=True):
 
     cluster: str
     weight: int
+    headers: Headers = Headers()
+
+
+class Shadow(Struct, frozen=True):
+    """A cluster that gets a copy of a share of a route's requests."""
+
+    cluster: str
+    percent: float
 
 
 class ResolvedRoute(Struct, frozen=True):
-    """A rule as this host follows it: any of the matches (never none) leads to the targets (never none)."""
+    """A rule as this host follows it: any of the matches (never none) leads to the targets, or to `actions.answer`."""
 
     name: str
     matches: tuple[HttpMatch, ...]
     targets: tuple[Target, ...]
+    actions: HttpActions = HttpActions()
+    shadows: tuple[Shadow, ...] = ()
+
+    @property
+    def clusters(self) -> tuple[str, ...]:
+        """Return every cluster that it sends to."""
+        return (*(target.cluster for target in self.targets), *(shadow.cluster for shadow in self.shadows))
 
     @property
     def holds_for_connections(self) -> bool:
-        """Tell whether it needs no look at requests, so that it is for TCP too."""
-        return not all(match.is_layer7 for match in self.matches)
+        """Tell whether it needs no look at requests and sends somewhere, so that it is for TCP too."""
+        return bool(self.targets) and not all(match.is_layer7 for match in self.matches)
 
 
 class ResolvedPort(Struct, frozen=True):
@@ -55,19 +71,25 @@ def resolve_port(
     faults: list[Fault] = []
     for route in policy.routes:
         matches = _matches(route, port, caller)
-        targets = _targets(route, port, known) if matches else ()
-        if isinstance(targets, Fault):
-            faults.append(targets)
-        elif targets:
-            name = f"{route.origin}/{route.name}" if route.name else str(route.origin)
-            routes.append(ResolvedRoute(name, matches, tuple(target for target, _, _ in targets)))
-            subsets.update((key, subset) for _, key, subset in targets if subset)
+        if not matches:
+            continue
+        clusters = _clusters(route, port, known)
+        if isinstance(clusters, Fault):
+            faults.append(clusters)
+            continue
+        routes.append(_resolved(route, matches, clusters))
+        used = {w.destination for w in route.destinations if w.weight > 0} | {m.destination for m in route.mirrors}
+        subsets.update(
+            (destination.service, ServiceSubset(number, destination.subset))
+            for destination, (_, number) in clusters.items()
+            if destination.subset and destination in used
+        )
     return ResolvedPort(tuple(routes), policy.default_route, tuple(sorted(subsets)), distinct(faults))
 
 
 def services_named(policy: ServicePolicy) -> tuple[ServiceKey, ...]:
     """Return the services that the policy's routes send to, in order."""
-    return tuple(sorted({weighted.destination.service for route in policy.routes for weighted in route.destinations}))
+    return tuple(sorted({destination.service for route in policy.routes for destination in route.all_destinations}))
 
 
 def _matches(route: Route, port: int, caller: Caller) -> tuple[HttpMatch, ...]:
@@ -77,12 +99,27 @@ def _matches(route: Route, port: int, caller: Caller) -> tuple[HttpMatch, ...]:
     return tuple(m for m in route.matches if m.port in (None, port) and caller.satisfies(m.source))
 
 
-def _targets(
-    route: Route, port: int, known: Mapping[ServiceKey, ServiceFacts]
-) -> tuple[tuple[Target, ServiceKey, ServiceSubset | None], ...] | Fault:
-    found = []
-    for weighted in route.destinations:
-        destination = weighted.destination
+_Clusters = Mapping[Destination, tuple[str, int]]
+"""Destination → cluster and port number."""
+
+
+def _resolved(route: Route, matches: tuple[HttpMatch, ...], clusters: _Clusters) -> ResolvedRoute:
+    return ResolvedRoute(
+        f"{route.origin}/{route.name}" if route.name else str(route.origin),
+        matches,
+        tuple(
+            Target(clusters[weighted.destination][0], weighted.weight, weighted.headers)
+            for weighted in route.destinations
+            if weighted.weight > 0
+        ),
+        route.actions,
+        tuple(Shadow(clusters[mirror.destination][0], mirror.percent) for mirror in route.mirrors),
+    )
+
+
+def _clusters(route: Route, port: int, known: Mapping[ServiceKey, ServiceFacts]) -> _Clusters | Fault:
+    found = {}
+    for destination in route.all_destinations:
         facts = known.get(destination.service)
         number = facts.destination_port(destination, port) if facts else None
         if facts is None:
@@ -94,10 +131,7 @@ def _targets(
                 str(route.origin),
                 f"left out for port {port}: {destination.service} has no port {wanted} (it has {have})",
             )
-        if weighted.weight > 0:
-            subset = ServiceSubset(number, destination.subset) if destination.subset else None
-            target = Target(outbound_cluster(destination.service, number, destination.subset), weighted.weight)
-            found.append((target, destination.service, subset))
-    if not found:
+        found[destination] = outbound_cluster(destination.service, number, destination.subset), number
+    if route.actions.answer is None and not any(weighted.weight > 0 for weighted in route.destinations):
         return Fault(str(route.origin), "left out: no destination has a weight above 0")
-    return tuple(found)
+    return found

@@ -7,32 +7,31 @@ from collections.abc import Iterable
 from typing import Any
 
 from envoy.config.route.v3 import route_components_pb2, route_pb2
-from envoy.extensions.retry.host.previous_hosts.v3 import previous_hosts_pb2
 from google.protobuf import wrappers_pb2
 from msgspec import Struct
 
+from agent.mesh.actions import Headers, HttpActions, RetryPolicy
 from agent.mesh.names import CLUSTER_TYPE, ROUTE_TYPE, hosts_by_service, outbound_cluster
 from agent.mesh.routes import Fault
 from agent.mesh.service import ServiceKey
 from agent.mesh.snapshot import Resource, Vip
+from agent.translate.actions import (
+    MAX_DIRECT_RESPONSE_BYTES,
+    retry_policy,
+    set_answer,
+    set_filters,
+    set_forwarding,
+    set_headers,
+)
 from agent.translate.clusters import PASSTHROUGH
 from agent.translate.matches import UnusableMatch, route_match
-from agent.translate.resolve import ResolvedPort, ResolvedRoute, Target
-from agent.translate.resource import NEVER, is_ip, packed, resource
+from agent.translate.resolve import ResolvedPort, ResolvedRoute, Shadow, Target
+from agent.translate.resource import is_ip, resource
 
 _HOST = re.compile(r"[a-z0-9_]([a-z0-9._-]*[a-z0-9_])?", re.ASCII)
-_RETRY = route_components_pb2.RetryPolicy(
-    # All three are safe for any request: no instance has seen any of it (a race with a restart, mostly).
-    retry_on="connect-failure,refused-stream,reset-before-request",
-    num_retries=wrappers_pb2.UInt32Value(value=2),
-    retry_host_predicate=[
-        route_components_pb2.RetryPolicy.RetryHostPredicate(
-            name="envoy.retry_host_predicates.previous_hosts",
-            typed_config=packed(previous_hosts_pb2.PreviousHostsPredicate()),
-        )
-    ],
-    host_selection_retry_max_attempts=5,
-)
+# All three are safe for any request: no instance has seen any of it (a race with a restart, mostly).
+_RETRY = retry_policy(RetryPolicy(2, ("connect-failure", "refused-stream", "reset-before-request")))
+_NOTHING = HttpActions.empty()
 
 
 class VirtualHost(Struct, frozen=True):
@@ -54,7 +53,7 @@ def virtual_host(
     for route in resolved.routes:
         try:
             message.routes.extend(_routes(route))
-            clusters.update(target.cluster for target in route.targets)
+            clusters.update(route.clusters)
         except UnusableMatch as problem:
             faults.append(Fault(route.name.rsplit("/", 1)[0], f"left out: {problem}"))
     if resolved.default_route:
@@ -69,6 +68,7 @@ def route_table(port: int, hosts: tuple[VirtualHost, ...], passes_unknown: bool)
     """Return the route table of a port; requests for unknown names pass to where they were going, or get 502."""
     hosts = (*hosts, _passing_host() if passes_unknown else _refusing_host())
     table = route_pb2.RouteConfiguration(name=str(port), virtual_hosts=[host.message for host in hosts])
+    table.max_direct_response_body_size_bytes.value = MAX_DIRECT_RESPONSE_BYTES
     clusters = {cluster for host in hosts for cluster in host.clusters}
     return resource(ROUTE_TYPE, table.name, table, [(CLUSTER_TYPE, cluster) for cluster in clusters])
 
@@ -110,17 +110,39 @@ def _domains(hosts: Iterable[str], vip: Vip | None, port: int) -> list[str]:
 
 
 def _routes(route: ResolvedRoute) -> list[Any]:
-    return [_route(route.name, route_match(match), route.targets) for match in route.matches]
+    return [
+        _route(route.name, route_match(match), route.targets, route.actions, route.shadows) for match in route.matches
+    ]
 
 
-def _route(name: str, match: Any, targets: tuple[Target, ...]) -> Any:
+def _route(
+    name: str,
+    match: Any,
+    targets: tuple[Target, ...],
+    actions: HttpActions = _NOTHING,
+    shadows: tuple[Shadow, ...] = (),
+) -> Any:
     route = route_components_pb2.Route(name=name, match=match)
-    if len(targets) == 1:
-        route.route.cluster = targets[0].cluster
+    if actions.answer is not None:
+        set_answer(route, actions.answer)
     else:
-        for target in targets:
-            route.route.weighted_clusters.clusters.add(
-                name=target.cluster, weight=wrappers_pb2.UInt32Value(value=target.weight)
-            )
-    route.route.timeout.CopyFrom(NEVER)
+        _set_targets(route.route, targets)
+        set_forwarding(route.route, actions, shadows)
+        if actions.headers.authority:
+            route.route.host_rewrite_literal = actions.headers.authority
+    set_filters(route, actions)
+    set_headers(route, actions.headers)
     return route
+
+
+def _set_targets(action: Any, targets: tuple[Target, ...]) -> None:
+    if len(targets) == 1 and targets[0].headers == Headers():
+        action.cluster = targets[0].cluster
+        return
+    for target in targets:
+        weighted = action.weighted_clusters.clusters.add(
+            name=target.cluster, weight=wrappers_pb2.UInt32Value(value=target.weight)
+        )
+        set_headers(weighted, target.headers)
+        if target.headers.authority:
+            weighted.host_rewrite_literal = target.headers.authority
