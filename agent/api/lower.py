@@ -13,7 +13,8 @@ from msgspec import Struct
 
 from agent.api.catalog import Catalog
 from agent.api.envelope import Document
-from agent.api.lower_route_rule import LoweredRule, Unresolved, lower_route_rule
+from agent.api.istio_service import Unresolved
+from agent.api.lower_route_rule import LoweredRule, lower_route_rule
 from agent.api.lower_virtual_service import Subsets, declared_subsets, lower_virtual_service
 from agent.api.validate import validate
 from agent.mesh.routes import Fault, Route, ServicePolicy, Subset

@@ -10,9 +10,9 @@ from msgspec import Struct
 from agent.api.catalog import Catalog
 from agent.api.envelope import Document
 from agent.api.fields import PSEUDO_HEADERS
+from agent.api.istio_service import resolve_service, source_match
 from agent.api.matching import header_matches, string_match
-from agent.mesh.names import CONSUL_DOMAIN
-from agent.mesh.routes import Destination, HttpMatch, Route, SourceMatch, Subset, WeightedDestination
+from agent.mesh.routes import Destination, HttpMatch, Route, Subset, WeightedDestination
 from agent.mesh.service import Labels, ServiceKey, labels_of
 
 
@@ -25,40 +25,13 @@ class LoweredRule(Struct, frozen=True):
     route: Route
 
 
-class Unresolved(Exception):
-    """A host or subset that a rule names does not exist (yet); its text is the fault's reason."""
-
-
 def lower_route_rule(document: Document, catalog: Catalog) -> LoweredRule:
     """Return the rule's route; raises Unresolved."""
     spec = document.spec
-    service = _resolve(spec["destination"], document.namespace, catalog)
+    service = resolve_service(spec["destination"], document.namespace, catalog)
     match = _match(spec.get("match") or {}, document.namespace, catalog)
     route = Route("", document.ref, _destinations(spec.get("route") or (), service), (match,) if match else ())
     return LoweredRule(service, (-(spec.get("precedence") or 0), document.name, document.namespace), route)
-
-
-def _resolve(reference: Mapping[str, Any], namespace: str, catalog: Catalog) -> ServiceKey:
-    host = reference.get("service")
-    if host is None:
-        host, namespace = _host(reference, namespace)
-    found = catalog.resolve(host, namespace)
-    if found is None:
-        raise Unresolved(f"service {host} is not in the catalog")
-    return found
-
-
-def _host(reference: Mapping[str, Any], namespace: str) -> tuple[str, str]:
-    """Return the host that name, namespace and domain make, and the namespace to resolve it in.
-
-    FQDN = name + namespace + domain; Consul's domain has no namespace in it, so the reference's own decides there.
-    """
-    name = reference["name"]
-    namespace = reference.get("namespace") or namespace
-    domain = (reference.get("domain") or "").rstrip(".")
-    if domain in ("", CONSUL_DOMAIN):
-        return f"{name}.{namespace}", namespace
-    return f"{name}.{namespace}.{domain}", namespace
 
 
 def _destinations(routes: Any, service: ServiceKey) -> tuple[WeightedDestination, ...]:
@@ -88,12 +61,5 @@ def _match(match: Mapping[str, Any], namespace: str, catalog: Catalog) -> HttpMa
         scheme=string_match(headers.get("scheme")),
         authority=string_match(headers.get("authority")),
         headers=tuple(header_matches({name: headers[name] for name in headers if name not in PSEUDO_HEADERS})),
-        source=_source(source, namespace, catalog) if source else None,
+        source=source_match(source, namespace, catalog) if source else None,
     )
-
-
-def _source(source: Mapping[str, Any], namespace: str, catalog: Catalog) -> SourceMatch:
-    labels = labels_of(source.get("labels") or {})
-    if source.get("service") is None and not source.get("domain"):
-        return SourceMatch(ServiceKey(source.get("namespace") or namespace, source["name"]), None, labels)
-    return SourceMatch(_resolve(source, namespace, catalog), None, labels)

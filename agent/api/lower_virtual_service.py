@@ -7,7 +7,7 @@ from typing import Any
 
 from agent.api.catalog import Catalog
 from agent.api.envelope import Document
-from agent.api.lower_route_rule import Unresolved
+from agent.api.istio_service import Unresolved
 from agent.api.matching import header_matches, query_matches, string_match
 from agent.mesh.routes import Destination, HttpMatch, Route, SourceMatch, Subset, WeightedDestination
 from agent.mesh.service import ServiceKey, labels_of

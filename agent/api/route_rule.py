@@ -4,39 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from agent.api import words
 from agent.api.fields import LABELS, PSEUDO_HEADERS, header_map, or_scalar, string_match
-from agent.api.schema import UNSUPPORTED, Check, Report, integer, listing, message, text
+from agent.api.istio_service import SERVICE_FIELDS, service_whole
+from agent.api.schema import UNSUPPORTED, Check, Report, integer, listing, message
 from agent.api.yaml_text import child
 
 _MATCH = or_scalar(string_match(may_be_present=False))
 _URI = or_scalar(string_match(may_be_present=False, empty_prefix=True))
 
 
-def _service_whole(report: Report, path: str, service: dict[str, Any]) -> None:
-    """ValidateIstioService: `service` says all, or `name` with the rest by default."""
-    if "service" not in service:
-        if "name" not in service:
-            report.invalid(child(path, "name"), "is missing (name, or service with the full host)")
-        return
-    for key in ("name", "namespace", "domain"):
-        if key in service:
-            report.invalid(child(path, key), "does not go with service, which is the full host (remove one of them)")
-    host = service["service"]
-    if host.startswith("*"):
-        report.unsupported(child(path, "service"), f'the wildcard "{host}" is known, but not supported yet')
-
-
 def _no_labels(report: Report, path: str, value: Any) -> None:
     report.invalid(path, "a rule is about the whole service (labels belong into spec.route[].labels)")
-
-
-_SERVICE: dict[str, Check] = {
-    "name": text(words.dns_label),
-    "namespace": text(words.dns_label),
-    "domain": text(words.host),
-    "service": text(words.wildcard_host),
-}
 
 
 def _weights(report: Report, path: str, spec: dict[str, Any]) -> None:
@@ -50,7 +28,7 @@ def _weights(report: Report, path: str, spec: dict[str, Any]) -> None:
 
 _MATCH_CONDITION = message(
     {
-        "source": message({**_SERVICE, "labels": LABELS}, also=_service_whole),
+        "source": message({**SERVICE_FIELDS, "labels": LABELS}, also=service_whole),
         "request": message({"headers": header_map(_MATCH, {**dict.fromkeys(PSEUDO_HEADERS, _MATCH), "uri": _URI})}),
         "tcp": UNSUPPORTED,
         "udp": UNSUPPORTED,
@@ -72,7 +50,7 @@ _NOT_YET = (
 
 SPEC: Check = message(
     {
-        "destination": message({**_SERVICE, "labels": _no_labels}, also=_service_whole),
+        "destination": message({**SERVICE_FIELDS, "labels": _no_labels}, also=service_whole),
         "precedence": integer(0, 2**31 - 1),
         "match": _MATCH_CONDITION,
         "route": listing(
