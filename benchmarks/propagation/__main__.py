@@ -16,12 +16,14 @@ from rich.table import Table
 from agent.lab.lab import Lab
 from agent.lab.plan import LabPlan, bookinfo_plan
 from benchmarks.propagation.changes import CommandWriter, StoreWriter
-from benchmarks.propagation.measure import Result, Writer, measure
+from benchmarks.propagation.measure import Result, Writer, measure, verify
 from benchmarks.propagation.observers import ConsulWatch, Nodes
 from benchmarks.testlab import machine, running
 
 SUBNET = "10.78.91.0/24"
 TARGET_MS = 250.0
+VERIFIED = 6
+"""Changes before the measured ones, looked up in every Envoy: all three subsets, kept and changed."""
 _COLUMNS = {
     "write_ms": "the write itself",
     "woken_ms": "written → Consul tells its watchers",
@@ -64,6 +66,8 @@ async def run(lab: Lab, rounds: int, commands: int, pause: float) -> list[Result
             first = await store.create(0)
             await nodes.acked(first.revision)
             await watch.woken()
+            await verify(store, nodes, watch, range(number, number + VERIFIED))
+            number += VERIFIED
             for name, writer, count in plans:
                 if count:
                     results.append(await measure(name, writer, nodes, watch, range(number, number + count), pause))

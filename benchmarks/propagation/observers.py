@@ -44,11 +44,14 @@ class Node:
             next(float(line.split()[1]) for line in lines if line.startswith("hostmesh_last_reconcile_seconds ")) * 1e3
         )
 
-    async def require_in_effect(self, marker: str) -> None:
-        """Raise HostError unless Envoy's own route tables hold the marker: what was acknowledged must be the change."""
+    async def require_in_effect(self, revision: int, marker: str) -> None:
+        """Raise HostError unless Envoy's route tables hold the marker at the moment the revision is acknowledged."""
+        await self.acked(revision)
         async with self._envoy.get("http://envoy/config_dump?resource=dynamic_route_configs") as answer:
             if marker not in await answer.text():
-                raise HostError(f"{self.name}: acknowledged, but Envoy's route tables lack {marker!r}")
+                raise HostError(
+                    f"{self.name}: revision {revision} is acknowledged, but Envoy's route tables lack {marker!r}"
+                )
 
     async def close(self) -> None:
         """Close the connections."""
@@ -80,9 +83,9 @@ class Nodes:
         """Return the longest last reconcile."""
         return max(await asyncio.gather(*(node.reconcile_ms() for node in self.all)))
 
-    async def require_in_effect(self, marker: str) -> None:
-        """Raise HostError unless every Envoy holds the marker."""
-        await asyncio.gather(*(node.require_in_effect(marker) for node in self.all))
+    async def require_in_effect(self, revision: int, marker: str) -> None:
+        """Raise HostError unless the marker is in effect at each node as soon as that one acknowledges the revision."""
+        await asyncio.gather(*(node.require_in_effect(revision, marker) for node in self.all))
 
 
 class ConsulWatch:
