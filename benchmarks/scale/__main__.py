@@ -62,11 +62,19 @@ def print_tables(size: Size, result: Result) -> None:
     catalog = f"{size.services} services x {size.instances} instances on {size.nodes} nodes"
     console.print(f"{catalog}; {result.probe}: first sync {result.sync_seconds} s")
     latencies = Table(
-        "changes/s", "change", "count", "lost", "p50 ms", "p99 ms", "max ms", title="From the write to seen"
+        "changes/s",
+        "change",
+        "count",
+        "lost",
+        "p50 ms",
+        "p99 ms",
+        "max ms",
+        "write p99 ms",
+        title="From the write to seen",
     )
     for rate in result.rates:
         for kind, each in rate.latency.items():
-            figures = (each.count, each.lost, each.p50_ms, each.p99_ms, each.max_ms)
+            figures = (each.count, each.lost, each.p50_ms, each.p99_ms, each.max_ms, each.write_p99_ms)
             latencies.add_row(f"{rate.changes_per_second:g}", kind, *map(str, figures))
     console.print(latencies)
     titles = [f"CPU ms per change at {rate.changes_per_second:g}/s" for rate in result.rates]

@@ -27,15 +27,22 @@ class Latency(Struct, frozen=True):
     p50_ms: float
     p99_ms: float
     max_ms: float
+    write_p99_ms: float
+    """The write's own round trip: how much of p99 Consul, or a busy machine, takes without any probe."""
 
     @classmethod
-    def of(cls, seconds: Sequence[float | None]) -> Latency:
-        """Return the figures of the latencies; None is one never seen."""
+    def of(cls, outcomes: Sequence[tuple[float | None, float]]) -> Latency:
+        """Return the figures of (seconds until seen, or None if never; seconds of the write)."""
+        writes = sorted(write * 1000 for _, write in outcomes)
+        write_p99 = round(writes[int(len(writes) * 0.99)], 1) if writes else 0.0
+        seconds = [seen for seen, _ in outcomes]
         seen = sorted(each * 1000 for each in seconds if each is not None)
         if not seen:
-            return cls(len(seconds), len(seconds), 0.0, 0.0, 0.0)
+            return cls(len(seconds), len(seconds), 0.0, 0.0, 0.0, write_p99)
         rank = [seen[min(len(seen) - 1, int(len(seen) * share))] for share in (0.5, 0.99)]
-        return cls(len(seconds), len(seconds) - len(seen), round(rank[0], 1), round(rank[1], 1), round(seen[-1], 1))
+        return cls(
+            len(seconds), len(seconds) - len(seen), round(rank[0], 1), round(rank[1], 1), round(seen[-1], 1), write_p99
+        )
 
 
 class RateResult(Struct, frozen=True):
@@ -129,7 +136,7 @@ async def _at_rate(
     idle: Mapping[str, float],
 ) -> RateResult:
     before, started = {name: _cpu(pid) for name, pid in processes.items()}, time.monotonic()
-    tasks: list[asyncio.Task[float | None]] = []
+    tasks: list[asyncio.Task[tuple[float | None, float]]] = []
     for number, change in enumerate(batch):
         # An open loop: a slow change doesn't hold the next one back.
         await asyncio.sleep(max(0.0, started + number / rate - time.monotonic()))
@@ -146,15 +153,16 @@ async def _at_rate(
     return RateResult(rate, latency, {name: round(each, 2) for name, each in cpu.items()})
 
 
-async def _latency(probe: Probe, writer: CatalogWriter, change: Change) -> float | None:
+async def _latency(probe: Probe, writer: CatalogWriter, change: Change) -> tuple[float | None, float]:
     seeing = asyncio.create_task(probe.seen(change))
     await asyncio.sleep(0)
     sent = await writer.make(change)
+    write = time.monotonic() - sent
     try:
         async with asyncio.timeout(SEEN_SECONDS):
-            return await seeing - sent
+            return await seeing - sent, write
     except TimeoutError:
-        return None
+        return None, write
 
 
 def _cpu(pid: int) -> float:
