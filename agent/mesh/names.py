@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from agent.mesh.public_domains import is_public
 from agent.mesh.routes import Subset
 from agent.mesh.service import Identity, ServiceKey
 
@@ -35,9 +36,13 @@ def canonical_host(key: ServiceKey) -> str:
 
 
 def qualified_hosts(key: ServiceKey) -> tuple[str, ...]:
-    """Return the names that mean this service whoever asks."""
+    """Return the names that mean this service whoever asks.
+
+    A catalog entry chooses its namespace freely: `github` in the namespace `com` must not become `github.com`.
+    """
     name = f"{key.name}.{key.namespace}"
-    return (name, f"{name}.svc", f"{name}.{CLUSTER_DOMAIN}")
+    short = () if is_public(key.namespace) else (name,)
+    return (*short, f"{name}.svc", f"{name}.{CLUSTER_DOMAIN}")
 
 
 def hosts_by_service(keys: Iterable[ServiceKey], namespace: str) -> dict[ServiceKey, tuple[str, ...]]:

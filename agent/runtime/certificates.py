@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from cryptography import x509
 
+from agent.mesh.routes import Fault
 from agent.mesh.service import Identity
 from agent.mesh.snapshot import Certificate
 from agent.mesh.status import CertificateStatus
@@ -14,6 +15,19 @@ from agent.mesh.status import CertificateStatus
 def certificate_status(certificates: Mapping[Identity, Certificate]) -> tuple[CertificateStatus, ...]:
     """Return one entry for each certificate, ordered by identity."""
     return tuple(_status(certificate) for _, certificate in sorted(certificates.items()))
+
+
+def trust_domain_faults(certificates: Iterable[CertificateStatus], trust_domain: str) -> tuple[Fault, ...]:
+    """Return a fault for each certificate of another trust domain than the mesh's: no peer believes it."""
+    return tuple(
+        Fault(
+            f"certificate {certificate.identity}",
+            f"the mesh's trustDomain is {trust_domain}, so peers refuse it: set the trust domain of hostmesh-ca and of "
+            f"the mesh (`hostmesh mesh set trustDomain=…`) to the same",
+        )
+        for certificate in certificates
+        if not certificate.identity.startswith(f"spiffe://{trust_domain}/")
+    )
 
 
 def _status(certificate: Certificate) -> CertificateStatus:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 
 import msgspec
 from aiohttp import web
 
+from agent.adapters.xds.unix_socket import clear_path
 from agent.errors import HostError
 from agent.mesh.status import NodeStatus
 
@@ -31,8 +32,8 @@ class Endpoint:
         self._wait_acked = wait_acked
         self._runner: web.AppRunner | None = None
 
-    async def start(self, socket: Path, address: str) -> None:
-        """Listen on the Unix socket (mode 0600: everything) and on TCP `address`:15020 (metrics and health only).
+    async def start(self, socket: Path, addresses: Iterable[str]) -> None:
+        """Listen on the Unix socket (mode 0600: everything) and on TCP port 15020 (metrics and health only).
 
         Raises HostError if one of them cannot be listened on.
         """
@@ -51,13 +52,15 @@ class Endpoint:
         await self._runner.setup()
         await self._public.setup()
         try:
-            await asyncio.to_thread(socket.unlink, missing_ok=True)
+            # The port first: where it is taken, the socket file is another agent's.
+            for address in addresses:
+                await web.TCPSite(self._public, address, METRICS_PORT).start()
+            await asyncio.to_thread(clear_path, socket)
             before = os.umask(0o177)
             try:
                 await web.UnixSite(self._runner, str(socket)).start()
             finally:
                 os.umask(before)
-            await web.TCPSite(self._public, address, METRICS_PORT).start()
         except OSError as error:
             raise HostError(
                 f"cannot listen for status and metrics: {error} (is another hostmesh-agent running?)"

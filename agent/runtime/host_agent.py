@@ -25,13 +25,13 @@ from agent.adapters.netfilter.interception import Interception
 from agent.adapters.proxy.options import ProxyOptions
 from agent.adapters.proxy.supervisor import EnvoySupervisor
 from agent.adapters.xds.server import XdsServer
-from agent.config import Config, load_workloads
+from agent.config import Config
 from agent.errors import HostError, HostmeshError
 from agent.mesh.routes import Fault
 from agent.mesh.service import Identity, Workload
 from agent.mesh.snapshot import Certificate, Desired, MeshSnapshot
 from agent.mesh.status import CertificateStatus, NodeStatus, ProxyStatus
-from agent.runtime.certificates import certificate_status
+from agent.runtime.certificates import certificate_status, trust_domain_faults
 from agent.runtime.datapath import DataPath
 from agent.runtime.endpoint import Endpoint
 from agent.runtime.events import CertificatesChanged, FaultsChanged, WorkloadsChanged
@@ -41,7 +41,8 @@ from agent.runtime.metrics import Counters, MetricsPage
 from agent.runtime.notify import notify
 from agent.runtime.reconciler import Reconciler
 from agent.runtime.rotator import Rotator
-from agent.runtime.state import MeshState
+from agent.runtime.state import MeshState, bounded
+from agent.runtime.workloads import read_workloads, served
 from agent.translate.bootstrap import BootstrapOptions, bootstrap
 from agent.translate.netfilter import NetfilterOptions, OutboundMode
 from agent.translate.options import PlanOptions
@@ -71,6 +72,8 @@ class HostAgent:
         self.state = MeshState(config.node, config.vip_range_v4, config.vip_range_v6, self._saved_vips)
         self.state.apply([FaultsChanged("disk", faults + vip_faults)])
         self._workloads: tuple[Workload, ...] = ()
+        self._certified: frozenset[Identity] = frozenset()
+        self._rotator: Rotator | None = None
         self._certificates: tuple[CertificateStatus, ...] = ()
         self._fault_log = FaultLog()
         self._reconciler = Reconciler(self.state, _plan_options(config), self._publish, self._update_status)
@@ -91,16 +94,18 @@ class HostAgent:
 
     def reload(self) -> None:
         """Read services.d again (SIGHUP)."""
-        self._workloads, faults = load_workloads(self._config.config_dir, self._address)
-        for line in faults:
-            log.error("%s", line)
-        self._post(WorkloadsChanged(self._workloads, tuple(Fault("services.d", line) for line in faults)))
-        self._registrar.set_workloads(self._workloads)
+        self._workloads, faults = read_workloads(self._config, self._address)
+        workloads = tuple(served(workload, self._config.interception) for workload in self._workloads)
+        self._post(WorkloadsChanged(workloads, faults))
+        self._registrar.set_workloads(workloads)
+        if self._rotator is not None:
+            self._rotator.set_identities(self._identities())
 
     async def run(self, stop: asyncio.Event) -> None:
         """Run everything until `stop` is set, then stop gracefully. Raises HostError if the host can't carry it."""
         self.reload()
-        await self._endpoint.start(self._config.run_dir / "admin.sock", "0.0.0.0")
+        addresses = ("0.0.0.0", "::") if _has_ipv6() else ("0.0.0.0",)
+        await self._endpoint.start(self._config.run_dir / "admin.sock", addresses)
         await self._xds.start()
         await self._supervisor.start(bootstrap(_bootstrap_options(self._config)))
         tasks = [
@@ -154,18 +159,22 @@ class HostAgent:
     async def _announce(self) -> None:
         """Once the data path serves: register the instances, tell systemd."""
         await self._data_path.ready.wait()
+        self._registrar.set_certified(self._certified)
         self._registrar.set_ready(True)
         notify("READY=1\nSTATUS=serving")
         log.info("ready: Envoy has acknowledged its configuration")
-        await asyncio.Event().wait()
+        while True:
+            await self._xds.wait_changed()
+            if self._xds.state.settled:  # a mark before that would send mutual TLS to where it is not served yet
+                self._registrar.set_certified(self._certified)
 
     async def _rotate(self) -> None:
         ca = self._config.ca
         if not ca.address:
             self._post(CertificatesChanged({}, b""))
             await asyncio.Event().wait()
-        rotator = Rotator(
-            dict.fromkeys(workload.identity for workload in self._workloads if workload.proxied),
+        self._rotator = rotator = Rotator(
+            self._identities(),
             KeyStore(self._config.state_dir / "certificates"),
             CaClient(ca.address, ca.enrolment_port, ca.renewal_port),
             TokenFile(self._config.token_file),
@@ -180,6 +189,10 @@ class HostAgent:
                 log.warning("no certificate yet: serving without; services that demand mutual TLS can't be reached")
                 self._post(CertificatesChanged({}, b""))
 
+    def _identities(self) -> tuple[Identity, ...]:
+        """Return whom this host needs certificates for."""
+        return tuple(dict.fromkeys(workload.identity for workload in self._workloads if workload.proxied))
+
     def _take_certificates(self, certificates: Mapping[Identity, Certificate], trust_bundle: bytes) -> None:
         self._post(CertificatesChanged(certificates, trust_bundle))
         self._certificates = certificate_status(certificates)
@@ -187,6 +200,7 @@ class HostAgent:
 
     def _publish(self, snapshot: MeshSnapshot, desired: Desired, revision: int) -> None:
         self._data_path.publish(desired, revision)
+        self._certified = frozenset(snapshot.certificates)
         if snapshot.vips != self._saved_vips:
             self._saved_vips = dict(snapshot.vips)
             self._save_vips()
@@ -210,7 +224,7 @@ class HostAgent:
             version=process.version,
             config_revision=xds.published_revision,
             acked_revision=xds.acked_revision,
-            nacks=xds.nacks,
+            nacks=bounded("xDS", xds.nacks),
             restarts=process.restarts,
             last_exit=process.last_exit,
         )
@@ -220,7 +234,9 @@ class HostAgent:
             agent_version=__version__,
             proxy=proxy,
             certificates=self._certificates,
-            faults=self.state.faults + self._registrar.faults,
+            faults=self.state.faults
+            + trust_domain_faults(self._certificates, self.state.settings.trust_domain)
+            + self._registrar.faults,
             updated_at=round(time.time(), 3),
         )
 

@@ -1,7 +1,7 @@
 """Keeps a valid certificate for every identity of this host: from the disk, by a join token, by renewal.
 
-One task for each identity. What is had is never taken away: while the CA is away the last certificate stays, and a
-fault says so. Decisions about times are translate/rotation's.
+One task for each identity; the identities may change while it runs. What is had is never taken away: while the CA is
+away the last certificate stays, and a fault says so. Decisions about times are translate/rotation's.
 """
 
 from __future__ import annotations
@@ -65,16 +65,37 @@ class Rotator:
         self._stored: dict[Identity, StoredCertificate] = {}
         self._unsaved: set[Identity] = set()
         self._faults: dict[Identity, Fault] = {}
+        self._changed = asyncio.Event()
+
+    def set_identities(self, identities: Iterable[Identity]) -> None:
+        """Replace the identities; what those no longer wanted had is let go (on the disk it stays)."""
+        self._identities = tuple(dict.fromkeys(identities))
+        self._changed.set()
 
     async def run(self) -> None:
         """Publish at once what the disk has, then keep it fresh for ever."""
-        self._load()
+        running: dict[Identity, asyncio.Task[None]] = {}
         async with asyncio.TaskGroup() as tasks:
-            for identity in self._identities:
-                tasks.create_task(self._keep_fresh(identity), name=f"rotate {identity.path}")
+            while True:
+                self._changed.clear()
+                new = [identity for identity in self._identities if identity not in running]
+                for gone in running.keys() - set(self._identities):
+                    running.pop(gone).cancel()
+                    self._forget(gone)
+                self._load(new)
+                for identity in new:
+                    running[identity] = tasks.create_task(self._keep_fresh(identity), name=f"rotate {identity.path}")
+                await self._changed.wait()
 
-    def _load(self) -> None:
-        for identity in self._identities:
+    def _forget(self, identity: Identity) -> None:
+        self._unsaved.discard(identity)
+        self._report(identity, None)
+        if self._stored.pop(identity, None) is not None:
+            self._publish()
+
+    def _load(self, identities: Iterable[Identity]) -> None:
+        found = False
+        for identity in identities:
             try:
                 stored = self._keystore.load(identity)
             except HostError as error:
@@ -82,7 +103,8 @@ class Rotator:
                 continue
             if stored is not None and self._clock.now() < stored.leaf.not_after:
                 self._stored[identity] = stored
-        if self._stored:
+                found = True
+        if found:
             self._publish()
 
     async def _keep_fresh(self, identity: Identity) -> None:
@@ -193,8 +215,8 @@ class Rotator:
         certificates = {
             identity: stored.certificate for identity, stored in sorted(self._stored.items(), key=itemgetter(0))
         }
-        newest = max(self._stored.values(), key=lambda stored: stored.obtained_at)
-        self._on_certificates(certificates, newest.trust_bundle_pem)
+        newest = max(self._stored.values(), key=lambda stored: stored.obtained_at, default=None)
+        self._on_certificates(certificates, newest.trust_bundle_pem if newest else b"")
 
     def _report(self, identity: Identity, reason: str | None) -> None:
         before = self._faults.pop(identity, None)

@@ -9,11 +9,7 @@ from msgspec import Struct
 from agent.api.document import Document, from_json
 from agent.api.validate import validate
 from agent.errors import ValidationError
-from agent.mesh.names import KV_CONFIG
 from agent.mesh.routes import Fault
-
-MAX_FAULTS = 200
-"""A thousand bad keys are one problem, not a thousand lines in every status document."""
 
 
 class _Entry(Struct, frozen=True):
@@ -54,12 +50,8 @@ class RuleBook:
 
     @property
     def faults(self) -> tuple[Fault, ...]:
-        """Return one fault for each key that cannot be used, at most MAX_FAULTS and a count of the rest."""
-        bad = [(key, entry) for key, entry in sorted(self._entries.items()) if entry.problem is not None]
-        faults = [_fault(key, entry) for key, entry in bad[:MAX_FAULTS]]
-        if len(bad) > MAX_FAULTS:
-            faults.append(Fault(KV_CONFIG, f"{len(bad) - MAX_FAULTS} more keys cannot be used"))
-        return tuple(faults)
+        """Return one fault for each key that cannot be used."""
+        return tuple(_fault(key, entry) for key, entry in sorted(self._entries.items()) if entry.problem is not None)
 
 
 def _fault(key: str, entry: _Entry) -> Fault:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import IPv4Network, IPv6Network
 
 from msgspec import Struct
@@ -34,6 +34,17 @@ Event = (
     | CertificatesChanged
     | FaultsChanged
 )
+
+
+MAX_FAULTS = 200
+"""A thousand bad rules are one problem, not a thousand lines in every status document, log and metrics page."""
+
+
+def bounded(kind: str, faults: Sequence[Fault]) -> tuple[Fault, ...]:
+    """Return the first MAX_FAULTS faults, and one more that counts the rest if there are any."""
+    if len(faults) <= MAX_FAULTS:
+        return tuple(faults)
+    return (*faults[:MAX_FAULTS], Fault(kind, f"{len(faults) - MAX_FAULTS} more faults of this kind"))
 
 
 class LastKnown(Struct, frozen=True):
@@ -93,8 +104,16 @@ class MeshState:
 
     @property
     def faults(self) -> tuple[Fault, ...]:
-        """Return every present fault, ordered by its source."""
-        return tuple(fault for _, faults in sorted(self._faults.items()) for fault in faults)
+        """Return the present faults, ordered by their source: of each kind of source MAX_FAULTS, and a count."""
+        kinds: dict[str, list[Fault]] = {}
+        for source, faults in sorted(self._faults.items()):
+            kinds.setdefault(source.partition(" ")[0], []).extend(faults)
+        return tuple(fault for kind, faults in kinds.items() for fault in bounded(kind, faults))
+
+    @property
+    def settings(self) -> MeshSettings:
+        """Return the mesh-wide settings in force."""
+        return self._settings
 
     def apply(self, events: Iterable[Event]) -> None:
         """Fold events in, oldest first."""

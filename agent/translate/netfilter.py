@@ -13,14 +13,7 @@ from ipaddress import IPv4Network, IPv6Network
 
 from msgspec import Struct
 
-OUTBOUND_PORT = 15001
-INBOUND_PORT = 15006
-SSH_PORT = 22
-OWN_PORTS = (15001, 15006, 15012, 15013, 15020, 15021, 15090)
-"""Ports of agent, Envoy and hostmesh-ca."""
-CONSUL_PORTS = (8300, 8301, 8302, 8500, 8501, 8502, 8503, 8600)
-NEVER_CAPTURED = frozenset({SSH_PORT, *OWN_PORTS, *CONSUL_PORTS})
-"""Ports that are captured neither inbound nor (outside the service range) outbound."""
+from agent.mesh.ports import INBOUND_PORT, NEVER_CAPTURED, OUTBOUND_PORT, SSH_PORT
 
 _MULTIPORT_LIMIT = 15
 _SYN = "-m tcp --tcp-flags FIN,SYN,RST,ACK SYN"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from agent.translate.netfilter import INBOUND_PORT, OUTBOUND_PORT, NetfilterOptions
+from agent.mesh.ports import INBOUND_PORT, OUTBOUND_PORT
+from agent.translate.netfilter import NetfilterOptions
 
 
 class PlanOptions(Struct, frozen=True):

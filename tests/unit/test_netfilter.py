@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.adapters.netfilter.rules import difference, own_lines, own_tables, removal, replacement
-from agent.translate.netfilter import NEVER_CAPTURED, NetfilterOptions, OutboundMode, ruleset
+from agent.mesh.ports import NEVER_CAPTURED
+from agent.translate.netfilter import NetfilterOptions, OutboundMode, ruleset
 from tests.unit.netfilter_model import Packet, verdict
 
 V4 = IPv4Network("240.240.0.0/16")

@@ -22,7 +22,7 @@ from agent.adapters.consul.meta import registration, service_id
 from agent.adapters.consul.polling import REFUSED_WAIT, Backoff
 from agent.errors import ConsulRefused, ConsulUnavailable
 from agent.mesh.routes import Fault
-from agent.mesh.service import Workload
+from agent.mesh.service import Identity, Workload
 
 log = logging.getLogger(__name__)
 
@@ -41,9 +41,9 @@ class Entry(Struct, frozen=True):
     proxied: bool
 
     @classmethod
-    def of(cls, workload: Workload, ready: bool) -> Entry:
+    def of(cls, workload: Workload, serves_tls: bool) -> Entry:
         """Return the entry; an instance counts as proxied only while the data path serves mutual TLS for it."""
-        return cls(service_id(workload.service, workload.ports[0].number), workload, workload.proxied and ready)
+        return cls(service_id(workload.service, workload.ports[0].number), workload, workload.proxied and serves_tls)
 
     @property
     def standing(self) -> _Standing:
@@ -94,6 +94,7 @@ class Registrar:
         self._workloads = tuple(workloads)
         self._on_change = on_change or (lambda: None)
         self._ready: bool | None = None
+        self._certified: frozenset[Identity] | None = None
         self._changed = asyncio.Event()
         self._keepers: dict[str, tuple[Entry, asyncio.Task[None]]] = {}
         self._entered: set[str] = set()
@@ -113,6 +114,13 @@ class Registrar:
         """Say whether the data path serves; the first True lets registration begin, False takes the mTLS mark back."""
         if ready or self._ready is not None:
             self._ready = ready
+            self._changed.set()
+
+    def set_certified(self, identities: Iterable[Identity]) -> None:
+        """Say which identities have a certificate: others' instances don't bear the mTLS mark (before: all do)."""
+        certified = frozenset(identities)
+        if certified != self._certified:
+            self._certified = certified
             self._changed.set()
 
     def set_workloads(self, workloads: Iterable[Workload]) -> None:
@@ -139,8 +147,7 @@ class Registrar:
         if self._ready is None:
             return
         wanted = {
-            entry.id: entry
-            for entry in (Entry.of(workload, self._ready) for workload in self._workloads if workload.ports)
+            entry.id: entry for entry in (Entry.of(it, self._serves_tls(it)) for it in self._workloads if it.ports)
         }
         await self._stop_keepers({name for name, (entry, _) in self._keepers.items() if wanted.get(name) != entry})
         for name in sorted(self._entered - wanted.keys()):
@@ -148,6 +155,9 @@ class Registrar:
         for name, entry in wanted.items():
             if name not in self._keepers:
                 self._keepers[name] = entry, group.create_task(self._keep(entry), name=f"consul keeps {name}")
+
+    def _serves_tls(self, workload: Workload) -> bool:
+        return bool(self._ready) and (self._certified is None or workload.identity in self._certified)
 
     async def _stop_keepers(self, names: set[str]) -> None:
         tasks = [self._keepers.pop(name)[1] for name in names]

@@ -1,0 +1,12 @@
+"""Port numbers that mean something of their own to the mesh."""
+
+from __future__ import annotations
+
+OUTBOUND_PORT = 15001
+INBOUND_PORT = 15006
+SSH_PORT = 22
+OWN_PORTS = (15001, 15006, 15012, 15013, 15020, 15021, 15090)
+"""Ports of agent, Envoy and hostmesh-ca."""
+CONSUL_PORTS = (8300, 8301, 8302, 8500, 8501, 8502, 8503, 8600)
+NEVER_CAPTURED = frozenset({SSH_PORT, *OWN_PORTS, *CONSUL_PORTS})
+"""Ports that are captured neither inbound nor (outside the service range) outbound."""
