@@ -21,7 +21,8 @@ _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 def running(make_plan: Callable[[str, int, int], LabPlan]) -> Iterator[Lab]:
     """Bring up the lab of `make_plan(name, page port, consul port)`; take it down also on Ctrl-C, TERM and HUP.
 
-    While it goes down these signals are ignored: a second Ctrl-C would leave half a lab. Raises as Lab.up.
+    From the first of these signals on, and while it goes down, they are ignored: a second Ctrl-C would leave half a lab.
+    Raises as Lab.up.
     """
     page, consul = _free_ports(2)
     lab = Lab(make_plan(f"hmt-{uuid.uuid4().hex[:6]}", page, consul), lambda step: note(f"lab: {step}"))
@@ -31,8 +32,7 @@ def running(make_plan: Callable[[str, int, int], LabPlan]) -> Iterator[Lab]:
         lab.up()
         yield lab
     finally:
-        for number in _ENDING:
-            signal.signal(number, signal.SIG_IGN)
+        _ignore_endings()
         lab.down()
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -49,7 +49,13 @@ def machine() -> str:
 
 
 def _interrupt(number: int, _frame: FrameType | None) -> None:
+    _ignore_endings()
     raise SystemExit(128 + number)
+
+
+def _ignore_endings() -> None:
+    for number in _ENDING:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _free_ports(count: int) -> list[int]:
