@@ -21,8 +21,8 @@ _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 def running(make_plan: Callable[[str, int, int], LabPlan]) -> Iterator[Lab]:
     """Bring up the lab of `make_plan(name, page port, consul port)`; take it down also on Ctrl-C, TERM and HUP.
 
-    From the first of these signals on, and while it goes down, they are ignored: a second Ctrl-C would leave half a lab.
-    Raises as Lab.up.
+    From the first of these signals on they are ignored, so that a second Ctrl-C cannot leave half a lab. Raises
+    as Lab.up.
     """
     page, consul = _free_ports(2)
     lab = Lab(make_plan(f"hmt-{uuid.uuid4().hex[:6]}", page, consul), lambda step: note(f"lab: {step}"))
