@@ -1,7 +1,8 @@
 """The one mechanism that says what a spec may hold: small checks, combined; every problem is reported, not the first.
 
 A check takes a Report, the value's path and the value. Fields that Istio has and hostmesh does not honour yet are named
-UNSUPPORTED: they are refused by name, an unknown field by its nearest known one.
+UNSUPPORTED: they are refused by name, an unknown field by its nearest known one. Each check can also say what it allows
+(`shape_of`), as JSON Schema.
 """
 
 from __future__ import annotations
@@ -13,27 +14,30 @@ from agent.api.problem import Problem, Verdict, nearest, one_line
 from agent.api.yaml_text import child
 
 MAX_PROBLEMS = 100
+"""Of each verdict and document."""
 
 
 class Report:
     """Collects the problems of one document."""
 
-    def __init__(self) -> None:
+    def __init__(self, namespace: str = "") -> None:
         self.problems: list[Problem] = []
+        self.namespace = namespace
+        """The document's own."""
         self.invalid_count = 0
+        self._unsupported_count = 0
 
     def invalid(self, path: str, reason: str) -> None:
         """Note something that Istio would refuse too."""
         self.invalid_count += 1
-        self._add(Problem(Verdict.INVALID, path, reason))
+        if self.invalid_count <= MAX_PROBLEMS:
+            self.problems.append(Problem(Verdict.INVALID, path, reason))
 
     def unsupported(self, path: str, reason: str = "known, but not supported yet") -> None:
         """Note correct configuration that hostmesh does not honour yet."""
-        self._add(Problem(Verdict.UNSUPPORTED, path, reason))
-
-    def _add(self, problem: Problem) -> None:
-        if len(self.problems) < MAX_PROBLEMS:
-            self.problems.append(problem)
+        self._unsupported_count += 1
+        if self._unsupported_count <= MAX_PROBLEMS:
+            self.problems.append(Problem(Verdict.UNSUPPORTED, path, reason))
 
 
 Check = Callable[[Report, str, Any], None]
@@ -41,6 +45,38 @@ Rule = Callable[[str], str | None]
 """Returns what is wrong with a text, or None."""
 Also = Callable[[Report, str, dict[str, Any]], None]
 """Looks at a message whose fields are of the right types; absent ones are left out."""
+Shape = dict[str, Any]
+"""A JSON Schema (2020-12)."""
+
+
+class _Shaped:
+    """A check that can say what it allows."""
+
+    __slots__ = ("_check", "shape")
+
+    def __init__(self, check: Check, shape: Callable[[], Shape]) -> None:
+        self._check = check
+        self.shape = shape
+
+    def __call__(self, report: Report, path: str, value: Any) -> None:
+        self._check(report, path, value)
+
+
+def shaped(shape: Callable[[], Shape]) -> Callable[[Check], Check]:
+    """Give a check its JSON Schema; what only code can say is left out of it."""
+    return lambda check: _Shaped(check, shape)
+
+
+def like(other: Check) -> Callable[[Check], Check]:
+    """Give a check the JSON Schema of another one."""
+    return lambda check: _Shaped(check, lambda: shape_of(other))
+
+
+def shape_of(check: Check) -> Shape:
+    """Return what a check allows, as far as JSON Schema can say it."""
+    if check is boolean:
+        return {"type": "boolean"}
+    return check.shape() if isinstance(check, _Shaped) else {}
 
 
 def unsupported(report: Report, path: str, value: Any) -> None:
@@ -48,12 +84,18 @@ def unsupported(report: Report, path: str, value: Any) -> None:
     report.unsupported(path)
 
 
-UNSUPPORTED: Check = unsupported
+UNSUPPORTED: Check = _Shaped(unsupported, lambda: {"description": "Known to Istio, not enforceable here."})
 
 
 def message(fields: Mapping[str, Check], required: tuple[str, ...] = (), also: Also | None = None) -> Check:
     """Check a mapping with known fields; null is as good as absent; `also` runs only if no field is invalid."""
 
+    def shape() -> Shape:
+        properties = {key: shape_of(field) for key, field in fields.items()}
+        wanted = {"required": list(required)} if required else {}
+        return {"type": "object", "properties": properties, "additionalProperties": False, **wanted}
+
+    @shaped(shape)
     def check(report: Report, path: str, value: Any) -> None:
         if not isinstance(value, dict):
             report.invalid(path, f"must be a mapping, not {_type(value)}")
@@ -78,6 +120,7 @@ def message(fields: Mapping[str, Check], required: tuple[str, ...] = (), also: A
 def mapping(value_check: Check, key_rule: Rule = lambda key: None, at_least: int = 0) -> Check:
     """Check a mapping whose keys are the operator's own words (labels, headers)."""
 
+    @shaped(lambda: {"type": "object", "additionalProperties": shape_of(value_check)})
     def check(report: Report, path: str, value: Any) -> None:
         if not isinstance(value, dict):
             report.invalid(path, f"must be a mapping, not {_type(value)}")
@@ -96,6 +139,7 @@ def mapping(value_check: Check, key_rule: Rule = lambda key: None, at_least: int
 def listing(item_check: Check, at_least: int = 0, at_most: int = 1000) -> Check:
     """Check a list."""
 
+    @shaped(lambda: {"type": "array", "items": shape_of(item_check), **({"minItems": at_least} if at_least else {})})
     def check(report: Report, path: str, value: Any) -> None:
         if not isinstance(value, list):
             report.invalid(path, f"must be a list, not {_type(value)}")
@@ -113,6 +157,7 @@ def listing(item_check: Check, at_least: int = 0, at_most: int = 1000) -> Check:
 def text(*rules: Rule, empty: bool = False) -> Check:
     """Check a text that obeys the rules; an empty one only if `empty`."""
 
+    @shaped(lambda: {"type": "string"} if empty else {"type": "string", "minLength": 1})
     def check(report: Report, path: str, value: Any) -> None:
         if not isinstance(value, str):
             quotes = (
@@ -135,17 +180,32 @@ def text(*rules: Rule, empty: bool = False) -> Check:
 def one_of(*allowed: str) -> Check:
     """Check a text that is one of a few words."""
     words = ", ".join(allowed)
-    return text(lambda value: None if value in allowed else f'"{one_line(value, 40)}" is not allowed (one of {words})')
+    check = text(lambda value: None if value in allowed else f'"{one_line(value, 40)}" is not allowed (one of {words})')
+    return shaped(lambda: {"enum": list(allowed)})(check)
 
 
 def integer(low: int, high: int) -> Check:
     """Check a whole number within bounds, both included."""
 
+    @shaped(lambda: {"type": "integer", "minimum": low, "maximum": high})
     def check(report: Report, path: str, value: Any) -> None:
         if isinstance(value, bool) or not isinstance(value, int):
             report.invalid(path, f"must be a whole number from {low} to {high}, not {_type(value)}")
         elif not low <= value <= high:
             report.invalid(path, f"{value} is out of range ({low} to {high})")
+
+    return check
+
+
+def number(low: float, high: float) -> Check:
+    """Check a number within bounds, both included."""
+
+    @shaped(lambda: {"type": "number", "minimum": low, "maximum": high})
+    def check(report: Report, path: str, value: Any) -> None:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            report.invalid(path, f"must be a number from {low:g} to {high:g}, not {_type(value)}")
+        elif not low <= value <= high:
+            report.invalid(path, f"{value} is out of range ({low:g} to {high:g})")
 
     return check
 
@@ -159,6 +219,7 @@ def boolean(report: Report, path: str, value: Any) -> None:
 def either(described: str, **by_type: Check) -> Check:
     """Check by the value's type: `text=`, `mapping=`, `list=`, `number=`."""
 
+    @shaped(lambda: {"anyOf": [shape_of(each) for each in by_type.values()]})
     def check(report: Report, path: str, value: Any) -> None:
         chosen = by_type.get(_SHAPES.get(type(value), ""))
         if chosen is None:
