@@ -7,22 +7,20 @@ from __future__ import annotations
 
 import shlex
 import socket
-from collections.abc import Callable
+from collections.abc import Mapping
 from enum import StrEnum
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Any, TypeVar
 
 import msgspec
-import yaml
 from msgspec import Struct, field
 
+from agent.api import words
+from agent.api.problem import one_line
 from agent.api.services import read_services
+from agent.config_checks import network, ports, read_agent_yaml
 from agent.errors import ConfigError
-from agent.mesh.service import Workload
-
-T = TypeVar("T")
-N = TypeVar("N", IPv4Network, IPv6Network)
+from agent.mesh.service import ServiceKey, Workload
 
 
 class OutboundCapture(StrEnum):
@@ -68,7 +66,7 @@ class InterceptionConfig(Struct, frozen=True, rename="camel", forbid_unknown_fie
     outbound: OutboundCapture = OutboundCapture.MESH
     inbound: bool = True
     inbound_ports: tuple[int, ...] | None = None
-    """None: the ports of this host's proxied services; ISTIO_INBOUND_PORTS in sidecar.env sets it too."""
+    """None: the ports of this host's proxied services; (): none. ISTIO_INBOUND_PORTS in sidecar.env sets it too."""
     exclude_inbound_ports: tuple[int, ...] = ()
     exclude_outbound_ports: tuple[int, ...] = ()
     exclude_outbound_cidrs: tuple[str, ...] = ()
@@ -138,152 +136,148 @@ def load_config(config_dir: Path, state_dir: Path, run_dir: Path) -> Config:
     An absent agent.yaml means all defaults; sidecar.env and cluster.env override it, as Istio's VM packages did.
     Raises ConfigError with one line for each fault of agent.yaml, cluster.env and sidecar.env.
     """
+    if not config_dir.is_dir():
+        raise ConfigError([f"{config_dir}: no such folder (name another one with --config-dir)"])
     problems: list[str] = []
     file = _read_agent_yaml(config_dir / "agent.yaml", problems)
-    variables: dict[str, str] = {}
+    variables: dict[str, _Variable] = {}
     for name in ("cluster.env", "sidecar.env"):
         variables |= _read_env(config_dir / name, problems)
-    notes = tuple(
-        f"{name} in cluster.env or sidecar.env is not used by hostmesh"
-        for name in sorted(variables)
-        if name.startswith("ISTIO_") and name not in _KNOWN_VARIABLES
-    )
-
-    def check(label: str, make: Callable[[], T], fallback: T) -> T:
-        try:
-            return make()
-        except ValueError as error:
-            problems.append(f"{config_dir / 'agent.yaml'}: {label}: {error}")
-            return fallback
-
-    v4_text = _first_cidr(variables.get("ISTIO_SERVICE_CIDR", file.vips.v4))
-    v4 = check("vips.v4 (ISTIO_SERVICE_CIDR)", lambda: _network(v4_text, IPv4Network), IPv4Network("240.240.0.0/16"))
-    v6 = check("vips.v6", lambda: _network(file.vips.v6, IPv6Network), IPv6Network("fdf0:240:240::/112"))
-    interception = check(
-        "interception.inboundPorts (ISTIO_INBOUND_PORTS)",
-        lambda: _with_ports(file.interception, variables),
-        file.interception,
-    )
-    address = variables.get("ISTIO_SVC_IP") or file.address
-    if address:
-        check("address (ISTIO_SVC_IP)", lambda: str(ip_address(address)), "")
-    for cidr in interception.exclude_outbound_cidrs:
-        check("interception.excludeOutboundCidrs", lambda cidr=cidr: str(ip_network(cidr)), "")  # type: ignore[misc]
+    file = _with_variables(file, variables, problems)
     if problems:
         raise ConfigError(problems)
+    interception = file.interception
+    if interception.inbound_ports == ():
+        interception = msgspec.structs.replace(interception, inbound=False)
     return Config(
         config_dir=config_dir,
         state_dir=state_dir,
         run_dir=run_dir,
         node=file.node or socket.gethostname(),
-        address=address,
+        address=file.address,
         consul=file.consul,
         ca=file.ca,
         proxy=file.proxy,
         interception=interception,
-        vip_range_v4=v4,
-        vip_range_v6=v6,
+        vip_range_v4=IPv4Network(file.vips.v4),
+        vip_range_v6=IPv6Network(file.vips.v6),
         log=file.log,
-        notes=notes,
+        notes=_notes(variables),
     )
 
 
 def load_workloads(config_dir: Path, address: str) -> tuple[tuple[Workload, ...], tuple[str, ...]]:
     """Return the workloads of services.d/*.yaml (file name order) and one line for each fault.
 
-    A bad file never takes the good ones away: its own workloads are missing and its faults are returned.
+    A bad file never takes the good ones away: its own workloads are missing and its faults are returned. Of two files
+    that declare one instance (service and port) the first is used.
     """
     workloads: list[Workload] = []
     faults: list[str] = []
+    seen: dict[tuple[ServiceKey, int], Path] = {}
     for path in sorted((config_dir / "services.d").glob("*.y*ml")):
+        text = _read_text(path, faults)
         try:
-            workloads += read_services(path.read_text(encoding="utf-8"), str(path), address)
+            found = read_services(text or "", str(path), address)
         except ConfigError as error:
             faults += error.problems
-        except (OSError, UnicodeDecodeError) as error:
-            faults.append(f"{path}: cannot be read: {error}")
+            continue
+        for workload in found:
+            keys = [(workload.service, port.number) for port in workload.ports]
+            if known := next((seen[key] for key in keys if key in seen), None):
+                faults.append(f"{path}: service {workload.service}: {known} declares it on the same port (keep one)")
+                continue
+            seen |= dict.fromkeys(keys, path)
+            workloads.append(workload)
     return tuple(workloads), tuple(faults)
 
 
 def _read_agent_yaml(path: Path, problems: list[str]) -> _File:
-    try:
-        data: Any = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except FileNotFoundError:
-        return _File()
-    except (OSError, UnicodeDecodeError) as error:
-        problems.append(f"{path}: cannot be read: {error}")
-        return _File()
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        problems.append(f"{path}{line}: not YAML: {getattr(error, 'problem', error)}")
-        return _File()
-    if not isinstance(data, dict):
-        problems.append(f"{path}: must be a mapping of settings, such as `node: vm-1`")
-        return _File()
-    for key in list(data):
-        # Section by section, so that every section's fault is told at once.
-        try:
-            msgspec.convert({key: data[key]}, _File)
-        except msgspec.ValidationError as error:
-            problems.append(f"{path}: {error}")
-            del data[key]
-    return msgspec.convert(data, _File)
+    text = _read_text(path, problems)
+    plain, found = read_agent_yaml(text, str(path)) if text is not None else ({}, [])
+    problems += found
+    return msgspec.convert(plain, _File)
 
 
-def _read_env(path: Path, problems: list[str]) -> dict[str, str]:
+def _read_text(path: Path, problems: list[str]) -> str | None:
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        return {}
-    except (OSError, UnicodeDecodeError) as error:
-        problems.append(f"{path}: cannot be read: {error}")
-        return {}
+        return None
+    except OSError as error:
+        problems.append(f"{path}: cannot be read: {error.strerror or error}")
+    except UnicodeDecodeError as error:
+        problems.append(f"{path}: not UTF-8 text (byte {error.start}); save the file as UTF-8")
+    return None
+
+
+class _Variable(Struct, frozen=True):
+    """A variable of an .env file, and where it stands."""
+
+    value: str
+    place: str
+
+
+def _read_env(path: Path, problems: list[str]) -> dict[str, _Variable]:
     variables = {}
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate((_read_text(path, problems) or "").splitlines(), 1):
         try:
-            words = shlex.split(line, comments=True)
+            tokens = shlex.split(line, comments=True)
         except ValueError as error:
             problems.append(f"{path}:{number}: {error}")
             continue
-        if words[:1] == ["export"]:
-            words = words[1:]
-        for word in words:
+        if tokens[:1] == ["export"]:
+            tokens = tokens[1:]
+        for word in tokens:
             name, separator, value = word.partition("=")
             if not separator or not name.isidentifier():
-                problems.append(f"{path}:{number}: not NAME=VALUE: {word}")
+                problems.append(f"{path}:{number}: {one_line(word, 60)}: is not NAME=VALUE")
                 continue
-            variables[name] = value
+            variables[name] = _Variable(value, f"{path}:{number}: {name}")
     return variables
+
+
+def _with_variables(file: _File, variables: Mapping[str, _Variable], problems: list[str]) -> _File:
+    """Return the settings with what the .env files say laid over them; an empty value but of ports says nothing."""
+    vips, interception = file.vips, file.interception
+    if cidr := _given(variables, "ISTIO_SERVICE_CIDR"):
+        vips = msgspec.structs.replace(vips, v4=_first_cidr(cidr.value))
+        if wrong := network(vips.v4, IPv4Network):
+            problems.append(f"{cidr.place}: {wrong}")
+    if (address := _given(variables, "ISTIO_SVC_IP")) and (wrong := words.address(address.value)):
+        problems.append(f"{address.place}: {wrong}")
+    for name, setting in (
+        ("ISTIO_INBOUND_PORTS", "inbound_ports"),
+        ("ISTIO_LOCAL_EXCLUDE_PORTS", "exclude_inbound_ports"),
+    ):
+        variable = variables.get(name)
+        if variable is None or variable.value.strip() == "*":
+            continue
+        try:
+            interception = msgspec.structs.replace(interception, **{setting: ports(variable.value)})
+        except ValueError as error:
+            problems.append(f"{variable.place}: {error}")
+    return msgspec.structs.replace(
+        file, vips=vips, interception=interception, address=address.value if address else file.address
+    )
+
+
+def _given(variables: Mapping[str, _Variable], name: str) -> _Variable | None:
+    variable = variables.get(name)
+    return variable if variable and variable.value.strip() else None
+
+
+def _notes(variables: Mapping[str, _Variable]) -> tuple[str, ...]:
+    notes = [
+        f"{variable.place} is not used by hostmesh"
+        for name, variable in sorted(variables.items())
+        if name.startswith("ISTIO_") and name not in _KNOWN_VARIABLES
+    ]
+    cidr = variables.get("ISTIO_SERVICE_CIDR")
+    if cidr and "," in cidr.value:
+        notes.append(f"{cidr.place} has several ranges: only {_first_cidr(cidr.value)} is used")
+    return tuple(notes)
 
 
 def _first_cidr(text: str) -> str:
     return text.split(",")[0].strip()
-
-
-def _network(text: str, kind: type[N]) -> N:
-    network = ip_network(text)
-    if not isinstance(network, kind):
-        raise ValueError(f"{text} is not of the right address family")
-    if network.num_addresses < 16:
-        raise ValueError(f"{text} is too small: a range of at least 16 addresses is needed")
-    return network
-
-
-def _with_ports(interception: InterceptionConfig, variables: dict[str, str]) -> InterceptionConfig:
-    changes: dict[str, Any] = {}
-    inbound = variables.get("ISTIO_INBOUND_PORTS")
-    if inbound is not None and inbound.strip() != "*":
-        changes["inbound_ports"] = _ports(inbound)
-    excluded = variables.get("ISTIO_LOCAL_EXCLUDE_PORTS")
-    if excluded:
-        changes["exclude_inbound_ports"] = _ports(excluded)
-    return msgspec.structs.replace(interception, **changes)
-
-
-def _ports(text: str) -> tuple[int, ...]:
-    ports = tuple(int(word) for word in text.split(",") if word.strip())
-    for port in ports:
-        if not 0 < port < 65536:
-            raise ValueError(f"{port} is not a port (1-65535)")
-    return ports

@@ -32,6 +32,7 @@ class Seen:
     certificates: list[tuple[float, dict[Identity, Certificate], bytes]] = field(default_factory=list)
     faults: list[tuple[Fault, ...]] = field(default_factory=list)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
+    rotator: Rotator | None = None
 
     def on_certificates(self, certificates: Mapping[Identity, Certificate], bundle: bytes) -> None:
         self.certificates.append((time.time(), dict(certificates), bundle))
@@ -48,6 +49,9 @@ class Seen:
 
     async def until_chains(self, count: int, seconds: float = 20, identity: Identity = REVIEWS) -> None:
         await self._until(lambda: len(self.chains(identity)) >= count, seconds)
+
+    async def until_held(self, count: int, seconds: float = 20) -> None:
+        await self._until(lambda: len(self.certificates[-1][1]) == count, seconds)
 
     async def until_fault(self, text: str, seconds: float = 20) -> None:
         await self._until(lambda: any(text in f.reason for f in (self.faults or [()])[-1]), seconds)
@@ -70,6 +74,7 @@ async def rotating(
     """Run a rotator whose keys are kept beside the CA's folder."""
     seen, store = Seen(), KeyStore(ca.directory / "keys")
     rotator = Rotator(identities, store, ca.client(), tokens, SystemClock(), seen.on_certificates, seen.on_faults)
+    seen.rotator = rotator
     task = asyncio.create_task(rotator.run())
     try:
         yield seen
@@ -104,6 +109,23 @@ async def test_several_identities_rotate_without_a_gap(tmp_path: Path) -> None:
             read_chain(certificate.key_pem, certificate.chain_pem, identity)
             leaf = x509.load_pem_x509_certificate(certificate.chain_pem)
             leaf.verify_directly_issued_by(x509.load_pem_x509_certificate(bundle))
+
+
+async def test_identities_come_and_go_while_it_runs(tmp_path: Path) -> None:
+    with CaProcess(tmp_path / "ca", lifetime="4s") as ca:
+        async with rotating(ca, token_file(ca, REVIEWS, RATINGS), ()) as seen:
+            assert seen.rotator is not None
+            seen.rotator.set_identities((REVIEWS,))
+            await seen.until_chains(1)
+            seen.rotator.set_identities((REVIEWS, RATINGS))
+            await seen.until_chains(1, identity=RATINGS)
+            seen.rotator.set_identities((RATINGS,))
+            await seen.until_chains(2, identity=RATINGS)
+            assert set(seen.certificates[-1][1]) == {RATINGS}
+            seen.rotator.set_identities((RATINGS, REVIEWS))
+            await seen.until_held(2)
+            assert len(seen.chains()) == 1, "what the disk has still holds"
+    assert not seen.faults
 
 
 async def test_the_ca_goes_and_comes_back(tmp_path: Path) -> None:

@@ -143,3 +143,10 @@ def test_any_text_gives_workloads_or_one_line_problems(text: str) -> None:
     else:
         lines = ()
     assert all(line.startswith("f.yaml:") and "\n" not in line for line in lines)
+
+
+@pytest.mark.parametrize("text", ["port: 22", "port: 8500", "ports: [{name: a, port: 80}, {name: b, number: 15006}]"])
+def test_a_port_that_is_never_captured_has_no_proxy(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"is never captured.*proxied: false"):
+        read_services(f"name: x\n{text}\n", "f", "10.0.0.1")
+    assert read_services(f"name: x\n{text}\nproxied: false\n", "f", "10.0.0.1")

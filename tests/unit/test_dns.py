@@ -121,3 +121,10 @@ def test_a_good_table_is_read(tmp_path: Path) -> None:
     (tmp_path / "vips.json").write_bytes(GOOD)
     vip = Vip(IPv4Address("240.240.0.1"), IPv6Address("fdf0:240:240::1"))
     assert VipTable(tmp_path / "vips.json").load() == ({ServiceKey("default", "a"): vip}, ())
+
+
+def test_no_catalog_entry_becomes_a_name_of_the_internet() -> None:
+    keys = [ServiceKey("com", "github"), ServiceKey("io", "docker"), ServiceKey("shop", "web"), ServiceKey("vm", "db")]
+    names = set(hosts_file(keys, allocate({}, keys, V4, V6), "default").split())
+    assert names.isdisjoint({"github.com", "docker.io"})
+    assert names >= {"github.com.svc.cluster.local", "docker.io.svc", "web.shop", "db.vm"}

@@ -12,8 +12,10 @@ from agent.adapters.consul.kv import ConfigUpdate, SettingsUpdate
 from agent.mesh.names import config_key
 from agent.mesh.service import Instance, Port, Protocol, ServiceKey
 from agent.mesh.settings import MtlsMode
+from agent.mesh.status import CertificateStatus
+from agent.runtime.certificates import trust_domain_faults
 from agent.runtime.last_known import decode, encode
-from agent.runtime.state import MeshState
+from agent.runtime.state import MAX_FAULTS, MeshState
 
 REVIEWS = ServiceKey("default", "reviews")
 
@@ -113,3 +115,21 @@ def test_the_last_known_state_survives_the_disk_and_forgets_what_is_gone(state: 
     assert again.config_known
     again.apply([ServiceEntries("reviews", (instance(),)), CatalogSynced()])
     assert set(again.snapshot().services) == {REVIEWS}
+
+
+def test_thousands_of_faults_are_told_by_the_first_ones_and_their_number(state: MeshState) -> None:
+    state.apply([ConfigUpdate(1, {key: (1, value) for key, value in (rule(f"r{n}", "absent") for n in range(3000))})])
+    state.apply([CatalogLost("away")])
+    state.snapshot()
+    faults = state.faults
+    assert len(faults) == MAX_FAULTS + 2
+    assert faults[-1].reason == f"{3000 - MAX_FAULTS} more faults of this kind"
+    assert any(fault.subject == "Consul" for fault in faults)
+
+
+def test_certificates_of_another_trust_domain_are_a_fault() -> None:
+    held = [CertificateStatus(f"spiffe://{domain}/ns/default/sa/x", "1", 0.0) for domain in ("corp", "corp2")]
+    assert trust_domain_faults(held[:1], "corp") == ()
+    (fault,) = trust_domain_faults(held, "corp")
+    assert "corp2" in fault.subject
+    assert "trustDomain is corp" in fault.reason
