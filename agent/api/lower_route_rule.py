@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from msgspec import Struct
@@ -11,8 +11,9 @@ from agent.api.catalog import Catalog
 from agent.api.envelope import Document
 from agent.api.fields import PSEUDO_HEADERS
 from agent.api.istio_service import resolve_service, source_match
+from agent.api.lower_actions import route_rule_actions
 from agent.api.matching import header_matches, string_match
-from agent.mesh.routes import Destination, HttpMatch, Route, Subset, WeightedDestination
+from agent.mesh.routes import Destination, HttpMatch, Mirror, Route, Subset, WeightedDestination
 from agent.mesh.service import Labels, ServiceKey, labels_of
 
 
@@ -30,18 +31,37 @@ def lower_route_rule(document: Document, catalog: Catalog) -> LoweredRule:
     spec = document.spec
     service = resolve_service(spec["destination"], document.namespace, catalog)
     match = _match(spec.get("match") or {}, document.namespace, catalog)
-    route = Route("", document.ref, _destinations(spec.get("route") or (), service), (match,) if match else ())
+    actions = route_rule_actions(spec)
+    route = Route(
+        "",
+        document.ref,
+        () if actions.answer else _destinations(spec.get("route") or ({},), service, document.namespace, catalog),
+        (match,) if match else (),
+        actions,
+        _mirrors(spec.get("mirror"), document.namespace, catalog),
+    )
     return LoweredRule(service, (-(spec.get("precedence") or 0), document.name, document.namespace), route)
 
 
-def _destinations(routes: Any, service: ServiceKey) -> tuple[WeightedDestination, ...]:
-    if len(routes) < 2:
-        labels = labels_of((routes[0].get("labels") if routes else None) or {})
-        return (WeightedDestination(_destination(service, labels)),)
-    return tuple(
-        WeightedDestination(_destination(service, labels_of(route.get("labels") or {})), route.get("weight") or 0)
-        for route in routes
-    )
+def _destinations(
+    routes: Sequence[Mapping[str, Any]], service: ServiceKey, namespace: str, catalog: Catalog
+) -> tuple[WeightedDestination, ...]:
+    found = []
+    for route in routes:
+        other = route.get("destination") or {}
+        target = resolve_service(other, namespace, catalog) if other else service
+        labels = labels_of({**(other.get("labels") or {}), **(route.get("labels") or {})})
+        # A single destination has all the traffic, whatever its weight.
+        weight = 100 if len(routes) == 1 else route.get("weight") or 0
+        found.append(WeightedDestination(_destination(target, labels), weight))
+    return tuple(found)
+
+
+def _mirrors(mirror: Mapping[str, Any] | None, namespace: str, catalog: Catalog) -> tuple[Mirror, ...]:
+    if mirror is None:
+        return ()
+    labels = labels_of(mirror.get("labels") or {})
+    return (Mirror(_destination(resolve_service(mirror, namespace, catalog), labels)),)
 
 
 def _destination(service: ServiceKey, labels: Labels) -> Destination:

@@ -8,8 +8,9 @@ from typing import Any
 from agent.api.catalog import Catalog
 from agent.api.envelope import Document
 from agent.api.istio_service import Unresolved
+from agent.api.lower_actions import http_route_actions, lower_headers, mirror_percent, percentage
 from agent.api.matching import header_matches, query_matches, string_match
-from agent.mesh.routes import Destination, HttpMatch, Route, SourceMatch, Subset, WeightedDestination
+from agent.mesh.routes import Destination, HttpMatch, Mirror, Route, SourceMatch, Subset, WeightedDestination
 from agent.mesh.service import ServiceKey, labels_of
 
 Subsets = Mapping[ServiceKey, Mapping[str, Subset]]
@@ -32,19 +33,30 @@ def declared_subsets(document: Document) -> tuple[Subset, ...]:
 
 
 def _route(route: Mapping[str, Any], name: str, document: Document, catalog: Catalog, subsets: Subsets) -> Route:
-    targets = route["route"]
+    def destination(named: Mapping[str, Any]) -> Destination:
+        return _destination(named, document.namespace, catalog, subsets)
+
+    targets = route.get("route") or ()
+    mirrors = [Mirror(destination(route["mirror"]), mirror_percent(route))] if route.get("mirror") else []
+    mirrors += [
+        Mirror(destination(mirror["destination"]), percentage(mirror.get("percentage")))
+        for mirror in route.get("mirrors") or ()
+    ]
     return Route(
         name=name,
         origin=document.ref,
         destinations=tuple(
             WeightedDestination(
-                _destination(target["destination"], document.namespace, catalog, subsets),
+                destination(target["destination"]),
                 # A single destination has all the traffic, whatever its weight.
                 100 if len(targets) == 1 else target.get("weight") or 0,
+                lower_headers(target.get("headers")),
             )
             for target in targets
         ),
         matches=tuple(_match(match) for match in route.get("match") or ()),
+        actions=http_route_actions(route),
+        mirrors=tuple(mirrors),
     )
 
 

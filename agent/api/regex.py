@@ -43,6 +43,18 @@ def re2_problem(pattern: str) -> str | None:
     return None
 
 
+def rewrite_problem(pattern: str, substitution: str) -> str | None:
+    """Return what is wrong with a substitution for what a valid pattern finds (`\\1` is its first group), or None."""
+    parser = _Parser(pattern)
+    parser.parse()
+    for found in re.finditer(r"\\(.?)", substitution, re.DOTALL):
+        if found[1] != "\\" and not ("0" <= found[1] <= "9"):
+            return f'"{one_line(found[0], 10)}" means nothing (a group is \\1 to \\9, the whole \\0, a backslash \\\\)'
+        if found[1] != "\\" and int(found[1]) > parser.groups:
+            return f"\\{found[1]} is a group that the expression has not (it has {parser.groups})"
+    return None
+
+
 class _Unfit(Exception):
     """The pattern is not in RE2's language."""
 
@@ -54,6 +66,8 @@ class _Parser:
         self._text = pattern
         self._at = 0
         self._names: set[str] = set()
+        self.groups = 0
+        """How many groups can be referred to."""
 
     def parse(self) -> None:
         """Raise _Unfit unless the whole pattern is fit."""
@@ -140,6 +154,7 @@ class _Parser:
                     raise _Unfit(f"the group name <{name[1]}> is empty or given twice")
                 self._names.add(name[1])
                 self._at = name.end()
+                self.groups += 1
             else:
                 flags = _FLAGS.match(self._text, self._at)
                 if not flags:
@@ -147,6 +162,8 @@ class _Parser:
                 self._at = flags.end()
                 if flags[3] == ")":
                     return None
+        else:
+            self.groups += 1
         cost, product = self._alternation(depth + 1)
         if not self._take(")"):
             raise _Unfit("missing )")

@@ -4,9 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
+from agent.api import words
 from agent.api.fields import LABELS, PSEUDO_HEADERS, header_map, or_scalar, string_match
+from agent.api.http_fields import (
+    DURATION,
+    FIRST_HEADERS,
+    RETRIES_HEADER,
+    SIMPLE_REDIRECT,
+    SIMPLE_REWRITE,
+    TIMEOUT_HEADER,
+    because,
+    cors,
+    envoys_header,
+    fault,
+    idle_beside,
+)
 from agent.api.istio_service import SERVICE_FIELDS, service_whole
-from agent.api.schema import UNSUPPORTED, Check, Report, integer, listing, message
+from agent.api.schema import UNSUPPORTED, Check, Report, boolean, integer, listing, message, number
 from agent.api.yaml_text import child
 
 _MATCH = or_scalar(string_match(may_be_present=False))
@@ -26,27 +40,53 @@ def _weights(report: Report, path: str, spec: dict[str, Any]) -> None:
         report.invalid(child(path, "route"), f"the weights add up to {sum(weights)} (they must add up to 100)")
 
 
+_ANY_SERVICE = message({**SERVICE_FIELDS, "labels": LABELS}, also=service_whole)
 _MATCH_CONDITION = message(
     {
-        "source": message({**SERVICE_FIELDS, "labels": LABELS}, also=service_whole),
+        "source": _ANY_SERVICE,
         "request": message({"headers": header_map(_MATCH, {**dict.fromkeys(PSEUDO_HEADERS, _MATCH), "uri": _URI})}),
         "tcp": UNSUPPORTED,
         "udp": UNSUPPORTED,
     }
 )
 
-_NOT_YET = (
-    "redirect",
-    "rewrite",
-    "websocketUpgrade",
-    "httpReqTimeout",
-    "httpReqRetries",
-    "httpFault",
-    "l4Fault",
-    "mirror",
-    "corsPolicy",
-    "appendHeaders",
+_NO_CUSTOM = because(
+    "cannot be honoured: it is the configuration of another proxy (write simpleTimeout or simpleRetry)"
 )
+_TIMEOUT = message(
+    {
+        "simpleTimeout": message(
+            {"timeout": DURATION, "overrideHeaderName": envoys_header(TIMEOUT_HEADER)}, required=("timeout",)
+        ),
+        "custom": _NO_CUSTOM,
+    }
+)
+_RETRIES = message(
+    {
+        "simpleRetry": message(
+            {
+                "attempts": integer(0, 2**31 - 1),
+                "perTryTimeout": DURATION,
+                "overrideHeaderName": envoys_header(RETRIES_HEADER),
+            }
+        ),
+        "custom": _NO_CUSTOM,
+    }
+)
+
+
+def _whole(report: Report, path: str, spec: dict[str, Any]) -> None:
+    """ValidateRouteRule: what excludes what."""
+    _weights(report, path, spec)
+    if "redirect" not in spec:
+        return
+    for other in ("route", "rewrite", "httpFault", "websocketUpgrade"):
+        if spec.get(other):
+            report.invalid(path, f"redirect and {other} exclude each other (a redirected request goes nowhere)")
+    for other in ("mirror", "httpReqTimeout", "httpReqRetries", "appendHeaders"):
+        if other in spec:
+            report.unsupported(child(path, other), idle_beside("redirect"))
+
 
 SPEC: Check = message(
     {
@@ -54,10 +94,19 @@ SPEC: Check = message(
         "precedence": integer(0, 2**31 - 1),
         "match": _MATCH_CONDITION,
         "route": listing(
-            message({"destination": UNSUPPORTED, "labels": LABELS, "weight": integer(0, 100)}), at_most=256
+            message({"destination": _ANY_SERVICE, "labels": LABELS, "weight": integer(0, 100)}), at_most=256
         ),
-        **dict.fromkeys(_NOT_YET, UNSUPPORTED),
+        "redirect": SIMPLE_REDIRECT,
+        "rewrite": SIMPLE_REWRITE,
+        "websocketUpgrade": boolean,
+        "httpReqTimeout": _TIMEOUT,
+        "httpReqRetries": _RETRIES,
+        "httpFault": fault({"percent": number(0, 100)}, first_generation=True),
+        "l4Fault": UNSUPPORTED,
+        "mirror": _ANY_SERVICE,
+        "corsPolicy": cors(words.lower_header_name, first_generation=True),
+        "appendHeaders": FIRST_HEADERS,
     },
     required=("destination",),
-    also=_weights,
+    also=_whole,
 )

@@ -6,6 +6,21 @@ from typing import Any
 
 from agent.api import words
 from agent.api.fields import LABELS, header_map, string_match
+from agent.api.http_fields import (
+    DIRECT_RESPONSE,
+    DURATION,
+    FAULT_PERCENTAGE,
+    HEADERS,
+    MIRROR_PERCENTAGE,
+    REDIRECT,
+    RETRIES,
+    REWRITE,
+    authority_problem,
+    because,
+    cors,
+    fault,
+    idle_beside,
+)
 from agent.api.problem import one_line
 from agent.api.schema import (
     UNSUPPORTED,
@@ -93,40 +108,50 @@ def _weights(report: Report, path: str, route: dict[str, Any]) -> None:
 
 
 def _http_whole(report: Report, path: str, route: dict[str, Any]) -> None:
-    answers = [key for key in ("route", "redirect", "directResponse", "delegate") if route.get(key)]
-    if not any(key in route for key in ("route", "redirect", "directResponse", "delegate")):
+    answers = [key for key in _ANSWERS if route.get(key)]
+    if not any(key in route for key in _ANSWERS):
         report.invalid(child(path, "route"), "is missing (where matching requests go)")
     elif "route" in route and not route["route"] and not answers:
         report.invalid(child(path, "route"), "is empty (at least 1)")
     elif len(answers) > 1:
         report.invalid(path, f"{' and '.join(answers)} exclude each other")
+    if "redirect" in route or "directResponse" in route:
+        _beside_answer(report, path, route)
+    for share in ("mirrorPercent", "mirrorPercentage"):
+        if share in route and "mirror" not in route:
+            report.unsupported(child(path, share), "there is no mirror beside it, so it means nothing")
     if "mirror" in route and "mirrors" in route:
         report.invalid(child(path, "mirrors"), "mirror and mirrors exclude each other")
+    wrong = authority_problem(route.get("rewrite") or {}, route.get("headers") or {})
+    if wrong:
+        report.invalid(path, wrong)
     _weights(report, path, route)
 
 
-_HTTP_NOT_YET = (
-    "redirect",
-    "directResponse",
-    "delegate",
-    "rewrite",
-    "timeout",
-    "retries",
-    "fault",
-    "mirror",
-    "mirrors",
-    "mirrorPercent",
-    "mirrorPercentage",
-    "corsPolicy",
-    "headers",
-    "websocketUpgrade",
-    "appendHeaders",
-    "removeResponseHeaders",
-    "appendResponseHeaders",
-    "removeRequestHeaders",
-    "appendRequestHeaders",
-)
+_ANSWERS = ("route", "redirect", "directResponse", "delegate")
 
+
+def _beside_answer(report: Report, path: str, route: dict[str, Any]) -> None:
+    """A request that is answered here goes nowhere: what is about its way there excludes the answer or is idle."""
+    answer = "redirect" if "redirect" in route else "directResponse"
+    for other in ("fault", "rewrite"):
+        if other in route:
+            report.invalid(path, f"{answer} and {other} exclude each other")
+    for other in ("mirror", "mirrors", "timeout", "retries"):
+        if other in route:
+            report.unsupported(child(path, other), idle_beside(answer))
+    if (route.get("headers") or {}).get("request"):
+        report.unsupported(child(path, "headers.request"), idle_beside(answer))
+
+
+def _target_whole(report: Report, path: str, target: dict[str, Any]) -> None:
+    wrong = authority_problem({}, target.get("headers") or {})
+    if wrong:
+        report.invalid(path, wrong)
+
+
+_USE_HEADERS = because("has gone from Istio (write headers.request or headers.response)")
+_GONE_HEADERS = ("removeResponseHeaders", "appendResponseHeaders", "removeRequestHeaders", "appendRequestHeaders")
 _HTTP = message(
     {
         "name": text(words.one_line_value),
@@ -136,17 +161,33 @@ _HTTP = message(
                 {
                     "destination": _DESTINATION,
                     "weight": integer(0, 1_000_000),
-                    "headers": UNSUPPORTED,
-                    "removeResponseHeaders": UNSUPPORTED,
-                    "appendResponseHeaders": UNSUPPORTED,
-                    "removeRequestHeaders": UNSUPPORTED,
-                    "appendRequestHeaders": UNSUPPORTED,
+                    "headers": HEADERS,
+                    **dict.fromkeys(_GONE_HEADERS, _USE_HEADERS),
                 },
                 required=("destination",),
+                also=_target_whole,
             ),
             at_most=256,
         ),
-        **dict.fromkeys(_HTTP_NOT_YET, UNSUPPORTED),
+        "redirect": REDIRECT,
+        "directResponse": DIRECT_RESPONSE,
+        "delegate": UNSUPPORTED,
+        "rewrite": REWRITE,
+        "timeout": DURATION,
+        "retries": RETRIES,
+        "fault": fault({"percentage": FAULT_PERCENTAGE, "percent": integer(0, 100)}, first_generation=False),
+        "mirror": _DESTINATION,
+        "mirrors": listing(
+            message({"destination": _DESTINATION, "percentage": MIRROR_PERCENTAGE}, required=("destination",)),
+            at_most=16,
+        ),
+        "mirrorPercent": integer(0, 100),
+        "mirrorPercentage": MIRROR_PERCENTAGE,
+        "corsPolicy": cors(words.header_name, first_generation=False),
+        "headers": HEADERS,
+        "websocketUpgrade": because("has gone from Istio: websockets pass on every route (remove it)"),
+        "appendHeaders": _USE_HEADERS,
+        **dict.fromkeys(_GONE_HEADERS, _USE_HEADERS),
     },
     also=_http_whole,
 )

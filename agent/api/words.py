@@ -106,3 +106,11 @@ def seconds(text: str) -> float:
     """Return the seconds of a text that `duration` finds nothing wrong with."""
     found = _DURATION.fullmatch(text)
     return round(float(found[1]) * _SECONDS[found[2]], 6) if found else 0.0
+
+
+def lower_header_name(text: str) -> str | None:
+    """Want an HTTP field name in lower case, as Istio wanted it in its first generation."""
+    wrong = header_name(text)
+    if wrong or text == text.lower():
+        return wrong
+    return f'"{one_line(text, 70)}" has capital letters (write {one_line(text.lower(), 70)}: header names have no case)'

@@ -29,6 +29,8 @@ class Redirect(Struct, frozen=True):
     scheme: str = ""
     authority: str = ""
     port: int | None = None
+    keeps_port: bool = False
+    """Name the port that the caller used."""
     path: str = ""
     """Replaces the whole path (and the query, if it has one itself)."""
     prefix: str = ""

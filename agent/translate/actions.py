@@ -63,8 +63,8 @@ def route_filters() -> list[Any]:
     ]
 
 
-def set_answer(route: Any, answer: Redirect | DirectResponse) -> None:
-    """Make the route answer by itself."""
+def set_answer(route: Any, answer: Redirect | DirectResponse, port: int) -> None:
+    """Make the route answer by itself; `port` is the one that its callers use."""
     if isinstance(answer, DirectResponse):
         route.direct_response.status = answer.status
         if answer.body:
@@ -75,8 +75,8 @@ def set_answer(route: Any, answer: Redirect | DirectResponse) -> None:
     redirect.host_redirect = answer.authority
     if answer.scheme:
         redirect.scheme_redirect = answer.scheme
-    if answer.port is not None:
-        redirect.port_redirect = answer.port
+    if answer.port is not None or answer.keeps_port:
+        redirect.port_redirect = answer.port or port
     if answer.path:
         redirect.path_redirect = answer.path
     elif answer.prefix:
@@ -84,9 +84,11 @@ def set_answer(route: Any, answer: Redirect | DirectResponse) -> None:
 
 
 def set_forwarding(action: Any, actions: HttpActions, shadows: tuple[Shadow, ...]) -> None:
-    """Set what an envoy.config.route.v3.RouteAction does on the way: rewrite, timeout, retries, mirrors."""
+    """Set what an envoy.config.route.v3.RouteAction does on the way: rewrites, timeout, retries, mirrors."""
     if actions.rewrite is not None:
         _set_rewrite(action, actions.rewrite)
+    if actions.headers.authority:
+        action.host_rewrite_literal = actions.headers.authority
     # Zero, which Envoy takes as none; unset it would be 15 s.
     action.timeout.CopyFrom(seconds(actions.timeout_seconds or 0.0))
     if actions.retries is not None:

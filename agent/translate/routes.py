@@ -10,9 +10,9 @@ from envoy.config.route.v3 import route_components_pb2, route_pb2
 from google.protobuf import wrappers_pb2
 from msgspec import Struct
 
-from agent.mesh.actions import Headers, HttpActions, RetryPolicy
+from agent.mesh.actions import Headers, RetryPolicy
 from agent.mesh.names import CLUSTER_TYPE, ROUTE_TYPE, hosts_by_service, outbound_cluster
-from agent.mesh.routes import Fault
+from agent.mesh.routes import Fault, HttpMatch
 from agent.mesh.service import ServiceKey
 from agent.mesh.snapshot import Resource, Vip
 from agent.translate.actions import (
@@ -25,13 +25,12 @@ from agent.translate.actions import (
 )
 from agent.translate.clusters import PASSTHROUGH
 from agent.translate.matches import UnusableMatch, route_match
-from agent.translate.resolve import ResolvedPort, ResolvedRoute, Shadow, Target
+from agent.translate.resolve import ResolvedPort, ResolvedRoute, Target
 from agent.translate.resource import is_ip, resource
 
 _HOST = re.compile(r"[a-z0-9_]([a-z0-9._-]*[a-z0-9_])?", re.ASCII)
 # All three are safe for any request: no instance has seen any of it (a race with a restart, mostly).
 _RETRY = retry_policy(RetryPolicy(2, ("connect-failure", "refused-stream", "reset-before-request")))
-_NOTHING = HttpActions.empty()
 
 
 class VirtualHost(Struct, frozen=True):
@@ -52,13 +51,13 @@ def virtual_host(
     faults: list[Fault] = []
     for route in resolved.routes:
         try:
-            message.routes.extend(_routes(route))
+            message.routes.extend(_routes(route, port))
             clusters.update(route.clusters)
         except UnusableMatch as problem:
             faults.append(Fault(route.name.rsplit("/", 1)[0], f"left out: {problem}"))
     if resolved.default_route:
         own = outbound_cluster(key, port)
-        message.routes.append(_route("default", route_components_pb2.RouteMatch(prefix="/"), (Target(own, 100),)))
+        message.routes.append(_plain_route("default", own))
         clusters.add(own)
     message.retry_policy.CopyFrom(_RETRY)
     return VirtualHost(message, tuple(sorted(clusters)), tuple(faults))
@@ -75,7 +74,7 @@ def route_table(port: int, hosts: tuple[VirtualHost, ...], passes_unknown: bool)
 
 def _passing_host() -> VirtualHost:
     host = route_components_pb2.VirtualHost(name="allow_any", domains=["*"])
-    host.routes.append(_route("allow_any", route_components_pb2.RouteMatch(prefix="/"), (Target(PASSTHROUGH, 100),)))
+    host.routes.append(_plain_route("allow_any", PASSTHROUGH))
     return VirtualHost(host, (PASSTHROUGH,), ())
 
 
@@ -109,27 +108,23 @@ def _domains(hosts: Iterable[str], vip: Vip | None, port: int) -> list[str]:
     return [domain for name in names for domain in (name, f"{name}:{port}")]
 
 
-def _routes(route: ResolvedRoute) -> list[Any]:
-    return [
-        _route(route.name, route_match(match), route.targets, route.actions, route.shadows) for match in route.matches
-    ]
+def _plain_route(name: str, cluster: str) -> Any:
+    everything = HttpMatch()
+    return _route(ResolvedRoute(name, (everything,), (Target(cluster, 100),)), everything, 0)
 
 
-def _route(
-    name: str,
-    match: Any,
-    targets: tuple[Target, ...],
-    actions: HttpActions = _NOTHING,
-    shadows: tuple[Shadow, ...] = (),
-) -> Any:
-    route = route_components_pb2.Route(name=name, match=match)
+def _routes(route: ResolvedRoute, port: int) -> list[Any]:
+    return [_route(route, match, port) for match in route.matches]
+
+
+def _route(resolved: ResolvedRoute, match: HttpMatch, port: int) -> Any:
+    actions = resolved.actions
+    route = route_components_pb2.Route(name=resolved.name, match=route_match(match))
     if actions.answer is not None:
-        set_answer(route, actions.answer)
+        set_answer(route, actions.answer, port)
     else:
-        _set_targets(route.route, targets)
-        set_forwarding(route.route, actions, shadows)
-        if actions.headers.authority:
-            route.route.host_rewrite_literal = actions.headers.authority
+        _set_targets(route.route, resolved.targets)
+        set_forwarding(route.route, actions, resolved.shadows)
     set_filters(route, actions)
     set_headers(route, actions.headers)
     return route

@@ -81,7 +81,50 @@ spec:
   - name: everything
 """
 
-SAMPLES = (ROUTE_RULE, VIRTUAL_SERVICE, DESTINATION_RULE)
+ROUTE_RULE_ACTIONS = """
+apiVersion: config.istio.io/v1alpha2
+kind: RouteRule
+metadata: {name: actions}
+spec:
+  destination: {name: reviews}
+  route:
+  - {labels: {version: v1}, weight: 100}
+  - {destination: {name: ratings}, weight: 0}
+  rewrite: {uri: /new, authority: other}
+  websocketUpgrade: true
+  httpReqTimeout: {simpleTimeout: {timeout: 10s}}
+  httpReqRetries: {simpleRetry: {attempts: 3, perTryTimeout: 2s}}
+  httpFault: {delay: {percent: 10, fixedDelay: 5s}, abort: {httpStatus: 400}}
+  mirror: {name: ratings, labels: {version: v2}}
+  corsPolicy: {allowOrigin: ["*"], allowMethods: [GET], allowHeaders: [a], maxAge: 5s, allowCredentials: true}
+  appendHeaders: {x-a: "%PROTOCOL%"}
+"""
+
+VIRTUAL_SERVICE_ACTIONS = """
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: actions}
+spec:
+  hosts: [ratings]
+  http:
+  - redirect: {uri: /b, authority: c, port: 80, scheme: https, redirectCode: 302}
+  - directResponse: {status: 200, body: {string: hello}}
+  - route: [{destination: {host: ratings}, headers: {request: {set: {host: a, x-b: c}}}}]
+    rewrite: {uriRegexRewrite: {match: "/(a)/(b)", rewrite: '/\\2'}}
+    timeout: 5s
+    retries: {attempts: 3, perTryTimeout: 2s, retryOn: "503,reset", backoff: 25ms, retryRemoteLocalities: true}
+    fault:
+      delay: {percentage: {value: 0.1}, fixedDelay: 5s}
+      abort: {percentage: {value: 10}, grpcStatus: UNAVAILABLE}
+    mirrors: [{destination: {host: ratings}, percentage: {value: 50}}]
+    corsPolicy: {allowOrigins: [{regex: ".*"}], maxAge: 24h, unmatchedPreflights: IGNORE}
+    headers: {request: {add: {x-a: b}, remove: [x-c]}, response: {set: {x-d: ""}}}
+  - route: [{destination: {host: ratings}}]
+    mirror: {host: ratings}
+    mirrorPercentage: {value: 1}
+"""
+
+SAMPLES = (ROUTE_RULE, VIRTUAL_SERVICE, ROUTE_RULE_ACTIONS, VIRTUAL_SERVICE_ACTIONS, DESTINATION_RULE)
 
 
 def read(text: str, namespace: str = "default") -> list[Document]:
