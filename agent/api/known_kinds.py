@@ -1,0 +1,63 @@
+"""Checks of the kinds that Istio has and this mesh does not enforce yet: what is wrong with them is still found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from agent.api import (
+    authorization_policy,
+    egress_rule,
+    gateway,
+    ingress_rule,
+    peer_authentication,
+    request_authentication,
+    service_entry,
+    sidecar,
+    telemetry,
+    workload_entry,
+)
+from agent.api.envelope import Document
+from agent.api.schema import Check, Report
+
+KNOWN_SPECS: Mapping[str, Check] = {
+    "EgressRule": egress_rule.SPEC,
+    "IngressRule": ingress_rule.SPEC,
+    "Gateway": gateway.SPEC,
+    "ServiceEntry": service_entry.SPEC,
+    "WorkloadEntry": workload_entry.SPEC,
+    "WorkloadGroup": workload_entry.GROUP_SPEC,
+    "Sidecar": sidecar.SPEC,
+    "PeerAuthentication": peer_authentication.SPEC,
+    "AuthorizationPolicy": authorization_policy.SPEC,
+    "RequestAuthentication": request_authentication.SPEC,
+    "Telemetry": telemetry.SPEC,
+}
+
+
+def check_metadata(report: Report, document: Document) -> None:
+    """Check what a kind wants of its object's name and annotations."""
+    check = _METADATA.get(document.kind)
+    if check:
+        check(report, document)
+    if authorization_policy.DRY_RUN in document.annotations and document.kind != "AuthorizationPolicy":
+        place = f"metadata.annotations.{authorization_policy.DRY_RUN}"
+        report.invalid(place, "is for AuthorizationPolicy only (remove it)")
+
+
+def _gateway(report: Report, document: Document) -> None:
+    wrong = gateway.name_problem(document.name)
+    if wrong:
+        report.invalid("metadata.name", wrong)
+
+
+def _authorization_policy(report: Report, document: Document) -> None:
+    annotation: Any = document.annotations.get(authorization_policy.DRY_RUN)
+    if annotation is not None:
+        authorization_policy.check_dry_run(report, annotation, document.spec)
+
+
+_METADATA: Mapping[str, Callable[[Report, Document], None]] = {
+    "Gateway": _gateway,
+    "AuthorizationPolicy": _authorization_policy,
+}
