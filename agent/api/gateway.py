@@ -38,7 +38,7 @@ _PORT = message(
 
 
 def _server(report: Report, path: str, server: dict[str, Any]) -> None:
-    number, unix = server["port"].get("number") or 0, addresses.is_unix(server.get("bind", ""))
+    number, unix = server["port"].get("number") or 0, addresses.is_unix(server.get("bind") or "")
     place = child(child(path, "port"), "number")
     if not unix and not number:
         report.invalid(place, "is missing (1 to 65535)")

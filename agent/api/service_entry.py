@@ -68,7 +68,7 @@ def _endpoints(report: Report, path: str, spec: dict[str, Any]) -> list[tuple[st
 
 def _static(report: Report, path: str, spec: dict[str, Any]) -> None:
     for place, endpoint in _endpoints(report, path, spec):
-        address = endpoint.get("address", "")
+        address = endpoint.get("address") or ""
         if addresses.is_unix(address):
             wrong = addresses.unix_socket(address)
             unix_has_no_ports(report, place, endpoint)
@@ -91,7 +91,7 @@ def _by_name(report: Report, path: str, spec: dict[str, Any], resolution: str) -
     if resolution == "DNS_ROUND_ROBIN" and len(endpoints) > 1:
         report.invalid(child(path, "endpoints"), f"has {len(endpoints)} items (at most 1 for DNS_ROUND_ROBIN)")
     for place, endpoint in endpoints:
-        wrong = addresses.name_or_address(endpoint.get("address", ""))
+        wrong = addresses.name_or_address(endpoint.get("address") or "")
         if wrong:
             report.invalid(child(place, "address"), wrong)
 
@@ -107,14 +107,14 @@ def _dynamic(report: Report, path: str, spec: dict[str, Any]) -> None:
                 f"{child(path, 'hosts')}[{index}]", f'"{host}" is no wildcard (DYNAMIC_DNS is for wildcards)'
             )
     for index, port in enumerate(spec.get("ports") or ()):
-        if port.get("protocol", "").lower() not in HTTP_PROTOCOLS | TLS_PROTOCOLS:
+        if (port.get("protocol") or "").lower() not in HTTP_PROTOCOLS | TLS_PROTOCOLS:
             place = f"{child(path, 'ports')}[{index}].protocol"
             report.invalid(place, "does not go with DYNAMIC_DNS (HTTP or TLS, which name the host)")
 
 
 def _told_apart(report: Report, path: str, spec: dict[str, Any]) -> None:
     for index, port in enumerate(spec.get("ports") or ()):
-        if port.get("protocol", "").lower() not in HTTP_PROTOCOLS | TLS_PROTOCOLS:
+        if (port.get("protocol") or "").lower() not in HTTP_PROTOCOLS | TLS_PROTOCOLS:
             place = f"{child(path, 'ports')}[{index}].protocol"
             report.invalid(place, "several hosts cannot be told apart without HTTP or TLS (one ServiceEntry for each)")
             return

@@ -57,7 +57,7 @@ def _ingress(report: Report, path: str, listener: dict[str, Any]) -> None:
         report.invalid(child(path, "port.number"), "is missing (1 to 65535)")
     tls = listener.get("tls")
     if tls is not None:
-        _ingress_tls(report, child(path, "tls"), tls, listener["port"].get("protocol", ""))
+        _ingress_tls(report, child(path, "tls"), tls, (listener["port"].get("protocol") or ""))
 
 
 def _ingress_tls(report: Report, path: str, tls: dict[str, Any], protocol: str) -> None:
@@ -72,7 +72,7 @@ def _ingress_tls(report: Report, path: str, tls: dict[str, Any], protocol: str) 
 
 def _egress(report: Report, path: str, listener: dict[str, Any]) -> None:
     """A port is on an address, or (number 0) a Unix socket."""
-    port, bind = listener.get("port"), listener.get("bind", "")
+    port, bind = listener.get("port"), (listener.get("bind") or "")
     if port is None:
         return
     place = child(path, "bind")

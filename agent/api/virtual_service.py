@@ -21,6 +21,7 @@ from agent.api.http_fields import (
     fault,
     idle_beside,
 )
+from agent.api.l4_routes import TCP_ROUTES, TLS_ROUTES, check_hosts
 from agent.api.problem import one_line
 from agent.api.schema import (
     UNSUPPORTED,
@@ -194,14 +195,9 @@ _HTTP = message(
 
 
 def _whole(report: Report, path: str, spec: dict[str, Any]) -> None:
-    hosts = spec.get("hosts") or []
-    if not hosts and "tcp" in spec:
-        report.invalid(child(path, "hosts"), "is missing (a delegate, which has no hosts, has http only)")
-    elif not hosts:
+    if not spec.get("hosts"):
         report.unsupported(child(path, "hosts"), "is missing: delegates are known, but not supported yet")
-    for index, host in enumerate(hosts):
-        if host in hosts[:index]:
-            report.invalid(f"{child(path, 'hosts')}[{index}]", f'"{host}" is given twice')
+    check_hosts(report, path, spec)
     if not (spec.get("http") or spec.get("tcp") or spec.get("tls")):
         report.invalid(child(path, "http"), "is missing (at least one route)")
 
@@ -211,8 +207,8 @@ SPEC: Check = message(
         "hosts": listing(wildcardless, at_most=256),
         "gateways": _mesh_only,
         "http": listing(_HTTP),
-        "tcp": UNSUPPORTED,
-        "tls": UNSUPPORTED,
+        "tcp": TCP_ROUTES,
+        "tls": TLS_ROUTES,
         "exportTo": export_to,
     },
     also=_whole,

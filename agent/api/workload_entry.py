@@ -27,7 +27,7 @@ ENDPOINT_FIELDS: dict[str, Check] = {
 
 
 def _entry(report: Report, path: str, entry: dict[str, Any]) -> None:
-    address = entry.get("address", "")
+    address = entry.get("address") or ""
     if not address:
         if not entry.get("network"):
             report.invalid(child(path, "address"), "is missing (a host name, an IP address or unix:///path)")
@@ -40,7 +40,7 @@ def _entry(report: Report, path: str, entry: dict[str, Any]) -> None:
 
 def unix_has_no_ports(report: Report, path: str, entry: dict[str, Any]) -> None:
     """Refuse ports beside a Unix socket."""
-    if addresses.is_unix(entry.get("address", "")) and entry.get("ports"):
+    if addresses.is_unix(entry.get("address") or "") and entry.get("ports"):
         report.invalid(child(path, "ports"), "do not go with a Unix socket")
 
 
