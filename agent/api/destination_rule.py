@@ -6,12 +6,15 @@ from typing import Any
 
 from agent.api import words
 from agent.api.fields import LABELS
-from agent.api.schema import UNSUPPORTED, Check, Report, listing, message, text
-from agent.api.virtual_service import export_to, wildcardless
+from agent.api.schema import Check, Report, like, listing, message, text
+from agent.api.scope import SELECTOR, visible_in
+from agent.api.traffic_policy import TRAFFIC_POLICY
+from agent.api.virtual_service import wildcardless
+from agent.api.yaml_text import child
 
 
 def _subsets(report: Report, path: str, value: Any) -> None:
-    listing(_SUBSET, at_most=256)(report, path, value)
+    _SUBSETS(report, path, value)
     names: list[Any] = []
     for index, subset in enumerate(value if isinstance(value, list) else ()):
         name = subset.get("name") if isinstance(subset, dict) else None
@@ -20,18 +23,26 @@ def _subsets(report: Report, path: str, value: Any) -> None:
         names.append(name)
 
 
+def _whole(report: Report, path: str, spec: dict[str, Any]) -> None:
+    exported = spec.get("exportTo") or []
+    if "workloadSelector" in spec and exported not in ([], ["."], [report.namespace]):
+        report.invalid(child(path, "exportTo"), 'a rule with a workloadSelector is for its own namespace alone (".")')
+
+
 _SUBSET = message(
-    {"name": text(words.dns_label), "labels": LABELS, "trafficPolicy": UNSUPPORTED},
+    {"name": text(words.dns_label), "labels": LABELS, "trafficPolicy": TRAFFIC_POLICY},
     required=("name",),
 )
+_SUBSETS = listing(_SUBSET, at_most=256)
 
 SPEC: Check = message(
     {
         "host": wildcardless,
-        "subsets": _subsets,
-        "exportTo": export_to,
-        "trafficPolicy": UNSUPPORTED,
-        "workloadSelector": UNSUPPORTED,
+        "subsets": like(_SUBSETS)(_subsets),
+        "exportTo": visible_in(),
+        "trafficPolicy": TRAFFIC_POLICY,
+        "workloadSelector": SELECTOR,
     },
     required=("host",),
+    also=_whole,
 )

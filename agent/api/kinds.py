@@ -63,7 +63,7 @@ template tracespan zipkin
 
 KINDS: tuple[Kind, ...] = (
     Kind("RouteRule", CONFIG, supported=True, snake_case=True),
-    Kind("DestinationPolicy", CONFIG, snake_case=True),
+    Kind("DestinationPolicy", CONFIG, supported=True, snake_case=True),
     Kind("EgressRule", CONFIG, snake_case=True),
     Kind("IngressRule", CONFIG, snake_case=True),
     Kind("VirtualService", NETWORKING, supported=True, shorthand="vs"),

@@ -9,15 +9,16 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from typing import Generic, TypeVar
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from agent.api.catalog import Catalog
 from agent.api.envelope import Document
 from agent.api.istio_service import Unresolved
+from agent.api.lower_destinations import lower_destination_policy, lower_destination_rule, united
 from agent.api.lower_route_rule import LoweredRule, lower_route_rule
 from agent.api.lower_virtual_service import Subsets, declared_subsets, lower_virtual_service
 from agent.api.validate import validate
-from agent.mesh.routes import Fault, Route, ServicePolicy, Subset
+from agent.mesh.routes import Fault, PolicyRule, Route, ServicePolicy, Subset
 from agent.mesh.service import ServiceKey
 
 T = TypeVar("T")
@@ -61,6 +62,9 @@ class Lowerer:
         self._update_subsets(_ordered(by_kind.get("DestinationRule", ())), faults)
         policies = self._virtual_services(_ordered(by_kind.get("VirtualService", ())), faults)
         self._add_route_rules(by_kind.get("RouteRule", ()), policies, faults)
+        self._add_connections(
+            _ordered([*by_kind.get("DestinationPolicy", ()), *by_kind.get("DestinationRule", ())]), policies, faults
+        )
         self._policies = {service: self._same(service, policy) for service, policy in sorted(policies.items())}
         return Lowered(self._policies, tuple(sorted(set(faults))))
 
@@ -124,6 +128,23 @@ class Lowerer:
             found.sort(key=lambda rule: rule.order)
             policies[service] = ServicePolicy(tuple(rule.route for rule in found))
 
+    def _add_connections(
+        self, memos: Iterable[_Memo], policies: dict[ServiceKey, ServicePolicy], faults: list[Fault]
+    ) -> None:
+        """Add what DestinationPolicies and DestinationRules say to the policies of their services."""
+        rules = []
+        for memo in memos:
+            rule = memo.connection(self._catalog)
+            if isinstance(rule, Fault):
+                faults.append(rule)
+            else:
+                rules.append(rule)
+        by_service, unused = united(rules)
+        faults += unused
+        for service, found in by_service.items():
+            policy = policies.get(service) or ServicePolicy.empty()
+            policies[service] = structs.replace(policy, connections=found)
+
 
 def _ordered(memos: Iterable[_Memo]) -> list[_Memo]:
     return sorted(memos, key=lambda memo: (memo.document.namespace, memo.document.name))
@@ -152,6 +173,7 @@ class _Memo:
             self.subsets = declared_subsets(document)
         self._rule: _Result[LoweredRule | Fault] | None = None
         self._routes: _Result[tuple[Route, ...] | Fault] | None = None
+        self._connection: _Result[tuple[ServiceKey, PolicyRule] | Fault] | None = None
 
     def rule(self, catalog: Catalog) -> LoweredRule | Fault:
         """Return the RouteRule's route, or why it has none."""
@@ -164,6 +186,19 @@ class _Memo:
         if self._routes is None or not self._routes.is_of(catalog, subsets):
             self._routes = _Result((catalog, subsets), self._lower_routes(catalog, subsets))
         return self._routes.value
+
+    def connection(self, catalog: Catalog) -> tuple[ServiceKey, PolicyRule] | Fault:
+        """Return what a DestinationPolicy or DestinationRule says of connections, or why it says nothing."""
+        if self._connection is None or not self._connection.is_of(catalog):
+            self._connection = _Result((catalog,), self._lower_connection(catalog))
+        return self._connection.value
+
+    def _lower_connection(self, catalog: Catalog) -> tuple[ServiceKey, PolicyRule] | Fault:
+        newer = self.document.kind == "DestinationRule"
+        try:
+            return (lower_destination_rule if newer else lower_destination_policy)(self.document, catalog)
+        except Unresolved as unresolved:
+            return Fault(str(self.document.ref), str(unresolved))
 
     def _lower_rule(self, catalog: Catalog) -> LoweredRule | Fault:
         try:

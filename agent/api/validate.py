@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agent.api import destination_rule, route_rule, virtual_service
+from agent.api import destination_policy, destination_rule, route_rule, virtual_service
 from agent.api.envelope import Document
 from agent.api.kinds import KINDS_BY_NAME, kind_named, supported_kinds
 from agent.api.problem import Problem, Verdict, nearest, one_line
@@ -10,6 +10,7 @@ from agent.api.schema import Check, Report
 
 _SPECS: dict[str, Check] = {
     "RouteRule": route_rule.SPEC,
+    "DestinationPolicy": destination_policy.SPEC,
     "VirtualService": virtual_service.SPEC,
     "DestinationRule": destination_rule.SPEC,
 }

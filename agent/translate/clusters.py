@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from envoy.config.cluster.v3 import circuit_breaker_pb2, cluster_pb2
-from envoy.config.core.v3 import protocol_pb2
+from envoy.config.cluster.v3 import cluster_pb2
 from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
-from google.protobuf import wrappers_pb2
 
 from agent.mesh.names import (
     CLUSTER_TYPE,
@@ -17,13 +15,18 @@ from agent.mesh.names import (
     inbound_cluster,
     outbound_cluster,
 )
-from agent.mesh.routes import Subset
-from agent.mesh.service import Identity, Port
+from agent.mesh.routes import Fault, Subset
+from agent.mesh.service import Identity, Port, Protocol
 from agent.mesh.settings import MtlsMode
 from agent.mesh.snapshot import Resource
+from agent.mesh.traffic_policy import ClientTls, ConnectionPool, LoadBalancer, TlsMode
+from agent.translate.balancing import set_load_balancer
 from agent.translate.facts import ClientSecurity, ServiceFacts, ServiceSubset
+from agent.translate.limits import circuit_breakers, http_options, set_connections, set_outlier_detection, uses_http2
+from agent.translate.locality import distribution
+from agent.translate.policies import ServiceTraffic
 from agent.translate.resource import ADS, packed, resource, seconds, socket_address
-from agent.translate.tls import client_socket, mode_struct, plain_socket
+from agent.translate.tls import client_socket, foreign_socket, mode_struct, plain_socket, with_proxy_protocol
 
 PASSTHROUGH = "PassthroughCluster"
 """Sends to where the connection was going before it was captured."""
@@ -31,37 +34,29 @@ BLACK_HOLE = "BlackHoleCluster"
 """Has no endpoint: connections to it are closed."""
 CONNECT_TIMEOUT_SECONDS = 10.0
 
-_UNLIMITED = wrappers_pb2.UInt32Value(value=2**32 - 1)
-_CIRCUIT_BREAKERS = circuit_breaker_pb2.CircuitBreakers(
-    # Envoy's defaults (1024, and 3 retries) would refuse load that the instances can take; limits are rules' business.
-    thresholds=[
-        circuit_breaker_pb2.CircuitBreakers.Thresholds(
-            max_connections=_UNLIMITED, max_pending_requests=_UNLIMITED, max_requests=_UNLIMITED, max_retries=_UNLIMITED
-        )
-    ]
-)
+_NO_LIMITS = ConnectionPool()
+_CIRCUIT_BREAKERS = circuit_breakers(_NO_LIMITS)
 _HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 _Options = http_protocol_options_pb2.HttpProtocolOptions
-_HTTP1 = packed(
-    _Options(
-        explicit_http_config=_Options.ExplicitHttpConfig(http_protocol_options=protocol_pb2.Http1ProtocolOptions())
-    )
-)
-_HTTP2 = packed(
-    _Options(
-        explicit_http_config=_Options.ExplicitHttpConfig(http2_protocol_options=protocol_pb2.Http2ProtocolOptions())
-    )
-)
+_HTTP2 = http_options(Protocol.HTTP2, _NO_LIMITS, None)
 _AS_DOWNSTREAM = packed(_Options(use_downstream_protocol_config=_Options.UseDownstreamHttpConfig()))
 
 
 def service_clusters(
-    facts: ServiceFacts, subsets: tuple[ServiceSubset, ...], security: ClientSecurity
+    facts: ServiceFacts, subsets: tuple[ServiceSubset, ...], security: ClientSecurity, traffic: ServiceTraffic
 ) -> tuple[Resource, ...]:
     """Return the clusters of a service: each port's own, then those of its subsets."""
     wanted: list[tuple[Port, Subset | None]] = [(port, None) for port in facts.ports]
     wanted += [(port, s.subset) for s in subsets for port in facts.ports if port.number == s.port]
-    return tuple(_service_cluster(facts, port, subset, security) for port, subset in wanted)
+    return tuple(_service_cluster(facts, port, subset, security, traffic) for port, subset in wanted)
+
+
+def unusable_policies(facts: ServiceFacts, security: ClientSecurity, traffic: ServiceTraffic) -> tuple[Fault, ...]:
+    """Return a fault if mutual TLS is ordered and this host has no certificate for it: nothing is sent then."""
+    ordered = (traffic.of(port.number, None).tls for port in facts.ports)
+    if security.certificate or not any(tls and tls.mode is TlsMode.ISTIO_MUTUAL for tls in ordered):
+        return ()
+    return (Fault(f"service {facts.key}", "a DestinationRule orders ISTIO_MUTUAL, but this host has no certificate"),)
 
 
 def workload_cluster(port: Port, address: str) -> Resource:
@@ -86,27 +81,68 @@ def fallback_clusters() -> tuple[Resource, ...]:
     return tuple(resource(CLUSTER_TYPE, cluster.name, cluster) for cluster in (passthrough, black_hole))
 
 
-def _service_cluster(facts: ServiceFacts, port: Port, subset: Subset | None, security: ClientSecurity) -> Resource:
+def _service_cluster(
+    facts: ServiceFacts, port: Port, subset: Subset | None, security: ClientSecurity, traffic: ServiceTraffic
+) -> Resource:
     name = outbound_cluster(facts.key, port.number, subset)
+    policy = traffic.of(port.number, subset)
+    pool = policy.connections or _NO_LIMITS
     cluster = _cluster(name, cluster_pb2.Cluster.EDS)
     cluster.eds_cluster_config.eds_config.CopyFrom(ADS)
+    set_connections(cluster, pool)
     if port.protocol.is_http:
-        _set_http(cluster, _HTTP2 if port.protocol.is_http2 else _HTTP1)
-    references = [(ENDPOINT_TYPE, name)]
-    if security.certificate and security.mode is not MtlsMode.DISABLED and facts.proxied_accounts:
-        _set_automatic_mtls(cluster, facts, security.certificate, security.trust_domain)
-        references += [(SECRET_TYPE, security.certificate), (SECRET_TYPE, TRUST_BUNDLE_SECRET)]
-    return resource(CLUSTER_TYPE, name, cluster, references)
+        _set_http(cluster, http_options(port.protocol, pool, policy.tls))
+    set_load_balancer(cluster, policy.load_balancer or LoadBalancer())
+    if distribution(policy, traffic.place.locality):
+        cluster.common_lb_config.locality_weighted_lb_config.SetInParent()
+    if policy.outliers:
+        set_outlier_detection(cluster, policy.outliers)
+    secrets = _set_transport(cluster, facts, security, policy.tls, uses_http2(port.protocol, pool))
+    if policy.proxy_protocol:
+        _set_proxy_protocol(cluster, policy.proxy_protocol)
+    return resource(CLUSTER_TYPE, name, cluster, [(ENDPOINT_TYPE, name), *((SECRET_TYPE, name) for name in secrets)])
 
 
-def _set_automatic_mtls(cluster: Any, facts: ServiceFacts, certificate: str, trust_domain: str) -> None:
+def _set_transport(
+    cluster: Any, facts: ServiceFacts, security: ClientSecurity, tls: ClientTls | None, http2: bool
+) -> tuple[str, ...]:
+    """Set what secures the connections: what the policy orders, else mutual TLS where it is known to be served.
+
+    Returns the secrets that it needs.
+    """
+    if tls and tls.mode in (TlsMode.SIMPLE, TlsMode.MUTUAL):
+        cluster.transport_socket.CopyFrom(foreign_socket(tls, http2))
+    elif security.certificate and tls and tls.mode is TlsMode.ISTIO_MUTUAL:
+        cluster.transport_socket.CopyFrom(_mesh_socket(cluster, facts, security, tls))
+        return security.certificate, TRUST_BUNDLE_SECRET
+    elif tls is None and security.certificate and security.mode is not MtlsMode.DISABLED and facts.proxied_accounts:
+        _set_automatic_mtls(cluster, _mesh_socket(cluster, facts, security, None))
+        return security.certificate, TRUST_BUNDLE_SECRET
+    return ()
+
+
+def _mesh_socket(cluster: Any, facts: ServiceFacts, security: ClientSecurity, tls: ClientTls | None) -> Any:
+    """Return the mesh's mutual TLS; the servers are those of the service's accounts unless a rule names others."""
+    accounts = facts.proxied_accounts or ("default",)
+    own = (Identity(facts.key.namespace, account).spiffe_id(security.trust_domain) for account in accounts)
+    servers = tls.subject_alt_names if tls and tls.subject_alt_names else own
+    return client_socket(str(security.certificate), servers, (tls.sni if tls else "") or _sni(cluster.name))
+
+
+def _set_automatic_mtls(cluster: Any, mesh_socket: Any) -> None:
     """Mutual TLS to the endpoints marked so, plain text to the others."""
-    server_ids = [Identity(facts.key.namespace, account).spiffe_id(trust_domain) for account in facts.proxied_accounts]
-    socket = client_socket(certificate, server_ids, _sni(cluster.name))
-    tls = cluster.transport_socket_matches.add(name="hostmesh", transport_socket=socket)
+    tls = cluster.transport_socket_matches.add(name="hostmesh", transport_socket=mesh_socket)
     tls.match.CopyFrom(mode_struct())
     plain = cluster.transport_socket_matches.add(name="plain", transport_socket=plain_socket())
     plain.match.SetInParent()
+
+
+def _set_proxy_protocol(cluster: Any, version: int) -> None:
+    for match in cluster.transport_socket_matches:
+        match.transport_socket.CopyFrom(with_proxy_protocol(match.transport_socket, version))
+    if not cluster.transport_socket_matches:
+        socket = cluster.transport_socket if cluster.HasField("transport_socket") else plain_socket()
+        cluster.transport_socket.CopyFrom(with_proxy_protocol(socket, version))
 
 
 def _sni(cluster_name: str) -> str:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 from envoy.config.endpoint.v3 import endpoint_pb2
 
 from agent.mesh.names import ENDPOINT_TYPE, outbound_cluster
 from agent.mesh.routes import Fault, Subset
-from agent.mesh.service import Instance, Service, selects
+from agent.mesh.service import NOWHERE, Instance, Service, selects
 from agent.mesh.settings import MtlsMode
 from agent.mesh.snapshot import Resource
+from agent.mesh.traffic_policy import TlsMode, TrafficPolicy
 from agent.translate.facts import ClientSecurity, ServiceFacts, ServiceSubset
+from agent.translate.locality import Place, groups
+from agent.translate.policies import ServiceTraffic
 from agent.translate.resource import is_ip, resource
 from agent.translate.tls import mesh_metadata
 
@@ -20,19 +23,30 @@ _MESH_METADATA = mesh_metadata()
 
 
 def service_endpoints(
-    service: Service, facts: ServiceFacts, subsets: tuple[ServiceSubset, ...], security: ClientSecurity
+    service: Service,
+    facts: ServiceFacts,
+    subsets: tuple[ServiceSubset, ...],
+    security: ClientSecurity,
+    traffic: ServiceTraffic,
 ) -> tuple[Resource, ...]:
     """Return the endpoints of each cluster of a service, named as the clusters.
 
-    Only serving instances with an IP address; without a certificate under `strict` only those that are not proxied.
+    Only serving instances with an IP address; without a certificate under `strict` only those that are not proxied, and
+    none where a rule orders mutual TLS.
     """
-    callable_ = [i for i in service.instances if i.is_serving and is_ip(i.address)]
+    callable_ = tuple(i for i in service.instances if i.is_serving and is_ip(i.address))
     if security.withholds_proxied:
-        callable_ = [instance for instance in callable_ if not instance.proxied]
+        callable_ = tuple(instance for instance in callable_ if not instance.proxied)
     marks = security.mode is not MtlsMode.DISABLED
     wanted: list[tuple[int, Subset | None]] = [(port.number, None) for port in facts.ports]
     wanted += [(s.port, s.subset) for s in subsets]
-    return tuple(_assignment(facts, port, subset, callable_, marks) for port, subset in wanted)
+    made = []
+    for port, subset in wanted:
+        policy = traffic.of(port, subset)
+        ordered = policy.tls is not None and policy.tls.mode is TlsMode.ISTIO_MUTUAL
+        chosen = () if ordered and security.certificate is None else _of_port(callable_, port, subset)
+        made.append(_assignment(outbound_cluster(facts.key, port, subset), port, chosen, policy, traffic.place, marks))
+    return tuple(made)
 
 
 def unusable_instances(service: Service) -> tuple[Fault, ...]:
@@ -44,28 +58,30 @@ def unusable_instances(service: Service) -> tuple[Fault, ...]:
     )
 
 
-def _assignment(
-    facts: ServiceFacts, port: int, subset: Subset | None, instances: Iterable[Instance], marks: bool
-) -> Resource:
-    name = outbound_cluster(facts.key, port, subset)
-    assignment = endpoint_pb2.ClusterLoadAssignment(cluster_name=name)
-    chosen = instances if subset is None else [i for i in instances if selects(subset.labels, i.labels)]
-    locality = assignment.endpoints.add()
-    for address, number, proxied in _addresses(chosen, port):
-        _add(locality, address, number, proxied and marks)
-    if not locality.lb_endpoints:
-        del assignment.endpoints[:]
-    return resource(ENDPOINT_TYPE, name, assignment)
-
-
-def _addresses(instances: Iterable[Instance], port: int) -> Iterator[tuple[str, int, bool]]:
-    """Yield each address once: of two entries for one address, the first in the catalog's order counts."""
-    seen = set()
+def _of_port(instances: Iterable[Instance], port: int, subset: Subset | None) -> tuple[Instance, ...]:
+    """Return who serves the port in the subset; of two entries for one address the first in the catalog's order."""
+    by_address: dict[tuple[str, int], Instance] = {}
     for instance in instances:
         number = instance.target_port(port)
-        if number is not None and (instance.address, number) not in seen:
-            seen.add((instance.address, number))
-            yield instance.address, number, instance.proxied
+        if number is not None and (subset is None or selects(subset.labels, instance.labels)):
+            by_address.setdefault((instance.address, number), instance)
+    return tuple(by_address.values())
+
+
+def _assignment(
+    name: str, port: int, instances: tuple[Instance, ...], policy: TrafficPolicy, caller: Place, marks: bool
+) -> Resource:
+    assignment = endpoint_pb2.ClusterLoadAssignment(cluster_name=name)
+    for group in groups(instances, policy, caller):
+        locality = assignment.endpoints.add(priority=group.priority)
+        if group.locality != NOWHERE:
+            locality.locality.region, locality.locality.zone = group.locality.region, group.locality.zone
+            locality.locality.sub_zone = group.locality.subzone
+        if group.weight is not None:
+            locality.load_balancing_weight.value = group.weight
+        for instance in group.instances:
+            _add(locality, instance.address, instance.target_port(port) or port, instance.proxied and marks)
+    return resource(ENDPOINT_TYPE, name, assignment)
 
 
 def _add(locality: Any, address: str, port: int, mesh_tls: bool) -> None:

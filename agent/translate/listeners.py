@@ -21,6 +21,7 @@ from agent.mesh.snapshot import Resource, Vip
 from agent.translate.clusters import BLACK_HOLE, PASSTHROUGH
 from agent.translate.http import outbound_http
 from agent.translate.options import PlanOptions
+from agent.translate.policies import Approach
 from agent.translate.resolve import ResolvedPort, Target
 from agent.translate.resource import packed, resource, socket_address
 from agent.translate.tcp import tcp_to
@@ -65,7 +66,14 @@ def http_listener(port: int, options: PlanOptions) -> Resource:
     return resource(LISTENER_TYPE, message.name, message, [(ROUTE_TYPE, str(port))])
 
 
-def tcp_listener(key: ServiceKey, port: int, vip: Vip | None, resolved: ResolvedPort, options: PlanOptions) -> Resource:
+def tcp_listener(
+    key: ServiceKey,
+    port: int,
+    vip: Vip | None,
+    resolved: ResolvedPort,
+    options: PlanOptions,
+    approaches: tuple[tuple[str, Approach], ...] = (),
+) -> Resource:
     """Return the listener of a TCP service port: at the service's virtual addresses, or bound where the options say."""
     if options.intercepted and vip:
         message = listener(f"{vip.v4}_{port}", [str(vip.v4), *([str(vip.v6)] if options.ipv6 else [])], port)
@@ -75,7 +83,9 @@ def tcp_listener(key: ServiceKey, port: int, vip: Vip | None, resolved: Resolved
     message.traffic_direction = base_pb2.OUTBOUND
     targets = _targets(key, port, resolved)
     stat_prefix = outbound_cluster(key, port).replace(".", "_")
-    message.filter_chains.add(filters=[tcp_to(stat_prefix, targets)])
+    # One connection has one set of timeouts, whichever of several targets it goes to: the first one's.
+    approach = dict(approaches).get(targets[0].cluster, Approach.empty())
+    message.filter_chains.add(filters=[tcp_to(stat_prefix, targets, approach)])
     return resource(LISTENER_TYPE, message.name, message, [(CLUSTER_TYPE, target.cluster) for target in targets])
 
 

@@ -15,15 +15,17 @@ from agent.mesh.routes import Fault, ServicePolicy
 from agent.mesh.service import Port, ServiceKey
 from agent.mesh.settings import OutboundTrafficPolicy
 from agent.mesh.snapshot import Desired, MeshSnapshot, Resource, Resources
-from agent.translate.clusters import fallback_clusters, service_clusters
+from agent.translate.clusters import fallback_clusters, service_clusters, unusable_policies
 from agent.translate.dns import hosts_file
 from agent.translate.endpoints import service_endpoints, unusable_instances
 from agent.translate.facts import Caller, Security, ServiceFacts, ServiceSubset, distinct
 from agent.translate.inbound import inbound_ports, inbound_resources
 from agent.translate.listeners import http_listener, tcp_listener, virtual_outbound
+from agent.translate.locality import Place
 from agent.translate.memo import Memo
 from agent.translate.netfilter import NetfilterText, ruleset
 from agent.translate.options import PlanOptions
+from agent.translate.policies import Approach, ServiceTraffic, approaches
 from agent.translate.resolve import ResolvedPort, resolve_port, services_named
 from agent.translate.routes import VirtualHost, hosts_in_tables, route_table, virtual_host
 from agent.translate.secrets import certificate, trust_bundle
@@ -62,6 +64,9 @@ class _Round:
         self._facts = {
             key: memo.get(("facts", key), (snapshot.services[key],), ServiceFacts.from_service) for key in self._keys
         }
+        place = memo.get("place", (Place.of_node(snapshot),), lambda place: place)
+        self._traffic = {key: self._connections(key, place) for key in self._keys}
+        self._approaches: dict[str, Approach] = {}
         self._faults: list[Fault] = []
 
     def desired(self) -> Desired:
@@ -80,6 +85,11 @@ class _Round:
         resources = Resources({type_url: {r.name: r for r in of_type} for type_url, of_type in by_type.items()})
         netfilter = self._netfilter()
         return Desired(resources, self._dns_hosts(), netfilter.v4, netfilter.v6, distinct(self._faults))
+
+    def _connections(self, key: ServiceKey, place: Place) -> ServiceTraffic:
+        """Return how this host's caller connects to the service; what is about its routes only is left out."""
+        inputs = (key, self._snapshot.policies.get(key), self._caller, place)
+        return self._memo.get(("traffic", key), inputs, ServiceTraffic.from_policy)
 
     def _resolve(self, key: ServiceKey) -> tuple[tuple[Port, ResolvedPort], ...]:
         """Return each port of the service with what its rules mean for this host's caller."""
@@ -111,9 +121,14 @@ class _Round:
         endpoints: list[Resource] = []
         for key in self._keys:
             service, facts, wanted = self._snapshot.services[key], self._facts[key], subsets.get(key, ())
-            clusters += memo.get(("clusters", key), (facts, wanted, outbound), service_clusters)
-            endpoints += memo.get(("endpoints", key), (service, facts, wanted, outbound), service_endpoints)
+            traffic = self._traffic[key]
+            clusters += memo.get(("clusters", key), (facts, wanted, outbound, traffic), service_clusters)
+            endpoints += memo.get(("endpoints", key), (service, facts, wanted, outbound, traffic), service_endpoints)
             self._faults += memo.get(("unusable", key), (service,), unusable_instances)
+            if traffic.scopes:
+                self._faults += memo.get(("orders", key), (facts, outbound, traffic), unusable_policies)
+                found = memo.get(("approaches", key), (key, facts.ports, wanted, traffic), approaches)
+                self._approaches.update(found)
         return clusters, endpoints
 
     def _outbound_listeners(self, resolved: _Resolved) -> list[Resource]:
@@ -133,9 +148,19 @@ class _Round:
                     continue
                 if not options.intercepted and self._is_bound(key, port, bound):
                     continue
-                inputs = (key, port.number, vip, rules, options)
+                inputs = (key, port.number, vip, rules, options, self._approaches_of(key, port, rules))
                 result.append(memo.get(("tcp listener", key, port.number), inputs, tcp_listener))
         return result
+
+    def _approaches_of(self, key: ServiceKey, port: Port, rules: ResolvedPort) -> tuple[tuple[str, Approach], ...]:
+        """Return what the clusters that a port leads to need of its routes or its listener."""
+        if not self._approaches:
+            return ()
+        names_used = {
+            names.outbound_cluster(key, port.number),
+            *(name for route in rules.routes for name in route.clusters),
+        }
+        return tuple((name, self._approaches[name]) for name in sorted(names_used & self._approaches.keys()))
 
     def _is_bound(self, key: ServiceKey, port: Port, bound: dict[int, str]) -> bool:
         """Tell, and report, whether something else has this port of the one address that all are bound to."""
@@ -165,7 +190,8 @@ class _Round:
         for key, ports in resolved.items():
             for port, rules in ports:
                 if port.protocol.is_http and port.number in tables:
-                    inputs = (key, port.number, hosts[key], self._snapshot.vips.get(key), rules)
+                    vip, ways = self._snapshot.vips.get(key), self._approaches_of(key, port, rules)
+                    inputs = (key, port.number, hosts[key], vip, rules, ways)
                     host = self._memo.get(("virtual host", key, port.number), inputs, virtual_host)
                     self._faults += host.faults
                     tables[port.number].append(host)

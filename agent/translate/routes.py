@@ -23,8 +23,11 @@ from agent.translate.actions import (
     set_forwarding,
     set_headers,
 )
+from agent.translate.balancing import set_hash_policies
 from agent.translate.clusters import PASSTHROUGH
+from agent.translate.http import INTERNAL_HEADERS
 from agent.translate.matches import UnusableMatch, route_match
+from agent.translate.policies import Approach
 from agent.translate.resolve import ResolvedPort, ResolvedRoute, Target
 from agent.translate.resource import is_ip, resource
 
@@ -43,7 +46,12 @@ class VirtualHost(Struct, frozen=True):
 
 
 def virtual_host(
-    key: ServiceKey, port: int, hosts: tuple[str, ...], vip: Vip | None, resolved: ResolvedPort
+    key: ServiceKey,
+    port: int,
+    hosts: tuple[str, ...],
+    vip: Vip | None,
+    resolved: ResolvedPort,
+    approaches: tuple[tuple[str, Approach], ...] = (),
 ) -> VirtualHost:
     """Return the virtual host of a service port; `hosts` are the names it has for this host's caller."""
     message = route_components_pb2.VirtualHost(name=f"{key}:{port}", domains=_domains(hosts, vip, port))
@@ -59,6 +67,8 @@ def virtual_host(
         own = outbound_cluster(key, port)
         message.routes.append(_plain_route("default", own))
         clusters.add(own)
+    if approaches:
+        set_hash_policies(message.routes, dict(approaches))
     message.retry_policy.CopyFrom(_RETRY)
     return VirtualHost(message, tuple(sorted(clusters)), tuple(faults))
 
@@ -67,6 +77,7 @@ def route_table(port: int, hosts: tuple[VirtualHost, ...], passes_unknown: bool)
     """Return the route table of a port; requests for unknown names pass to where they were going, or get 502."""
     hosts = (*hosts, _passing_host() if passes_unknown else _refusing_host())
     table = route_pb2.RouteConfiguration(name=str(port), virtual_hosts=[host.message for host in hosts])
+    table.request_headers_to_remove.extend(INTERNAL_HEADERS)
     table.max_direct_response_body_size_bytes.value = MAX_DIRECT_RESPONSE_BYTES
     clusters = {cluster for host in hosts for cluster in host.clusters}
     return resource(ROUTE_TYPE, table.name, table, [(CLUSTER_TYPE, cluster) for cluster in clusters])

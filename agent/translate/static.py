@@ -16,6 +16,7 @@ from envoy.config.endpoint.v3 import endpoint_pb2
 from envoy.config.listener.v3 import listener_pb2
 from envoy.config.route.v3 import route_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2
+from envoy.extensions.transport_sockets.proxy_protocol.v3 import upstream_proxy_protocol_pb2
 from envoy.extensions.transport_sockets.tls.v3 import secret_pb2, tls_pb2
 from google.protobuf import json_format
 from msgspec import Struct
@@ -62,8 +63,11 @@ def _clusters(resources: Resources) -> list[Any]:
             cluster.ClearField("eds_cluster_config")
             cluster.type = cluster_pb2.Cluster.STATIC
             cluster.load_assignment.CopyFrom(endpoint_pb2.ClusterLoadAssignment.FromString(endpoints[name].value))
-        for match in cluster.transport_socket_matches:
-            _localize_socket(match.transport_socket, tls_pb2.UpstreamTlsContext)
+        for socket in (
+            cluster.transport_socket,
+            *(match.transport_socket for match in cluster.transport_socket_matches),
+        ):
+            _localize_upstream(socket)
         clusters.append(cluster)
     return clusters
 
@@ -94,6 +98,17 @@ def _secrets(resources: Resources, files: CertificateFiles | None) -> list[Any]:
     return secrets
 
 
+def _localize_upstream(socket: Any) -> None:
+    """Do so for a client's socket, which may be inside another."""
+    wrapper = upstream_proxy_protocol_pb2.ProxyProtocolUpstreamTransport()
+    if socket.typed_config.Is(wrapper.DESCRIPTOR):
+        socket.typed_config.Unpack(wrapper)
+        _localize_socket(wrapper.transport_socket, tls_pb2.UpstreamTlsContext)
+        socket.typed_config.CopyFrom(packed(wrapper))
+    else:
+        _localize_socket(socket, tls_pb2.UpstreamTlsContext)
+
+
 def _localize_socket(socket: Any, kind: Any) -> None:
     """Make a TLS context take its secrets from the bootstrap: a secret's name without a source means that."""
     if not socket.typed_config.Is(kind.DESCRIPTOR):
@@ -103,7 +118,8 @@ def _localize_socket(socket: Any, kind: Any) -> None:
     common = context.common_tls_context
     for secret in common.tls_certificate_sds_secret_configs:
         secret.ClearField("sds_config")
-    common.combined_validation_context.validation_context_sds_secret_config.ClearField("sds_config")
+    if common.HasField("combined_validation_context"):
+        common.combined_validation_context.validation_context_sds_secret_config.ClearField("sds_config")
     socket.typed_config.CopyFrom(packed(context))
 
 

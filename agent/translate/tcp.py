@@ -8,14 +8,18 @@ from envoy.config.listener.v3 import listener_components_pb2
 from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
 from google.protobuf import wrappers_pb2
 
+from agent.translate.balancing import connection_hash
+from agent.translate.policies import Approach
 from agent.translate.resolve import Target
-from agent.translate.resource import NEVER, packed
+from agent.translate.resource import NEVER, packed, seconds
+
+_DIRECT = Approach.empty()
 
 CONNECT_ATTEMPTS = 3
 """No byte of the connection has gone anywhere before one succeeds, so trying again (elsewhere, by chance) is safe."""
 
 
-def tcp_to(stat_prefix: str, targets: tuple[Target, ...]) -> Any:
+def tcp_to(stat_prefix: str, targets: tuple[Target, ...], approach: Approach = _DIRECT) -> Any:
     """Return the network filter that sends connections to one cluster, or to several by weight."""
     # An idle connection is the application's affair (pools of MySQL connections sleep for hours).
     proxy = tcp_proxy_pb2.TcpProxy(stat_prefix=stat_prefix, idle_timeout=NEVER)
@@ -25,4 +29,11 @@ def tcp_to(stat_prefix: str, targets: tuple[Target, ...]) -> Any:
     else:
         for target in targets:
             proxy.weighted_clusters.clusters.add(name=target.cluster, weight=target.weight)
+    if approach.idle_timeout is not None:
+        proxy.idle_timeout.CopyFrom(seconds(approach.idle_timeout))
+    if approach.max_duration is not None:
+        proxy.max_downstream_connection_duration.CopyFrom(seconds(approach.max_duration))
+    hashed = connection_hash(approach.hash) if approach.hash else None
+    if hashed is not None:
+        proxy.hash_policy.append(hashed)
     return listener_components_pb2.Filter(name="envoy.filters.network.tcp_proxy", typed_config=packed(proxy))

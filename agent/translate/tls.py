@@ -1,18 +1,20 @@
-"""Transport sockets of mutual TLS: what a client trusts (secure naming) and what a server demands. Pure."""
+"""Transport sockets: mutual TLS in the mesh (secure naming), TLS to servers that are not the mesh's. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any
 
-from envoy.config.core.v3 import base_pb2
+from envoy.config.core.v3 import base_pb2, proxy_protocol_pb2
+from envoy.extensions.transport_sockets.proxy_protocol.v3 import upstream_proxy_protocol_pb2
 from envoy.extensions.transport_sockets.raw_buffer.v3 import raw_buffer_pb2
 from envoy.extensions.transport_sockets.tls.v3 import common_pb2, secret_pb2, tls_pb2
 from envoy.type.matcher.v3 import string_pb2
 from google.protobuf import struct_pb2, wrappers_pb2
 
 from agent.mesh.names import TRUST_BUNDLE_SECRET
-from agent.translate.resource import ADS, packed
+from agent.mesh.traffic_policy import ClientTls, TlsMode
+from agent.translate.resource import ADS, is_ip, packed
 
 MESH_ALPN = "hostmesh"
 """What our clients offer, so that a permissive server tells mesh TLS from the application's own TLS."""
@@ -31,6 +33,24 @@ def client_socket(certificate: str, server_ids: Iterable[str], sni: str) -> Any:
     context = tls_pb2.UpstreamTlsContext(common_tls_context=_common(certificate, matchers), sni=sni)
     context.common_tls_context.alpn_protocols.append(MESH_ALPN)
     return _socket("envoy.transport_sockets.tls", context)
+
+
+def foreign_socket(tls: ClientTls, http2: bool) -> Any:
+    """Return the transport socket of a client of servers that are not the mesh's: SIMPLE, or MUTUAL by files."""
+    common = tls_pb2.CommonTlsContext(tls_params=_TLS_PARAMETERS, alpn_protocols=["h2"] if http2 else [])
+    if tls.mode is TlsMode.MUTUAL:
+        common.tls_certificates.add(certificate_chain=_file(tls.certificate), private_key=_file(tls.key))
+    if not tls.skip_verify:
+        _set_verification(common.validation_context, tls)
+    return _socket("envoy.transport_sockets.tls", tls_pb2.UpstreamTlsContext(common_tls_context=common, sni=tls.sni))
+
+
+def with_proxy_protocol(socket: Any, version: int) -> Any:
+    """Return the socket with a PROXY protocol header before everything else."""
+    kinds = proxy_protocol_pb2.ProxyProtocolConfig
+    config = proxy_protocol_pb2.ProxyProtocolConfig(version=kinds.V2 if version == 2 else kinds.V1)
+    wrapped = upstream_proxy_protocol_pb2.ProxyProtocolUpstreamTransport(config=config, transport_socket=socket)
+    return _socket("envoy.transport_sockets.upstream_proxy_protocol", wrapped)
 
 
 def server_socket(certificate: str, trust_domain: str) -> Any:
@@ -60,6 +80,31 @@ def mode_struct() -> struct_pb2.Struct:
     value = struct_pb2.Struct()
     value.update(TLS_MODE)
     return value
+
+
+def _set_verification(validation: Any, tls: ClientTls) -> None:
+    """Believe the authorities given, else the system's; the name must be one of those given, else the server name."""
+    if tls.authorities:
+        validation.trusted_ca.CopyFrom(_file(tls.authorities))
+    else:
+        validation.system_root_certs.SetInParent()
+    if tls.crl:
+        validation.crl.CopyFrom(_file(tls.crl))
+    names = tls.subject_alt_names or ((tls.sni,) if tls.sni else ())
+    validation.match_typed_subject_alt_names.extend(_san(name) for name in names)
+
+
+def _san(name: str) -> Any:
+    """Return a matcher of one name; Envoy takes a wildcard in a certificate's DNS name for what it means."""
+    matcher = string_pb2.StringMatcher(exact=name)
+    if "://" in name:
+        return _uri_san(matcher)
+    kinds = common_pb2.SubjectAltNameMatcher
+    return kinds(san_type=kinds.IP_ADDRESS if is_ip(name) else kinds.DNS, matcher=matcher)
+
+
+def _file(name: str) -> Any:
+    return base_pb2.DataSource(filename=name)
 
 
 def _socket(name: str, context: Any) -> Any:

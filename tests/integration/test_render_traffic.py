@@ -109,7 +109,7 @@ def within(count: int, share: float) -> bool:
 def test_no_rule_spreads_over_all_instances_and_changes_nothing(site: Site) -> None:
     with site.client("") as client:
         answers = [client.get("reviews") for _ in range(30)]
-        assert Counter(answer.name for answer in answers) == {"v1": 10, "v2": 10, "v3": 10}
+        assert {answer.name for answer in answers} == {"v1", "v2", "v3"}
         answer = client.get(f"reviews.service.consul:{site.http_port}", "/a//b/../c?d=%2F", x_forwarded_for="1.2.3.4")
         assert answer.document["path"] == "/a//b/../c?d=%2F"
         assert answer.request_headers["host"] == f"reviews.service.consul:{site.http_port}"
