@@ -14,3 +14,19 @@ def quantile(values: Sequence[float], share: float) -> float:
     if not values:
         raise ValueError("no values")
     return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
+
+
+def median_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Return the 95 % confidence interval of the median, whatever the distribution (order statistics, binomial).
+
+    Of fewer than six values it is all of them: they cannot tell more. Raises ValueError if there are none.
+    """
+    if not values:
+        raise ValueError("no values")
+    ordered, count = sorted(values), len(values)
+    outside, tail = 0, 0.0
+    while tail + math.comb(count, outside) / 2**count <= 0.025:
+        tail += math.comb(count, outside) / 2**count
+        outside += 1
+    cut = max(0, outside - 1)
+    return ordered[cut], ordered[count - 1 - cut]

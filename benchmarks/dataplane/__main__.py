@@ -12,10 +12,11 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.dataplane.measure import Comparison, Load, Sample, compare
+from benchmarks.dataplane.measure import Comparison, Load, Ratios, Sample, compare
 from benchmarks.dataplane.testbed import testbed
 from benchmarks.testlab import machine
 
+_FIELDS = Sample.__struct_fields__
 OWN_SERVICES = 3
 """Of the bare lab: consul, echo, load."""
 
@@ -49,19 +50,23 @@ def main() -> None:
 
 
 def print_table(console: Console, result: Comparison, rounds: int) -> None:
-    """Print the figures with their units."""
-    title = f"{result.services} services in the catalog, median of {rounds} rounds"
+    """Print the figures with their units; in brackets the 95 % confidence interval of the median."""
+    title = f"{result.services} services in the catalog, medians of {rounds} rounds"
     table = Table("way", "requests/s", "p50 ms", "p99 ms", "both Envoys' CPU µs/request", title=title)
     for name, each in result.medians.items():
         table.add_row(name, f"{each.requests_per_second:.0f}", *map(str, (each.p50_ms, each.p99_ms, each.proxy_cpu_us)))
     table.add_section()
-    table.add_row("mesh ÷ hand-written", *_ratios(result.ratio))
-    table.add_row("the same, round by round", *_ratios(result.paired_ratio))
+    table.add_row("mesh ÷ hand-written", *(f"{getattr(result.ratio, field):.3f}" for field in _FIELDS))
+    table.add_row("the same, round by round", *_ratios(result.by_round))
+    table.add_row("the same, both at once", *_ratios(result.together))
     console.print(table)
 
 
-def _ratios(sample: Sample) -> list[str]:
-    return [f"{getattr(sample, field):.3f}" for field in sample.__struct_fields__]
+def _ratios(ratios: Ratios) -> list[str]:
+    return [
+        f"{getattr(ratios.median, field):.3f} ({getattr(ratios.low, field):.2f}–{getattr(ratios.high, field):.2f})"
+        for field in _FIELDS
+    ]
 
 
 if __name__ == "__main__":

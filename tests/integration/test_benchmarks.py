@@ -12,7 +12,7 @@ from typing import Any
 from agent.lab import network
 from agent.lab.network import NAMESPACES
 from agent.lab.processes import in_network_namespaces
-from benchmarks.figures import quantile
+from benchmarks.figures import median_interval, quantile
 
 ROOT = Path(__file__).parents[2]
 
@@ -25,7 +25,8 @@ def test_dataplane_produces_figures(tmp_path: Path) -> None:
         for sample in result["medians"].values():
             assert sample["requests_per_second"] > 0
             assert 0 < sample["p50_ms"] <= sample["p99_ms"]
-        assert result["ratio"]["requests_per_second"] > 0
+        for ratio in (result["ratio"], result["by_round"]["median"], result["together"]["median"]):
+            assert ratio["requests_per_second"] > 0
 
 
 def test_propagation_produces_figures(tmp_path: Path) -> None:
@@ -63,6 +64,11 @@ def test_an_interrupted_benchmark_leaves_nothing() -> None:
 def test_a_quantile_is_a_measured_value() -> None:
     values = [float(number) for number in range(200, 0, -1)]
     assert [quantile(values, share) for share in (0.0, 0.5, 0.99, 1.0)] == [1.0, 100.0, 198.0, 200.0]
+
+
+def test_an_interval_holds_the_median() -> None:
+    assert median_interval([3.0, 1.0, 2.0]) == (1.0, 3.0)
+    assert median_interval([float(number) for number in range(1, 31)]) == (10.0, 21.0)
 
 
 def command(name: str) -> list[str]:
