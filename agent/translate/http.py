@@ -8,15 +8,21 @@ from __future__ import annotations
 
 from typing import Any
 
-from envoy.config.core.v3 import protocol_pb2
+from envoy.config.core.v3 import base_pb2, protocol_pb2
 from envoy.config.listener.v3 import listener_components_pb2
 from envoy.config.route.v3 import route_components_pb2, route_pb2
 from envoy.extensions.filters.http.router.v3 import router_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2
+from envoy.extensions.http.early_header_mutation.header_mutation.v3 import header_mutation_pb2
+from envoy.extensions.http.original_ip_detection.custom_header.v3 import custom_header_pb2
 from google.protobuf import wrappers_pb2
 
 from agent.translate.actions import route_filters
 from agent.translate.resource import ADS, NEVER, packed
+
+_CALLER_HEADER = "x-hostmesh-caller"
+INTERNAL_HEADERS = (_CALLER_HEADER, "x-envoy-internal")
+"""Headers that outbound listeners add for themselves; route tables remove them on the way out."""
 
 _HCM = http_connection_manager_pb2.HttpConnectionManager
 _TRUE = wrappers_pb2.BoolValue(value=True)
@@ -34,6 +40,7 @@ def outbound_http(stat_prefix: str, route_table: str) -> Any:
     manager.rds.config_source.CopyFrom(ADS)
     manager.ClearField("http_filters")
     manager.http_filters.extend([*route_filters(), _ROUTER])
+    _trust_caller(manager)
     return _filter(manager)
 
 
@@ -70,6 +77,32 @@ def _manager(stat_prefix: str) -> Any:
         proxy_100_continue=True,
         upgrade_configs=[_HCM.UpgradeConfig(upgrade_type="websocket")],
     )
+
+
+def _trust_caller(manager: Any) -> None:
+    """Let the host's own applications set x-envoy-upstream-rq-timeout-ms, x-envoy-max-retries and the like.
+
+    Envoy takes these from requests of internal addresses only, and takes none for internal that it has from
+    x-forwarded-for, which is the application's business here. So the connection's own address is written into a header
+    before Envoy looks, and taken from there. (Inbound listeners do nothing of the kind: other hosts can't set them.)
+    """
+    mutation = header_mutation_pb2.HeaderMutation()
+    option = mutation.mutations.add().append
+    option.header.key = _CALLER_HEADER
+    option.header.value = "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT%"
+    option.append_action = base_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
+    manager.early_header_mutation_extensions.add(
+        name="envoy.http.early_header_mutation.header_mutation", typed_config=packed(mutation)
+    )
+    detection = custom_header_pb2.CustomHeaderConfig(
+        header_name=_CALLER_HEADER, allow_extension_to_set_address_as_trusted=True
+    )
+    manager.original_ip_detection_extensions.add(
+        name="envoy.http.original_ip_detection.custom_header", typed_config=packed(detection)
+    )
+    for address in ("0.0.0.0", "::"):
+        everybody = manager.internal_address_config.cidr_ranges.add(address_prefix=address)
+        everybody.prefix_len.value = 0
 
 
 def _filter(manager: Any) -> Any:

@@ -168,8 +168,12 @@ class Client:
 
     def get(self, host: str, path: str = "/", **headers: str) -> Answer:
         """Send a GET; underscores in header names stand for dashes."""
+        return self.send("GET", host, path, **headers)
+
+    def send(self, method: str, host: str, path: str = "/", **headers: str) -> Answer:
+        """Send a request without a body."""
         sent: Mapping[str, str] = {"Host": host, **{key.replace("_", "-"): value for key, value in headers.items()}}
-        self._connection.request("GET", path, headers=dict(sent))
+        self._connection.request(method, path, headers=dict(sent))
         return Answer(self._connection.getresponse())
 
     def close(self) -> None:
