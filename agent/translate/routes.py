@@ -26,7 +26,6 @@ from agent.translate.actions import (
 from agent.translate.balancing import set_hash_policies
 from agent.translate.clusters import PASSTHROUGH
 from agent.translate.http import INTERNAL_HEADERS
-from agent.translate.http import INTERNAL_HEADERS
 from agent.translate.matches import UnusableMatch, route_match
 from agent.translate.policies import Approach
 from agent.translate.resolve import ResolvedPort, ResolvedRoute, Target
@@ -78,7 +77,6 @@ def route_table(port: int, hosts: tuple[VirtualHost, ...], passes_unknown: bool)
     """Return the route table of a port; requests for unknown names pass to where they were going, or get 502."""
     hosts = (*hosts, _passing_host() if passes_unknown else _refusing_host())
     table = route_pb2.RouteConfiguration(name=str(port), virtual_hosts=[host.message for host in hosts])
-    table.request_headers_to_remove.extend(INTERNAL_HEADERS)
     table.request_headers_to_remove.extend(INTERNAL_HEADERS)
     table.max_direct_response_body_size_bytes.value = MAX_DIRECT_RESPONSE_BYTES
     clusters = {cluster for host in hosts for cluster in host.clusters}
