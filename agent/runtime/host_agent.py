@@ -104,10 +104,21 @@ class HostAgent:
     async def run(self, stop: asyncio.Event) -> None:
         """Run everything until `stop` is set, then stop gracefully. Raises HostError if the host can't carry it."""
         self.reload()
+        try:
+            await self._start()
+            await self._run_parts(stop)
+        finally:
+            await self._endpoint.stop()
+            await self._xds.stop()
+
+    async def _start(self) -> None:
+        """Start what listens, then Envoy; where another agent is, nothing is started beside it."""
         addresses = ("0.0.0.0", "::") if _has_ipv6() else ("0.0.0.0",)
         await self._endpoint.start(self._config.run_dir / "admin.sock", addresses)
         await self._xds.start()
         await self._supervisor.start(bootstrap(_bootstrap_options(self._config)))
+
+    async def _run_parts(self, stop: asyncio.Event) -> None:
         tasks = [
             asyncio.create_task(coroutine, name=name)
             for name, coroutine in {
@@ -137,8 +148,6 @@ class HostAgent:
             for task in [*tasks, stopping]:
                 task.cancel()
             await asyncio.gather(*tasks, stopping, return_exceptions=True)
-            await self._endpoint.stop()
-            await self._xds.stop()
 
     async def _stop(self) -> None:
         """Leave in the order in which peers and local programs notice nothing."""

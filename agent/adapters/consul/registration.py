@@ -170,16 +170,20 @@ class Registrar:
             await self._keep_by(lane, entry)
 
     async def _keep_by(self, lane: Lane, entry: Entry) -> NoReturn:
-        backoff, content_hash = Backoff(), ""
+        backoff, content_hash, stood = Backoff(), "", False
         while True:
             try:
                 answer = await lane.poll(f"agent/service/{quote(entry.id, safe='')}", {}, content_hash=content_hash)
                 if answer.status != NOT_FOUND and _read(answer.body) == entry.standing:
                     content_hash = answer.content_hash
                     self._note(entry, None)
+                    stood = True
                 else:
                     content_hash = ""
-                    await self._enter(entry, lost=answer.status == NOT_FOUND)
+                    if stood:
+                        what = "lost" if answer.status == NOT_FOUND else "changed by another program"
+                        log.warning("consul: %s was %s: registering again", entry.id, what)
+                    await self._enter(entry)
                     await asyncio.sleep(0 if backoff.failures else REPAIR_INTERVAL)
                 backoff.reset()
             except (ConsulUnavailable, ConsulRefused) as error:
@@ -188,11 +192,7 @@ class Registrar:
                     self._note(entry, str(error))
                 await asyncio.sleep(REFUSED_WAIT if isinstance(error, ConsulRefused) else delay)
 
-    async def _enter(self, entry: Entry, lost: bool) -> None:
-        if entry.id in self._entered:
-            log.warning(
-                "consul: %s was %s: registering again", entry.id, "lost" if lost else "changed by another program"
-            )
+    async def _enter(self, entry: Entry) -> None:
         wanted = entry.standing
         # Before the call: a call cut short may have registered all the same, and must be taken out at the end.
         self._entered.add(entry.id)

@@ -1,0 +1,204 @@
+"""One host's life in the mesh: settings that change under load, services that come by SIGHUP, two agents at once.
+
+And starts while Consul, the CA, the disk or Envoy's binary are away.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from agent.lab.hostfiles import AGENT_UID
+from agent.lab.lab import Lab
+from agent.lab.plan import CONSUL_HOST, App, HostPlan, bookinfo_app
+from agent.lab.readiness import agent_ready, ca_ready
+from tests.integration.meshlab import (
+    APP_UID,
+    agents,
+    bookinfo,
+    hostmesh,
+    load,
+    node_status,
+    wait_for,
+    wait_settled,
+)
+
+AGENT = Path(sys.executable).with_name("hostmesh-agent")
+GREETER = str(Path(__file__).with_name("greeter.py"))
+DETAILS = "http://details:9080/details/0"
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    """A client whose every connection is captured, a server, and a host that no mesh knows."""
+    details = bookinfo_app("details", "v1", {})
+    hosts = (
+        CONSUL_HOST,
+        HostPlan("client", (bookinfo_app("productpage", "v1", {}),), settings={"interception": {"outbound": "all"}}),
+        HostPlan("server", (details,)),
+        HostPlan("outside", (details,), agent=False, consul=False),
+    )
+    with Lab(msgspec.structs.replace(bookinfo("10.78.6.0/24"), hosts=hosts, page_host="")) as lab:
+        wait_for(lambda: call(lab, DETAILS) == "200", "details answers")
+        yield lab
+
+
+def call(lab: Lab, url: str, host: str = "client") -> str:
+    """Return the status of a request that an application on a host makes; 000 if there is no answer."""
+    argv = ["curl", "-s", "-m", "3", "-o", "/dev/null", "-w", "%{http_code}", url]
+    return lab[host].exec(*argv, uid=APP_UID, check=False).stdout
+
+
+def registered(lab: Lab, service: str) -> list[dict[str, Any]]:
+    """Return the catalog's entries of a service."""
+    with urllib.request.urlopen(f"{lab.state.consul}/v1/health/service/{service}?passing") as answer:
+        return [entry["Service"] for entry in json.load(answer)]
+
+
+def is_proxied(lab: Lab, service: str) -> bool:
+    return [entry["Meta"].get("hostmesh-tls") for entry in registered(lab, service)] == ["true"]
+
+
+def reload(lab: Lab, host: str) -> None:
+    """Have the agent read services.d again."""
+    lab[host].exec("kill", "-HUP", str(lab[host].pid("agent")))
+
+
+def run_agent(lab: Lab, host: str, state: Path, run: Path, config: Path | None = None) -> list[str]:
+    """Run a further agent that must end by itself; return the lines it says."""
+    folders = ("--config-dir", str(config or lab[host].path("etc")), "--state-dir", str(state), "--run-dir", str(run))
+    done = lab[host].exec(str(AGENT), *folders, uid=AGENT_UID, check=False, timeout=15)
+    assert done.returncode == 1
+    return done.stderr.splitlines()
+
+
+def test_mtls_modes_change_under_load(lab: Lab) -> None:
+    """Each step is taken through `permissive`, as the documentation says; what a foreign host gets follows."""
+    expected = {"strict": "000", "permissive": "200", "disabled": "200"}
+    address = f"http://{lab['server'].address}:9080/details/0"
+    with load(lab["client"], DETAILS, rate=100) as running:
+        for mode in ("strict", "permissive", "disabled", "permissive"):
+            hostmesh(lab, "mesh", "set", f"mtls={mode}")
+            wait_for(lambda mode=mode: call(lab, address, "outside") == expected[mode], f"{mode} holds")
+            wait_settled(lab)
+    assert running.failures == []
+
+
+def test_the_outbound_traffic_policy_changes_live(lab: Lab) -> None:
+    unknown = f"http://{lab['outside'].address}:9080/details/0"
+    assert call(lab, unknown) == "200"
+    hostmesh(lab, "mesh", "set", "outboundTrafficPolicy=REGISTRY_ONLY")
+    wait_for(lambda: call(lab, unknown) != "200", "an unknown destination is refused")
+    assert call(lab, DETAILS) == "200"
+    hostmesh(lab, "mesh", "set", "outboundTrafficPolicy=ALLOW_ANY")
+    wait_for(lambda: call(lab, unknown) == "200", "it is allowed again")
+
+
+def test_another_trust_domain_than_the_cas_is_a_fault(lab: Lab) -> None:
+    hostmesh(lab, "mesh", "set", "trustDomain=other.example")
+    wait_for(lambda: "trustDomain is other.example" in hostmesh(lab, "ps"), "the fault is told")
+    hostmesh(lab, "mesh", "set", "trustDomain=cluster.local")
+    wait_for(lambda: not any(node_status(host).faults for host in agents(lab)), "no fault is left")
+    wait_for(lambda: call(lab, DETAILS) == "200", "details answers")
+
+
+def test_a_service_with_an_account_of_its_own_comes_and_goes_by_sighup(lab: Lab) -> None:
+    server = lab["server"]
+    file, token = server.path("etc/services.d/greeter.yaml"), server.path("etc/join-token")
+    process = server.start("greeter", (sys.executable, GREETER, "3307", "greeter"), APP_UID)
+    made = hostmesh(lab, "ca", "token", "create", "--identity", "ns/shop/sa/greeter", "--socket", lab.state.ca_socket)
+    token.write_text(f"{token.read_text()}ns/shop/sa/greeter {made.strip()}\n")
+    file.write_text("name: greeter\nnamespace: shop\nserviceAccount: greeter\nport: 3307\nprotocol: mysql\n")
+    with load(lab["client"], DETAILS) as running:
+        reload(lab, "server")
+        wait_for(lambda: is_proxied(lab, "greeter"), "the greeter is in the catalog")
+        held = [certificate.identity for certificate in node_status(server).certificates]
+        assert "spiffe://cluster.local/ns/shop/sa/greeter" in held
+        greeting = ("timeout", "3", "bash", "-c", "head -n 1 </dev/tcp/greeter.shop/3307")
+        wait_for(lambda: "greeter" in lab["client"].exec(*greeting, uid=APP_UID, check=False).stdout, "it greets")
+        file.unlink()
+        reload(lab, "server")
+        wait_for(lambda: not registered(lab, "greeter"), "the greeter is out of the catalog")
+        wait_for(lambda: len(node_status(server).certificates) == 1, "its certificate is let go")
+    assert running.failures == []
+    server.exec("kill", str(process.pid))
+    server.forget("greeter")
+
+
+def test_a_first_start_without_the_ca_serves_without_mutual_tls_until_it_is_there(lab: Lab) -> None:
+    server = lab["server"]
+    lab.kill("consul", "ca")
+    lab.stop("server", "agent")
+    shutil.rmtree(server.path("var/certificates"))
+    lab.start_agent("server")
+    wait_for(lambda: registered(lab, "details"), "details is registered", 30)
+    assert not is_proxied(lab, "details")
+    assert any("certificate" in fault.subject for fault in node_status(server).faults)
+    wait_for(lambda: call(lab, DETAILS) == "200", "details answers in plain text")
+    with load(lab["client"], DETAILS, rate=100) as running:
+        lab.start("consul", "ca")
+        identity = "ns/default/sa/bookinfo-details"
+        lab.wait({("consul", "ca"): ca_ready(lab["consul"])})
+        made = hostmesh(lab, "ca", "token", "create", "--identity", identity, "--socket", lab.state.ca_socket)
+        server.path("etc/join-token").write_text(f"{identity} {made.strip()}\n")
+        wait_for(lambda: is_proxied(lab, "details"), "details is marked again", 40)
+        wait_settled(lab)
+        wait_for(lambda: not node_status(server).faults, "no fault is left")
+        time.sleep(1)  # the load goes on with mutual TLS
+    assert running.failures == []
+
+
+def test_a_host_that_boots_while_consul_is_away_serves_what_it_last_knew(lab: Lab) -> None:
+    client = lab["client"]
+    lab.stop("client", "agent")
+    lab.kill("client", "consul")
+    lab.start_agent("client")
+    lab.wait({("client", "agent"): agent_ready(client)})
+    wait_for(lambda: call(lab, DETAILS) == "200", "details is reached")
+    assert any(fault.subject == "Consul" for fault in node_status(client).faults)
+    lab.start("client", "consul")
+    wait_for(lambda: not node_status(client).faults, "no fault is left", 40)
+    wait_for(lambda: registered(lab, "productpage"), "it is registered again", 30)
+
+
+def test_a_second_agent_ends_and_the_first_notices_nothing(lab: Lab) -> None:
+    server = lab["server"]
+    envoy = server.pid("envoy")
+    for run in (server.path("run"), server.path("var/other-run")):
+        said = run_agent(lab, "server", server.path("var/other-state"), run)
+        assert "another" in said[-1]
+        assert "Traceback" not in "".join(said)
+    assert node_status(server).proxy.connected
+    assert server.pid("envoy") == envoy
+
+
+def test_what_the_host_cannot_carry_is_one_line(lab: Lab) -> None:
+    server = lab["server"]
+    config = server.path("var/etc")
+    config.mkdir()
+    lab.stop("server", "agent")
+    agent_yaml = server.path("etc/agent.yaml").read_text()
+    (config / "agent.yaml").write_text(agent_yaml.replace(_binary(agent_yaml), "/absent/envoy"))
+    try:
+        said = run_agent(lab, "server", server.path("var"), server.path("run"), config)
+        assert "/absent/envoy" in said[-1]
+        assert "install hostmesh-proxy" in said[-1]
+        said = run_agent(lab, "server", Path("/proc/state"), server.path("run"))
+        assert said == ["hostmesh-agent: /proc/state: cannot be made: No such file or directory"]
+    finally:
+        lab.start_agent("server")
+        lab.wait({("server", "agent"): agent_ready(server)})
+    wait_for(lambda: call(lab, DETAILS) == "200", "details answers")
+
+
+def _binary(agent_yaml: str) -> str:
+    return next(line.split(": ")[1] for line in agent_yaml.splitlines() if line.strip().startswith("binary: "))
