@@ -11,6 +11,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import pytest
 
 from agent.lab.hostfiles import AGENT_UID
 from agent.lab.lab import Lab
-from agent.lab.plan import CONSUL_HOST, App, HostPlan, bookinfo_app
+from agent.lab.plan import CONSUL_HOST, HostPlan, bookinfo_app
 from agent.lab.readiness import agent_ready, ca_ready
 from tests.integration.meshlab import (
     APP_UID,
@@ -58,6 +59,11 @@ def call(lab: Lab, url: str, host: str = "client") -> str:
     return lab[host].exec(*argv, uid=APP_UID, check=False).stdout
 
 
+def answers(lab: Lab, url: str, status: str) -> bool:
+    """Tell whether the foreign host gets that status."""
+    return call(lab, url, "outside") == status
+
+
 def registered(lab: Lab, service: str) -> list[dict[str, Any]]:
     """Return the catalog's entries of a service."""
     with urllib.request.urlopen(f"{lab.state.consul}/v1/health/service/{service}?passing") as answer:
@@ -88,7 +94,7 @@ def test_mtls_modes_change_under_load(lab: Lab) -> None:
     with load(lab["client"], DETAILS, rate=100) as running:
         for mode in ("strict", "permissive", "disabled", "permissive"):
             hostmesh(lab, "mesh", "set", f"mtls={mode}")
-            wait_for(lambda mode=mode: call(lab, address, "outside") == expected[mode], f"{mode} holds")
+            wait_for(partial(answers, lab, address, expected[mode]), f"{mode} holds")
             wait_settled(lab)
     assert running.failures == []
 
