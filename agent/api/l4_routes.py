@@ -119,6 +119,8 @@ def check_hosts(report: Report, path: str, spec: dict[str, Any]) -> None:
             report.invalid(f"{place}[{index}]", reason)
         if host == "*" and (not gateways or "mesh" in gateways):
             report.invalid(f"{place}[{index}]", '"*" is for gateways only, not for the mesh (name a host)')
+    if not gateways or "mesh" in gateways:
+        _no_claims(report, path, spec)
     if not hosts:
         for key in ("gateways", "tcp", "tls"):
             if spec.get(key):
@@ -130,3 +132,14 @@ def check_hosts(report: Report, path: str, spec: dict[str, Any]) -> None:
                 if hosts and not words.is_address(name) and not any(is_within(name, host) for host in hosts):
                     where = f"{child(path, 'tls')}[{index}].match[{number}].sniHosts[{position}]"
                     report.invalid(where, f'"{name}" is not within spec.hosts')
+
+
+def _no_claims(report: Report, path: str, spec: dict[str, Any]) -> None:
+    """Claims of a token are known at a gateway, which has checked it."""
+    for index, route in enumerate(spec.get("http") or ()):
+        for number, match in enumerate(route.get("match") or ()):
+            for field in ("headers", "withoutHeaders"):
+                for name in match.get(field) or {}:
+                    if name.startswith("@request.auth.claims"):
+                        where = f"{child(path, 'http')}[{index}].match[{number}].{field}.{name}"
+                        report.invalid(where, "claims are for gateways only (spec.gateways without mesh)")

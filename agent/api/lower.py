@@ -12,16 +12,18 @@ from typing import Generic, TypeVar
 from msgspec import Struct, structs
 
 from agent.api.catalog import Catalog
+from agent.api.enforce import enforceable
 from agent.api.envelope import Document
 from agent.api.istio_service import Unresolved
 from agent.api.lower_destinations import lower_destination_policy, lower_destination_rule, united
 from agent.api.lower_route_rule import LoweredRule, lower_route_rule
 from agent.api.lower_virtual_service import Subsets, declared_subsets, lower_virtual_service
-from agent.api.validate import validate
 from agent.mesh.routes import Fault, PolicyRule, Route, ServicePolicy, Subset
 from agent.mesh.service import ServiceKey
 
 T = TypeVar("T")
+_MAX_REASONS = 5
+"""Faults of one document."""
 
 
 class Lowered(Struct, frozen=True):
@@ -55,10 +57,9 @@ class Lowerer:
         faults: list[Fault] = []
         by_kind: dict[str, list[_Memo]] = {}
         for memo in self._memos.values():
-            if memo.problem is None:
+            faults += memo.faults
+            if memo.is_usable:
                 by_kind.setdefault(memo.document.kind, []).append(memo)
-            else:
-                faults.append(Fault(str(memo.document.ref), memo.problem))
         self._update_subsets(_ordered(by_kind.get("DestinationRule", ())), faults)
         policies = self._virtual_services(_ordered(by_kind.get("VirtualService", ())), faults)
         self._add_route_rules(by_kind.get("RouteRule", ()), policies, faults)
@@ -166,11 +167,15 @@ class _Memo:
     """What came of one document."""
 
     def __init__(self, document: Document) -> None:
-        self.document = document
-        self.problem = next(iter(validate(document)), None)
+        self._given = document
+        enforced = enforceable(document)
+        self.document = enforced.document or document
+        """What of it can be enforced."""
+        self.is_usable = enforced.document is not None
+        self.faults = [Fault(str(document.ref), reason) for reason in enforced.reasons[:_MAX_REASONS]]
         self.subsets: tuple[Subset, ...] = ()
-        if self.problem is None and document.kind == "DestinationRule":
-            self.subsets = declared_subsets(document)
+        if self.is_usable and document.kind == "DestinationRule":
+            self.subsets = declared_subsets(self.document)
         self._rule: _Result[LoweredRule | Fault] | None = None
         self._routes: _Result[tuple[Route, ...] | Fault] | None = None
         self._connection: _Result[tuple[ServiceKey, PolicyRule] | Fault] | None = None

@@ -10,20 +10,9 @@ from agent.api.addresses import TLS_PROTOCOLS
 from agent.api.schema import Check, Report, integer, like, listing, message, one_of, text
 from agent.api.scope import WORKLOAD_SELECTOR
 from agent.api.server_tls import SERVER_TLS, mode
+from agent.api.traffic_policy import CONNECTION_POOL
 from agent.api.yaml_text import child
 
-
-def _pool(report: Report, path: str, pool: dict[str, Any]) -> None:
-    if not pool:
-        report.invalid(path, "is empty (tcp or http)")
-
-
-def _settings(report: Report, path: str, value: Any) -> None:
-    if not isinstance(value, dict):
-        report.invalid(path, "must be a mapping")
-
-
-CONNECTION_POOL: Check = message({"tcp": _settings, "http": _settings}, also=_pool)
 _CAPTURE = one_of("DEFAULT", "IPTABLES", "NONE")
 _LOCAL = re.compile(r"(|127\.0\.0\.1|0\.0\.0\.0|\[::1\]|\[::\]):([0-9]{1,5})")
 

@@ -118,7 +118,7 @@ def _http_whole(report: Report, path: str, http: dict[str, Any]) -> None:
         report.invalid(child(path, "useClientProtocol"), "does not go with h2UpgradePolicy: UPGRADE")
 
 
-_CONNECTION_POOL = message(
+CONNECTION_POOL: Check = message(
     {
         "tcp": message(
             {
@@ -227,7 +227,7 @@ def _port_whole(report: Report, path: str, policy: dict[str, Any]) -> None:
 
 _FIELDS: dict[str, Check] = {
     "loadBalancer": _LOAD_BALANCER,
-    "connectionPool": _CONNECTION_POOL,
+    "connectionPool": CONNECTION_POOL,
     "outlierDetection": _OUTLIER_DETECTION,
     "tls": _TLS,
 }

@@ -1,14 +1,21 @@
-"""Says what is wrong with a rule document: its kind, its apiVersion, and its spec by the kind's schema."""
+"""Says what is wrong with a rule document: its kind, its apiVersion, and its spec by the kind's schema.
+
+Verdicts: valid (no problem), invalid (an INVALID problem), valid but not enforceable here (only UNSUPPORTED ones).
+"""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 from agent.api import destination_policy, destination_rule, route_rule, virtual_service
 from agent.api.envelope import Document
 from agent.api.kinds import KINDS_BY_NAME, kind_named, supported_kinds
+from agent.api.known_kinds import KNOWN_SPECS, check_metadata
 from agent.api.problem import Problem, Verdict, nearest, one_line
 from agent.api.schema import Check, Report
 
 _SPECS: dict[str, Check] = {
+    **KNOWN_SPECS,
     "RouteRule": route_rule.SPEC,
     "DestinationPolicy": destination_policy.SPEC,
     "VirtualService": virtual_service.SPEC,
@@ -26,9 +33,24 @@ def find_problems(document: Document) -> list[Problem]:
     problem = _kind_problem(document)
     if problem is not None:
         return [problem]
-    report = Report()
-    _SPECS[document.kind](report, "spec", document.spec)
+    report = Report(document.namespace)
+    if not KINDS_BY_NAME[document.kind].supported:
+        supported = ", ".join(kind.name for kind in supported_kinds())
+        report.unsupported("kind", f"{document.kind}: known, but not supported yet (supported: {supported})")
+    if document.kind in _SPECS:
+        _SPECS[document.kind](report, "spec", document.spec)
+    check_metadata(report, document)
     return report.problems
+
+
+def is_invalid(problems: Iterable[Problem]) -> bool:
+    """Tell whether a document with these problems is invalid, rather than valid but not enforceable here."""
+    return any(problem.verdict is Verdict.INVALID for problem in problems)
+
+
+def spec_check(kind: str) -> Check | None:
+    """Return the check of a kind's spec, or None if only its envelope is known."""
+    return _SPECS.get(kind)
 
 
 def describe(document: Document, problem: Problem) -> str:
@@ -45,11 +67,6 @@ def _kind_problem(document: Document) -> Problem | None:
         version = one_line(document.api_version, 60)
         allowed = ", ".join(kind.api_versions)
         return Problem(Verdict.INVALID, "apiVersion", f'"{version}" is not one of {kind.name}\'s ({allowed})')
-    if not kind.supported:
-        supported = ", ".join(kind.name for kind in supported_kinds())
-        return Problem(
-            Verdict.UNSUPPORTED, "kind", f"{kind.name}: known, but not supported yet (supported: {supported})"
-        )
     return None
 
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from msgspec import Struct
 
 from agent.api.document import Document, from_json
-from agent.api.validate import validate
+from agent.api.problem import Verdict
+from agent.api.validate import describe, find_problems
 from agent.errors import ValidationError
 from agent.mesh.routes import Fault
 
@@ -35,12 +36,13 @@ class RuleBook:
             return known
         try:
             document = from_json(key, value)
-            problems = validate(document)
         except ValidationError as error:
-            problems = list(error.problems)
-            document = None
-        if problems:
-            return _Entry(modify_index, known.document if known else None, problems[0])
+            return _Entry(modify_index, known.document if known else None, error.problems[0])
+        # What is correct but not enforceable here is the lowering's business: the rest of the document is in force.
+        problems = find_problems(document)
+        wrong = next((problem for problem in problems if problem.verdict is Verdict.INVALID), None)
+        if wrong is not None:
+            return _Entry(modify_index, known.document if known else None, describe(document, wrong))
         return _Entry(modify_index, document, None)
 
     @property
