@@ -161,9 +161,13 @@ class HostAgent:
         await self._last_known.save(self.state.last_known(self._address))
         await asyncio.sleep(min(PEER_NOTICE_SECONDS, self._config.proxy.drain_seconds))
         notify("STATUS=draining")
-        await self._data_path.remove()
-        await self._supervisor.stop()
-        await self._status_writer.close()
+        try:
+            await self._data_path.remove()
+        finally:
+            # Rules that can't be removed lead to a closed port from now on; an Envoy that nobody feeds would serve
+            # yesterday's mesh instead. The HostError goes on to the operator.
+            await self._supervisor.stop()
+            await self._status_writer.close()
 
     async def _announce(self) -> None:
         """Once the data path serves: register the instances, tell systemd."""
