@@ -17,7 +17,8 @@ from agent.api.settings import settings_from
 from agent.api.yaml_text import YamlValue, read_yaml
 from agent.errors import ConfigError, ValidationError
 from agent.mesh.names import DEFAULT_NAMESPACE
-from agent.mesh.service import Instance, Port, Protocol, Service, ServiceKey, Workload, labels_of
+from agent.mesh.ports import LISTENER_PORTS
+from agent.mesh.service import Instance, Locality, Port, Protocol, Service, ServiceKey, Workload, labels_of
 from agent.mesh.settings import MeshSettings
 
 MAX_ITEMS = 10_000
@@ -92,38 +93,47 @@ def _catalog(plain: dict[str, Any], mesh_source: str) -> Catalog:
     except ValidationError as error:
         raise ConfigError(list(error.problems)) from error
     nodes = {node["name"]: node["address"] for node in plain["nodes"]}
-    services = [_service(service, nodes) for service in plain.get("services", [])]
+    places = {node["name"]: node.get("locality", "") for node in plain["nodes"]}
+    services = [_service(service, nodes, places) for service in plain.get("services", [])]
     seen = [service for service in services if service.key.name not in settings.excluded_services]
     instances = tuple(instance for service in seen for instance in service.instances)
     ordered = (Service(service.key, service.ports, tuple(sorted(service.instances))) for service in seen)
     return Catalog(settings, nodes, tuple(ordered), instances)
 
 
-def _service(plain: dict[str, Any], nodes: dict[str, str]) -> Service:
+def _service(plain: dict[str, Any], nodes: dict[str, str], places: dict[str, str]) -> Service:
     """Return a service with its instances in the file's order."""
     key = ServiceKey(plain.get("namespace", DEFAULT_NAMESPACE), plain["name"])
     ports = tuple(_port(port) for port in plain["ports"])
     account = plain.get("serviceAccount", "default")
     instances = tuple(
-        _instance(key, ports, account, item, nodes, index) for index, item in enumerate(plain.get("instances", []))
+        _instance(key, ports, account, item, nodes[item["node"]], item.get("locality") or places[item["node"]], index)
+        for index, item in enumerate(plain.get("instances", []))
     )
     return Service(key, tuple(sorted(ports)), instances)
 
 
 def _instance(
-    key: ServiceKey, ports: tuple[Port, ...], account: str, plain: dict[str, Any], nodes: dict[str, str], index: int
+    key: ServiceKey,
+    ports: tuple[Port, ...],
+    account: str,
+    plain: dict[str, Any],
+    address: str,
+    locality: str,
+    index: int,
 ) -> Instance:
     served, targets = _served_ports(ports, plain.get("port"))
     return Instance(
         id=f"{key}-{index:04d}",
         service=key,
         node=plain["node"],
-        address=plain.get("address", nodes[plain["node"]]),
+        address=plain.get("address", address),
         ports=tuple(sorted(served)),
         labels=labels_of(plain.get("labels", {})),
         proxied=plain.get("proxied", False),
         service_account=account,
         target_ports=targets,
+        locality=Locality.from_text(locality),
     )
 
 
@@ -145,6 +155,12 @@ def _port(plain: dict[str, Any]) -> Port:
     name = plain.get("name", "")
     protocol = Protocol(plain["protocol"].lower()) if "protocol" in plain else Protocol.from_name(name)
     return Port(plain["port"], name or protocol.value, protocol)
+
+
+def _locality(value: str) -> str | None:
+    if len(value) <= 256 and 1 <= len(value.split("/")) <= 3 and all(value.split("/")) and "*" not in value:
+        return None
+    return f'"{one_line(value, 60)}" is not a locality (region/zone/subzone; later parts may be left out)'
 
 
 def _protocol(report: Report, path: str, value: Any) -> None:
@@ -193,9 +209,15 @@ def _whole(report: Report, path: str, catalog: dict[str, Any]) -> None:
                 report.invalid(place, f'"{one_line(instance["node"], 64)}" is not one of nodes{known}')
 
 
+def _service_port(report: Report, path: str, value: Any) -> None:
+    _NUMBER(report, path, value)
+    if value in LISTENER_PORTS:
+        report.invalid(path, f"{value} is one of Envoy's own on every host (use another one)")
+
+
 _NUMBER = integer(1, 65535)
 _LABELS = mapping(text(words.label_value, empty=True), words.label_key)
-_PORT: Check = message({"name": text(words.dns_label), "port": _NUMBER, "protocol": _protocol}, required=("port",))
+_PORT: Check = message({"name": text(words.dns_label), "port": _service_port, "protocol": _protocol}, required=("port",))
 _INSTANCE = message(
     {
         "node": text(),
@@ -203,6 +225,7 @@ _INSTANCE = message(
         "port": _NUMBER,
         "labels": _LABELS,
         "proxied": boolean,
+        "locality": text(_locality),
     },
     required=("node",),
 )
@@ -220,7 +243,10 @@ _CATALOG = message(
     {
         "mesh": _settings,
         "nodes": listing(
-            message({"name": text(), "address": text(words.address)}, required=("name", "address")),
+            message(
+                {"name": text(), "address": text(words.address), "locality": text(_locality)},
+                required=("name", "address"),
+            ),
             at_least=1,
             at_most=MAX_ITEMS,
         ),

@@ -38,7 +38,7 @@ def client_socket(certificate: str, server_ids: Iterable[str], sni: str) -> Any:
 def foreign_socket(tls: ClientTls, http2: bool) -> Any:
     """Return the transport socket of a client of servers that are not the mesh's: SIMPLE, or MUTUAL by files."""
     common = tls_pb2.CommonTlsContext(tls_params=_TLS_PARAMETERS, alpn_protocols=["h2"] if http2 else [])
-    if tls.mode is TlsMode.MUTUAL:
+    if tls.mode is TlsMode.MUTUAL and tls.certificate:
         common.tls_certificates.add(certificate_chain=_file(tls.certificate), private_key=_file(tls.key))
     if not tls.skip_verify:
         _set_verification(common.validation_context, tls)

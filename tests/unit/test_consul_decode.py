@@ -13,7 +13,7 @@ from agent.adapters.consul.decode import MAX_FAULTS, decode_instances, decode_na
 from agent.adapters.consul.kv import decode_values
 from agent.adapters.consul.meta import MAX_PAIRS, MAX_VALUE, registration, service_id
 from agent.errors import ConsulUnavailable
-from agent.mesh.service import Health, Labels, Port, Protocol, ServiceKey, labels_of
+from agent.mesh.service import Health, Labels, Locality, Port, Protocol, ServiceKey, labels_of
 
 names = st.from_regex(r"[a-z]([a-z0-9-]{0,20}[a-z0-9])?", fullmatch=True)
 label_keys = st.from_regex(r"[A-Za-z0-9]([A-Za-z0-9._/-]{0,20}[A-Za-z0-9])?", fullmatch=True)
@@ -156,3 +156,19 @@ def test_names() -> None:
     assert name_fault("web-1") is None
     for name in ("", "Web", "a.b", "../x", "a b", "-a", "x" * 64, "a\n"):
         assert name_fault(name) is not None, name
+
+
+@pytest.mark.parametrize(
+    ("node", "locality"),
+    [
+        ({}, Locality()),
+        ({"Datacenter": "dc1", "Meta": None}, Locality("dc1")),
+        ({"Datacenter": "dc1", "Meta": {"zone": "z1", "subzone": "rack-2"}}, Locality("dc1", "z1", "rack-2")),
+        ({"Datacenter": "dc1", "Meta": {"region": "eu", "zone": "no/slash"}}, Locality("eu")),
+    ],
+)
+def test_locality_is_the_datacenter_and_the_node_s_meta(node: dict[str, Any], locality: Locality) -> None:
+    given = entry({})
+    given["Node"].update(node)
+    (instance,) = decode_instances("web", msgspec.json.encode([given])).instances
+    assert instance.locality == locality

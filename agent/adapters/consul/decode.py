@@ -19,8 +19,9 @@ from msgspec import Struct
 from agent.adapters.consul import meta
 from agent.errors import ConsulUnavailable
 from agent.mesh.names import DEFAULT_NAMESPACE
+from agent.mesh.ports import LISTENER_PORTS
 from agent.mesh.routes import Fault
-from agent.mesh.service import Health, Instance, Labels, Port, Protocol, ServiceKey
+from agent.mesh.service import Health, Instance, Labels, Locality, Port, Protocol, ServiceKey
 
 MAX_INSTANCES = 10_000
 MAX_LABELS = 128
@@ -29,12 +30,15 @@ MAX_FAULTS = 20
 _DNS_LABEL = re.compile(r"[a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?")
 _ACCOUNT = re.compile(r"[a-z0-9]([a-z0-9._-]{0,251}[a-z0-9])?")
 _LABEL_KEY = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._/-]{0,251}[A-Za-z0-9])?")
+_PLACE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,126}[A-Za-z0-9])?")
 _PORT_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?")
 
 
 class _Node(Struct, rename="pascal"):
     node: str
     address: str = ""
+    datacenter: str = ""
+    meta: dict[str, str] | None = None
 
 
 class _Service(Struct, rename="pascal"):
@@ -85,7 +89,8 @@ def name_fault(name: str) -> Fault | None:
         return None
     return Fault(
         f"service {name[:80]!r}",
-        "the name is no DNS label; register it with lower-case letters, digits and '-' (at most 63)",
+        "the name is no DNS label; register it with lower-case letters, digits and '-' (at most 63), or leave it out of "
+        "the mesh (setting excludedServices)",
     )
 
 
@@ -122,6 +127,9 @@ def _instance(name: str, entry: _Entry) -> Instance | None:
     ports = _ports(service.port, pairs)
     if not ports:
         return None
+    for port in ports:
+        if port.number in LISTENER_PORTS:
+            raise _Unusable(f"{where}: port {port.number} is one of Envoy's own on every host; use another one")
     namespace, account = pairs.get(meta.NAMESPACE) or DEFAULT_NAMESPACE, pairs.get(meta.ACCOUNT) or "default"
     if not 0 < len(entry.node.node) <= 255 or len(service.id) > 512:
         raise _Unusable(f"{where}: the node's name or the service ID is empty or too long")
@@ -143,7 +151,15 @@ def _instance(name: str, entry: _Entry) -> Instance | None:
         health=_health(entry.checks or []),
         proxied=pairs.get(meta.TLS) == "true",
         service_account=sys.intern(account),
+        locality=_locality(entry.node),
     )
+
+
+def _locality(node: _Node) -> Locality:
+    """Return where a node is: its datacenter, and zone and subzone from its meta; parts that can't be are left out."""
+    pairs = node.meta or {}
+    parts = [pairs.get(meta.REGION) or node.datacenter, pairs.get(meta.ZONE, ""), pairs.get(meta.SUBZONE, "")]
+    return _place(*(part if _PLACE.fullmatch(part) else "" for part in parts))
 
 
 def _ports(number: int, pairs: Mapping[str, str]) -> tuple[Port, ...]:
@@ -190,6 +206,11 @@ def _health(checks: list[_Check]) -> Health:
 @lru_cache(maxsize=16_384)
 def _key(namespace: str, name: str) -> ServiceKey:
     return ServiceKey(sys.intern(namespace), sys.intern(name))
+
+
+@lru_cache(maxsize=16_384)
+def _place(region: str, zone: str, subzone: str) -> Locality:
+    return Locality(sys.intern(region), sys.intern(zone), sys.intern(subzone))
 
 
 @lru_cache(maxsize=16_384)
