@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
@@ -31,29 +31,53 @@ files_option: Callable[[Callable[..., None]], Callable[..., None]] = click.optio
 )
 
 
+class Loaded(NamedTuple):
+    """Documents of which none is invalid."""
+
+    documents: list[Document]
+    unenforceable: list[str]
+    """A line for each field that is correct, but cannot be enforced here."""
+
+
 def load_documents(files: Sequence[str], namespace: str, *, check: bool = True) -> list[Document]:
     """Return all documents of the files; raises ValidationError with every fault of every file, UserError if empty.
 
     `check=False` leaves out the validation of the specs: an object is deleted by its name alone.
     """
+    loaded = load_checked(files, namespace, check=check)
+    if loaded.unenforceable:
+        raise ValidationError(loaded.unenforceable)
+    return loaded.documents
+
+
+def load_checked(files: Sequence[str], namespace: str, *, check: bool = True) -> Loaded:
+    """Return all documents of the files and what of them cannot be enforced; raises ValidationError, UserError."""
     from agent.api.document import merge_documents, read_documents
-    from agent.api.validate import validate
 
     documents: list[Document] = []
     problems: list[str] = []
+    unenforceable: list[str] = []
     for source, text in _texts(files):
         found, faults = read_documents(text, source, namespace)
         documents += found
         problems += faults
-        if check:
-            problems += [problem for document in found for problem in validate(document)]
+        for document in found if check else ():
+            _sort_problems(document, problems, unenforceable)
     documents, conflicts = merge_documents(documents)
     problems += conflicts
     if problems:
         raise ValidationError(problems)
     if not documents:
         raise UserError(f"{', '.join(files) or 'standard input'}: no objects in it")
-    return documents
+    return Loaded(documents, unenforceable)
+
+
+def _sort_problems(document: Document, invalid: list[str], unenforceable: list[str]) -> None:
+    from agent.api.problem import Verdict
+    from agent.api.validate import describe, find_problems
+
+    for problem in find_problems(document):
+        (invalid if problem.verdict is Verdict.INVALID else unenforceable).append(describe(document, problem))
 
 
 def _texts(files: Sequence[str]) -> Iterator[tuple[str, str]]:

@@ -17,6 +17,7 @@ _SUBCOMMANDS = {
     "create": ("agent.cli.rules:create", "Create policies and rules."),
     "replace": ("agent.cli.rules:replace", "Replace existing policies and rules."),
     "apply": ("agent.cli.rules:apply", "Create or replace policies and rules."),
+    "diff": ("agent.cli.rules_diff:diff", "Show what applying files would change."),
     "get": ("agent.cli.rules_get:get", "List policies and rules, or print them whole."),
     "delete": ("agent.cli.rules_delete:delete", "Delete policies and rules."),
     "validate": ("agent.cli.rules:validate", "Check files of policies and rules without writing anything (offline)."),

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from agent.adapters.consul.store import RuleStore, Written
+from agent.adapters.consul.store import RuleStore, Written, object_name
 from agent.api.document import Document, from_json, to_json
 from agent.api.kinds import Kind, kind_named
 from agent.cli.connection import Connection
 from agent.cli.kinds import dashed
-from agent.errors import PartialWrite, ValidationError
+from agent.errors import ConflictError, PartialWrite, ValidationError
 from agent.mesh.names import KV_CONFIG, config_key
 from agent.mesh.routes import ObjectRef
 
@@ -35,11 +35,30 @@ def list_objects(
     return sorted(documents, key=lambda document: (document.namespace, document.kind, document.name)), problems
 
 
-def write_objects(connection: Connection, verb: str, documents: Sequence[Document]) -> list[str]:
-    """Write with the store's method of that name (create, replace, apply) and return a line for each object."""
+def write_objects(connection: Connection, verb: str, documents: Sequence[Document]) -> tuple[list[str], int]:
+    """Write with the store's method of that name (create, replace, apply).
+
+    Returns a line for each object, and the newest revision of them.
+    """
     store = RuleStore(connection.consul())
     write = {"create": store.create, "replace": store.replace, "apply": store.apply}[verb]
-    return [_line(written) for written in write({document.key: to_json(document) for document in documents})]
+    done = write({document.key: to_json(document) for document in documents})
+    return [_line(written) for written in done], max(written.revision for written in done)
+
+
+def plan_objects(connection: Connection, verb: str, documents: Sequence[Document]) -> list[str]:
+    """Return a line for each object that says what writing it would do; raises ConflictError as writing would."""
+    store = RuleStore(connection.consul())
+    lines = []
+    for document in documents:
+        stored = store.get(document.key)
+        if stored is not None and verb == "create":
+            raise ConflictError(f"{object_name(document.key)} exists already; use replace or apply")
+        if stored is None and verb == "replace":
+            raise ConflictError(f"{object_name(document.key)} does not exist; use create or apply")
+        action = "create" if stored is None else "leave unchanged" if stored.value == to_json(document) else "update"
+        lines.append(f"Would {action} config {_config_name(document.key)} (dry run)")
+    return lines
 
 
 def delete_objects(connection: Connection, refs: Iterable[ObjectRef]) -> list[str]:

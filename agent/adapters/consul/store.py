@@ -95,9 +95,7 @@ class KvConnection:
 
     def read(self, prefix: str) -> list[Stored]:
         """Return every key under the prefix, sorted."""
-        answer = self.send("get", f"/v1/kv/{prefix}", [("recurse", "true")])
-        values = decode_values(answer.body.encode() if answer.code != NOT_FOUND else b"[]")
-        return sorted(Stored(key, value, revision) for key, (revision, value) in values.items())
+        return _stored(self.send("get", f"/v1/kv/{prefix}", [("recurse", "true")]))
 
     def read_one(self, key: str) -> Stored | None:
         """Return one key, or None if there is none."""
@@ -106,6 +104,11 @@ class KvConnection:
             return None
         values = decode_values(answer.body.encode())
         return Stored(key, values[key][1], values[key][0]) if key in values else None
+
+
+def _stored(answer: Any) -> list[Stored]:
+    values = decode_values(answer.body.encode() if answer.code != NOT_FOUND else b"[]")
+    return sorted(Stored(key, value, revision) for key, (revision, value) in values.items())
 
 
 class RuleStore:
@@ -213,8 +216,18 @@ class NodeStatuses:
 
     def read(self) -> tuple[list[NodeStatus], list[Fault]]:
         """Return the documents of all living agents by node, and the keys that hold something else."""
+        return self._decode(self._kv.read(KV_STATUS))
+
+    def watch(self, index: int, seconds: float) -> tuple[int, list[NodeStatus]]:
+        """Return (index, documents) once they are newer than `index`, or unchanged after about that long."""
+        wait = [("index", str(index)), ("wait", f"{max(1, int(seconds * 1000))}ms")] if index else []
+        answer = self._kv.send("get", f"/v1/kv/{KV_STATUS}", [("recurse", "true"), *wait])
+        statuses, _ = self._decode(_stored(answer))
+        return max(1, int(answer.headers["X-Consul-Index"])), statuses
+
+    def _decode(self, found: Iterable[Stored]) -> tuple[list[NodeStatus], list[Fault]]:
         statuses, faults = [], []
-        for stored in self._kv.read(KV_STATUS):
+        for stored in found:
             try:
                 statuses.append(msgspec.json.decode(stored.value, type=NodeStatus))
             except (msgspec.DecodeError, UnicodeDecodeError) as error:
