@@ -13,7 +13,7 @@ from agent.api.schema import Report, boolean, either, integer, listing, mapping,
 from agent.api.yaml_text import Node, YamlValue, read_yaml
 from agent.errors import ConfigError
 from agent.mesh.names import DEFAULT_NAMESPACE
-from agent.mesh.ports import NEVER_CAPTURED
+from agent.mesh.ports import LISTENER_PORTS, NEVER_CAPTURED
 from agent.mesh.service import Check, Port, Protocol, ServiceKey, Workload, labels_of
 
 _RESERVED = ("protocol", "namespace", "service-account")
@@ -110,17 +110,19 @@ def _service_whole(report: Report, path: str, service: dict[str, Any]) -> None:
         )
     if "ports" in service and "protocol" in service:
         report.invalid("protocol", "goes with port; write it into each of ports instead")
-    if service.get("proxied") is not False:
-        _capturable(report, service)
+    _reachable(report, service)
 
 
-def _capturable(report: Report, service: dict[str, Any]) -> None:
+def _reachable(report: Report, service: dict[str, Any]) -> None:
     """Peers speak mutual TLS to a proxied instance; on a port that is never captured no Envoy would answer them."""
+    proxied = service.get("proxied") is not False
     places = [(f"ports[{index}]", port) for index, port in enumerate(service.get("ports", []))] or [("", service)]
     for place, port in places:
         field = "port" if "port" in port else "number"
-        if port.get(field) in NEVER_CAPTURED:
-            path = f"{place}.{field}" if place else field
+        path = f"{place}.{field}" if place else field
+        if port.get(field) in LISTENER_PORTS:
+            report.invalid(path, f"{port[field]} is one of Envoy's own on every host (use another one)")
+        elif proxied and port.get(field) in NEVER_CAPTURED:
             report.invalid(path, f"{port[field]} is never captured, so no Envoy answers there (set proxied: false)")
 
 

@@ -217,7 +217,9 @@ def _service_port(report: Report, path: str, value: Any) -> None:
 
 _NUMBER = integer(1, 65535)
 _LABELS = mapping(text(words.label_value, empty=True), words.label_key)
-_PORT: Check = message({"name": text(words.dns_label), "port": _service_port, "protocol": _protocol}, required=("port",))
+_PORT: Check = message(
+    {"name": text(words.dns_label), "port": _service_port, "protocol": _protocol}, required=("port",)
+)
 _INSTANCE = message(
     {
         "node": text(),

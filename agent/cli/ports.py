@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from agent.errors import UserError
+from agent.mesh.ports import LISTENER_PORTS
 from agent.mesh.service import Labels, Port, Protocol, labels_of
 
 WELL_KNOWN = {80: "http", 443: "https", 3306: "mysql", 6379: "redis", 8080: "http", 9080: "http", 27017: "mongo"}
@@ -19,6 +20,8 @@ def parse_ports(arguments: Iterable[str]) -> tuple[Port, ...]:
     ports: list[Port] = []
     for argument in arguments:
         port = _parse_port(argument)
+        if port.number in LISTENER_PORTS:
+            raise UserError(f"port {port.number} is one of Envoy's own on every host; use another one")
         if any(port.number == other.number for other in ports):
             raise UserError(f"port {port.number} is given twice; give each port once")
         if any(port.name == other.name for other in ports):

@@ -7,6 +7,8 @@ INBOUND_PORT = 15006
 SSH_PORT = 22
 OWN_PORTS = (15001, 15006, 15012, 15013, 15020, 15021, 15090)
 """Ports of agent, Envoy and hostmesh-ca."""
+LISTENER_PORTS = (15001, 15006, 15021, 15090)
+"""Where Envoy itself listens on every host: a service on such a port would have a listener in that one's way."""
 CONSUL_PORTS = (8300, 8301, 8302, 8500, 8501, 8502, 8503, 8600)
 NEVER_CAPTURED = frozenset({SSH_PORT, *OWN_PORTS, *CONSUL_PORTS})
 """Ports that are captured neither inbound nor (outside the service range) outbound."""

@@ -106,7 +106,10 @@ class MeshState:
     def faults(self) -> tuple[Fault, ...]:
         """Return the present faults, ordered by their source: of each kind of source MAX_FAULTS, and a count."""
         kinds: dict[str, list[Fault]] = {}
+        excluded = {f"catalog {name}" for name in self._settings.excluded_services}
         for source, faults in sorted(self._faults.items()):
+            if source in excluded:
+                continue
             kinds.setdefault(source.partition(" ")[0], []).extend(faults)
         return tuple(fault for kind, faults in kinds.items() for fault in bounded(kind, faults))
 

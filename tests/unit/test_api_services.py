@@ -145,7 +145,13 @@ def test_any_text_gives_workloads_or_one_line_problems(text: str) -> None:
     assert all(line.startswith("f.yaml:") and "\n" not in line for line in lines)
 
 
-@pytest.mark.parametrize("text", ["port: 22", "port: 8500", "ports: [{name: a, port: 80}, {name: b, number: 15006}]"])
+def test_a_port_of_envoys_own_is_refused_with_or_without_a_proxy() -> None:
+    for proxied in ("true", "false"):
+        with pytest.raises(ConfigError, match="one of Envoy's own"):
+            read_services(f"name: x\nport: 15006\nproxied: {proxied}\n", "f", "10.0.0.1")
+
+
+@pytest.mark.parametrize("text", ["port: 22", "port: 8500", "ports: [{name: a, port: 80}, {name: b, number: 8600}]"])
 def test_a_port_that_is_never_captured_has_no_proxy(text: str) -> None:
     with pytest.raises(ConfigError, match=r"is never captured.*proxied: false"):
         read_services(f"name: x\n{text}\n", "f", "10.0.0.1")

@@ -117,6 +117,7 @@ def test_the_worst_check_counts(checks: tuple[str, ...], health: Health) -> None
         ({"Address": "web.example"}, "'web.example' is no IP address"),
         ({"Address": "0.0.0.0"}, "is no IP address of a host"),
         ({"Address": "fe80::1%eth0"}, "is no IP address of a host"),
+        ({"Port": 15006}, "port 15006 is one of Envoy's own"),
         ({"Meta": {"namespace": "No Such"}}, "meta namespace 'No Such' is no DNS label"),
         ({"Meta": {"service-account": "a/b"}}, "meta service-account 'a/b' is no account name"),
         ({"Port": "80"}, "can't be read"),

@@ -89,8 +89,8 @@ def name_fault(name: str) -> Fault | None:
         return None
     return Fault(
         f"service {name[:80]!r}",
-        "the name is no DNS label; register it with lower-case letters, digits and '-' (at most 63), or leave it out of "
-        "the mesh (setting excludedServices)",
+        "the name is no DNS label; register it with lower-case letters, digits and '-' (at most 63), or leave it "
+        "out of the mesh (setting excludedServices)",
     )
 
 
