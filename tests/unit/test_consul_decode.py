@@ -13,13 +13,16 @@ from agent.adapters.consul.decode import MAX_FAULTS, decode_instances, decode_na
 from agent.adapters.consul.kv import decode_values
 from agent.adapters.consul.meta import MAX_PAIRS, MAX_VALUE, registration, service_id
 from agent.errors import ConsulUnavailable
+from agent.mesh.ports import LISTENER_PORTS
 from agent.mesh.service import Health, Labels, Locality, Port, Protocol, ServiceKey, labels_of
 
 names = st.from_regex(r"[a-z]([a-z0-9-]{0,20}[a-z0-9])?", fullmatch=True)
 label_keys = st.from_regex(r"[A-Za-z0-9]([A-Za-z0-9._/-]{0,20}[A-Za-z0-9])?", fullmatch=True)
 labels = st.dictionaries(label_keys, st.text(max_size=40), max_size=80).map(labels_of)
 ports = st.lists(
-    st.builds(Port, st.integers(1, 65535), names, st.sampled_from(Protocol)),
+    st.builds(
+        Port, st.integers(1, 65535).filter(lambda it: it not in LISTENER_PORTS), names, st.sampled_from(Protocol)
+    ),
     min_size=1,
     max_size=6,
     unique_by=(lambda port: port.number, lambda port: port.name),
