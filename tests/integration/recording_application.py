@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import time
@@ -22,7 +23,7 @@ class Seen(Struct, frozen=True):
 
 
 class RecordingApplication:
-    """Answers with its name; `?wait=SECONDS`, `?status=CODE` and `?fail=TIMES` (the first requests of a path get 503)."""
+    """Answers with its name; `?wait=SECONDS`, `?status=CODE`, `?fail=TIMES` (the first requests of a path get 503)."""
 
     def __init__(self, name: str, address: str, port: int) -> None:
         self.name = name
@@ -70,8 +71,9 @@ def _handler(application: RecordingApplication) -> type[BaseHTTPRequestHandler]:
             self.send_response(status)
             self.send_header("content-length", str(len(body)))
             self.send_header("x-application", application.name)
-            self.end_headers()
-            if self.command != "HEAD":
+            self.send_header("x-secret", "of the application")
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # whoever asked has given up
+                self.end_headers()
                 self.wfile.write(body)
 
         do_POST = do_OPTIONS = do_GET
