@@ -14,6 +14,7 @@ from agent.lab.programs import SEARCH_PATH
 
 _XDS_SOCKET = Path("/run/hostmesh/xds.sock")
 _AGENT_YAML = Path("/etc/hostmesh/agent.yaml")
+_CERTIFICATES = Path("/var/lib/hostmesh/certificates")
 
 
 def require_root() -> None:
@@ -47,6 +48,8 @@ def _enrolled_by() -> str:
         return f"{_XDS_SOCKET} is served"
     if _AGENT_YAML.exists() and (pid := _agent_pid()):
         return f"{_AGENT_YAML} is there and hostmesh-agent runs as pid {pid}"
+    if _CERTIFICATES.is_dir() and any(_CERTIFICATES.iterdir()):
+        return f"it has certificates in {_CERTIFICATES}"
     if "HOSTMESH_" in _rules():
         return "iptables has HOSTMESH chains"
     return ""

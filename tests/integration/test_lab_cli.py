@@ -101,3 +101,25 @@ def test_a_port_in_use_is_refused_before_anything_is_made(hostmesh: Hostmesh, na
     assert up.returncode == 1
     assert f"127.0.0.1:{port}: Address already in use; choose another port with --port" in up.stderr
     assert not network.exists(name)
+
+
+@pytest.mark.parametrize(
+    ("trace", "reason"),
+    [
+        ("iptables -w -N HOSTMESH_INPUT", "iptables has HOSTMESH chains"),
+        (
+            "mount -t tmpfs none /var/lib && mkdir -p /var/lib/hostmesh/certificates/x",
+            "certificates in /var/lib/hostmesh/certificates",
+        ),
+    ],
+)
+def test_a_host_that_is_itself_in_a_mesh_is_refused(name: str, trace: str, reason: str) -> None:
+    hostmesh = Path(sys.executable).with_name("hostmesh")
+    script = f"{trace} && exec {hostmesh} lab up --name {name}"
+    up = subprocess.run(
+        ["unshare", "--mount", "--net", "sh", "-c", script], capture_output=True, text=True, check=False
+    )
+    assert up.returncode == 1
+    assert "itself enrolled in a mesh" in up.stderr
+    assert reason in up.stderr
+    assert not network.exists(name)
