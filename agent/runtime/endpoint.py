@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
@@ -62,9 +63,8 @@ class Endpoint:
             finally:
                 os.umask(before)
         except OSError as error:
-            raise HostError(
-                f"cannot listen for status and metrics: {error} (is another hostmesh-agent running?)"
-            ) from error
+            hint = " (is another hostmesh-agent running?)" if error.errno == errno.EADDRINUSE else ""
+            raise HostError(f"cannot listen for status and metrics: {error}{hint}") from error
 
     async def stop(self) -> None:
         """Close both listeners."""
