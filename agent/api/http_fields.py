@@ -286,17 +286,29 @@ def _changeable(name: str) -> str | None:
     return words.header_name(name)
 
 
+def _few(check: Check) -> Check:
+    """Check a map or list that Envoy takes up to a thousand entries of, all together."""
+
+    def bounded(report: Report, path: str, value: Any) -> None:
+        check(report, path, value)
+        if isinstance(value, dict | list) and len(value) > _MAX_HEADERS:
+            report.unsupported(path, f"has {len(value)} headers (at most {_MAX_HEADERS})")
+
+    return bounded
+
+
+_MAX_HEADERS = 400
 _NEW_VALUE = header_value(empty=True)
-_REQUEST_VALUES = mapping(_NEW_VALUE, _may_name_host)
-_RESPONSE_VALUES = mapping(_NEW_VALUE, _changeable)
-_NAMES = listing(text(_changeable))
+_REQUEST_VALUES = _few(mapping(_NEW_VALUE, _may_name_host))
+_RESPONSE_VALUES = _few(mapping(_NEW_VALUE, _changeable))
+_NAMES = _few(listing(text(_changeable)))
 HEADERS = message(
     {
         "request": message({"set": _REQUEST_VALUES, "add": _REQUEST_VALUES, "remove": _NAMES}),
         "response": message({"set": _RESPONSE_VALUES, "add": _RESPONSE_VALUES, "remove": _NAMES}),
     }
 )
-FIRST_HEADERS = mapping(header_value(empty=False), words.lower_header_name)
+FIRST_HEADERS = _few(mapping(header_value(empty=False), words.lower_header_name))
 
 
 def authority_problem(rewrite: dict[str, Any], headers: dict[str, Any]) -> str | None:

@@ -102,7 +102,7 @@ SPEC: Check = message(
         "httpReqTimeout": _TIMEOUT,
         "httpReqRetries": _RETRIES,
         "httpFault": fault({"percent": number(0, 100)}, first_generation=True),
-        "l4Fault": UNSUPPORTED,
+        "l4Fault": because("cannot be honoured: Envoy has no such filter (Istio never implemented it either)"),
         "mirror": _ANY_SERVICE,
         "corsPolicy": cors(words.lower_header_name, first_generation=True),
         "appendHeaders": FIRST_HEADERS,

@@ -63,7 +63,7 @@ ROUTE_RULE_CASES: list[tuple[str, Any, str]] = [
     ("route.0.weight", 101, "spec.route[0].weight: 101 is out of range (0 to 100)"),
     ("route.0.wieght", 1, "spec.route[0].wieght: unknown field (did you mean weight?)"),
     ("route", {}, "spec.route: must be a list, not a mapping"),
-    ("l4Fault", {}, f"spec.l4Fault: {UNSUPPORTED}"),
+    ("l4Fault", {}, "spec.l4Fault: cannot be honoured: Envoy has no such filter"),
 ]
 
 
