@@ -26,8 +26,15 @@ class TestAuthority:
 
     def write(self, folder: Path, spiffe_id: str) -> Path:
         """Write key.pem, cert-chain.pem and root-cert.pem for an identity; returns the folder."""
+        return self._write(folder, x509.UniformResourceIdentifier(spiffe_id))
+
+    def write_for_host(self, folder: Path, host: str) -> Path:
+        """Write the same for a server outside the mesh, known by its host name."""
+        return self._write(folder, x509.DNSName(host))
+
+    def _write(self, folder: Path, name: x509.GeneralName) -> Path:
         key = ec.generate_private_key(ec.SECP256R1())
-        san = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(spiffe_id)])
+        san = x509.SubjectAlternativeName([name])
         leaf = _builder(x509.Name([]), self._name, key).add_extension(san, critical=True).sign(self._key, SHA256())
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "key.pem").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))

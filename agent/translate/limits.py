@@ -11,7 +11,7 @@ from google.protobuf import wrappers_pb2
 
 from agent.mesh.service import Protocol
 from agent.mesh.traffic_policy import ClientTls, ConnectionPool, Http2Keepalive, Http2Use, OutlierDetection, TlsMode
-from agent.translate.resource import packed, seconds
+from agent.translate.resource import NEVER, packed, seconds
 
 _Options = http_protocol_options_pb2.HttpProtocolOptions
 _UNLIMITED = 2**32 - 1
@@ -78,6 +78,8 @@ def uses_http2(protocol: Protocol, pool: ConnectionPool) -> bool:
 
 def set_outlier_detection(cluster: Any, outliers: OutlierDetection) -> None:
     """Set when instances are ejected: on errors in a row only, never by comparing success rates (as Istio)."""
+    # Otherwise Envoy gathers changes of health for up to a second before its workers hear of an ejection.
+    cluster.common_lb_config.update_merge_window.CopyFrom(NEVER)
     message = cluster.outlier_detection
     message.enforcing_success_rate.value = 0
     if outliers.consecutive_5xx is not None:
