@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 
 ACK_PATIENCE_SECONDS = 10.0
 RETRY_SECONDS = 5.0
+LOOK_SECONDS = 15.0
+"""How often names and rules are compared with what is live: another program may have flushed or overwritten them."""
 
 
 class DataPath:
@@ -52,14 +54,16 @@ class DataPath:
     async def run(self) -> None:
         """Follow the publications until cancelled; what fails on this host is reported and tried again."""
         while True:
-            await self._published.wait()
+            looking = not await self._published_before(LOOK_SECONDS)
+            if looking and (self._desired is None or not self._xds.state.connected):
+                continue
             self._published.clear()
             await self._settle()
             if self._desired is None or not self._xds.state.connected:
                 self._published.set()
                 continue
             try:
-                await asyncio.to_thread(self._hosts.write, self._desired.dns_hosts)
+                renamed = await asyncio.to_thread(self._hosts.write, self._desired.dns_hosts)
                 differences = await self._interception.apply(self._desired.netfilter_v4, self._desired.netfilter_v6)
             except HostError as error:
                 self._report(FaultsChanged("host", (Fault("interception", str(error)),)))
@@ -67,7 +71,10 @@ class DataPath:
                 await asyncio.sleep(RETRY_SECONDS)
                 self._published.set()
                 continue
-            if differences:
+            if looking and (renamed or differences):
+                what = [*differences, *(["the hosts file"] if renamed else [])]
+                log.warning("another program had changed what is ours, it is repaired: %s", "; ".join(what[:5]))
+            elif differences:
                 log.info("interception changed: %d rules or routes", len(differences))
             self._report(FaultsChanged("host", ()))
             self.ready.set()
@@ -76,6 +83,14 @@ class DataPath:
         """Take names and interception away; raises HostError."""
         await asyncio.to_thread(self._hosts.clear)
         await self._interception.remove()
+
+    async def _published_before(self, seconds: float) -> bool:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._published.wait()
+        except TimeoutError:
+            return False
+        return True
 
     async def _settle(self) -> None:
         """Wait until Envoy has acknowledged the newest publication; go on after a bounded time if it is slow."""

@@ -109,6 +109,16 @@ def test_the_outbound_traffic_policy_changes_live(lab: Lab) -> None:
     wait_for(lambda: call(lab, unknown) == "200", "it is allowed again")
 
 
+def test_names_and_rules_that_another_program_took_away_come_back(lab: Lab) -> None:
+    client = lab["client"]
+    wait_for(lambda: call(lab, DETAILS) == "200", "details answers")
+    for flush in ("iptables", "ip6tables"):
+        client.exec(flush, "-w", "-t", "nat", "-F")
+    client.path("var/dns/hostmesh").write_text("")
+    wait_for(lambda: call(lab, DETAILS) == "000", "nothing is reached")
+    wait_for(lambda: call(lab, DETAILS) == "200", "all is repaired", 30)
+
+
 def test_another_trust_domain_than_the_cas_is_a_fault(lab: Lab) -> None:
     hostmesh(lab, "mesh", "set", "trustDomain=other.example")
     wait_for(lambda: "trustDomain is other.example" in hostmesh(lab, "ps"), "the fault is told")
