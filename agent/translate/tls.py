@@ -18,6 +18,8 @@ from agent.translate.resource import ADS, is_ip, packed
 
 MESH_ALPN = "hostmesh"
 """What our clients offer, so that a permissive server tells mesh TLS from the application's own TLS."""
+SYSTEM_AUTHORITIES = "/etc/ssl/certs/ca-certificates.crt"
+"""Debian's (package ca-certificates). Stock Envoy takes the field system_root_certs, and then verifies nothing."""
 MATCH_METADATA = "envoy.transport_socket_match"
 TLS_MODE = {"tlsMode": MESH_ALPN}
 
@@ -84,10 +86,7 @@ def mode_struct() -> struct_pb2.Struct:
 
 def _set_verification(validation: Any, tls: ClientTls) -> None:
     """Believe the authorities given, else the system's; the name must be one of those given, else the server name."""
-    if tls.authorities:
-        validation.trusted_ca.CopyFrom(_file(tls.authorities))
-    else:
-        validation.system_root_certs.SetInParent()
+    validation.trusted_ca.CopyFrom(_file(tls.authorities or SYSTEM_AUTHORITIES))
     if tls.crl:
         validation.crl.CopyFrom(_file(tls.crl))
     names = tls.subject_alt_names or ((tls.sni,) if tls.sni else ())
