@@ -24,7 +24,6 @@ from agent.api.schema import (
     one_of,
     text,
 )
-from agent.api.yaml_text import child
 
 TIMEOUT_HEADER = "x-envoy-upstream-rq-timeout-ms"
 RETRIES_HEADER = "x-envoy-max-retries"
@@ -41,7 +40,7 @@ unavailable
 """
 _RETRY_ON = frozenset(_RETRY_CONDITIONS.split())
 _STATUS_CODES = frozenset(str(status.value) for status in HTTPStatus)
-_REDIRECT_CODES = (301, 302, 303, 307, 308)
+REDIRECT_CODES = (301, 302, 303, 307, 308)
 _METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH")
 _MAX_BODY = 1024 * 1024
 
@@ -77,8 +76,6 @@ def idle_beside(answer: str) -> str:
     return f"cannot be honoured beside {answer}: such a request goes nowhere (remove it)"
 
 
-_NO_EXPONENTIAL = because("cannot be honoured: Envoy delays by a fixed time only (write fixedDelay)")
-_NO_HTTP2_ERROR = because("cannot be honoured: Envoy aborts with a status only (write httpStatus or grpcStatus)")
 _NO_FAULT_HEADER = because(
     "cannot be honoured: Envoy takes a fault's size from the rule or from a header, not from both"
 )
@@ -99,13 +96,19 @@ def fault(share: dict[str, Check], *, first_generation: bool) -> Check:
     """Check a fault injection; `share` are the fields that say how many requests."""
 
     def delay_whole(report: Report, path: str, delay: dict[str, Any]) -> None:
-        if "fixedDelay" not in delay and "exponentialDelay" not in delay:
+        if "exponentialDelay" in delay:
+            reason = "exponentialDelay cannot be honoured: Envoy delays by a fixed time only (write fixedDelay)"
+            report.unsupported(path, reason)
+        elif "fixedDelay" not in delay:
             report.unsupported(path, "has no fixedDelay: it delays nothing")
 
     def abort_whole(report: Report, path: str, abort: dict[str, Any]) -> None:
         kinds = [key for key in ("httpStatus", "grpcStatus", "http2Error") if key in abort]
         if len(kinds) > 1:
             report.invalid(path, f"{' and '.join(kinds)} exclude each other")
+        elif "http2Error" in abort:
+            reason = "http2Error cannot be honoured: Envoy aborts with a status only (write httpStatus or grpcStatus)"
+            report.unsupported(path, reason)
         elif not kinds:
             report.unsupported(path, "has no httpStatus or grpcStatus: it aborts nothing")
 
@@ -119,7 +122,7 @@ def fault(share: dict[str, Check], *, first_generation: bool) -> Check:
                 {
                     **share,
                     "fixedDelay": DURATION,
-                    "exponentialDelay": _NO_EXPONENTIAL,
+                    "exponentialDelay": DURATION,
                     "overrideHeaderName": _NO_FAULT_HEADER,
                 },
                 also=delay_whole,
@@ -129,7 +132,7 @@ def fault(share: dict[str, Check], *, first_generation: bool) -> Check:
                     **share,
                     "httpStatus": integer(200, 599),
                     "grpcStatus": one_of(*GRPC_STATUS),
-                    "http2Error": _NO_HTTP2_ERROR,
+                    "http2Error": text(),
                     "overrideHeaderName": _NO_FAULT_HEADER,
                 },
                 also=abort_whole,
@@ -179,7 +182,7 @@ def _rewrite_whole(report: Report, path: str, rewrite: dict[str, Any]) -> None:
 def _regex_rewrite_whole(report: Report, path: str, rewrite: dict[str, Any]) -> None:
     wrong = rewrite_problem(rewrite["match"], rewrite["rewrite"])
     if wrong:
-        report.unsupported(child(path, "rewrite"), wrong)
+        report.unsupported(path, wrong)
 
 
 _REGEX_REWRITE = message(
@@ -198,18 +201,17 @@ def _redirect_whole(report: Report, path: str, redirect: dict[str, Any]) -> None
     for one, other in (("port", "derivePort"), ("uri", "prefixRewrite")):
         if redirect.get(one) and redirect.get(other):
             report.invalid(path, f"{one} and {other} exclude each other")
+    code = redirect.get("redirectCode") or 301
+    if code not in REDIRECT_CODES:
+        codes = ", ".join(map(str, REDIRECT_CODES))
+        report.unsupported(path, f"redirectCode {code} cannot be honoured: Envoy redirects with one of {codes}")
 
 
 def _redirect_code(report: Report, path: str, value: Any) -> None:
     before = report.invalid_count
     integer(0, 399)(report, path, value)
-    if report.invalid_count > before or value == 0:
-        return
-    if value < 300:
+    if report.invalid_count == before and 0 < value < 300:
         report.invalid(path, f"{value} is out of range (300 to 399)")
-    elif value not in _REDIRECT_CODES:
-        codes = ", ".join(map(str, _REDIRECT_CODES))
-        report.unsupported(path, f"{value} cannot be honoured: Envoy redirects with one of {codes}")
 
 
 SIMPLE_REDIRECT = message({"uri": _VALUE_OR_EMPTY, "authority": _VALUE_OR_EMPTY}, also=_redirect_whole)

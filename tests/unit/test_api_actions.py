@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from agent.api.document import Document
 from agent.api.lower import lower
 from agent.api.problem import Verdict
 from agent.api.regex import rewrite_problem
@@ -34,20 +35,22 @@ spec: {hosts: [reviews], http: [{}]}
 TO = [{"destination": {"host": "reviews"}}]
 
 
-def problems(sample: str, **fields: Any) -> list[tuple[Verdict, str]]:
-    """Return the verdicts about a rule whose (first HTTP route's) spec has these fields too."""
+def changed(sample: str, fields: dict[str, Any]) -> Document:
+    """Return a rule whose (first HTTP route's) spec has these fields too."""
     document = one(sample)
     spec = msgspec.json.decode(msgspec.json.encode(document.spec))
     (spec if sample is RULE else spec["http"][0]).update(fields)
-    found = find_problems(msgspec.structs.replace(document, spec=spec))
+    return msgspec.structs.replace(document, spec=spec)
+
+
+def problems(sample: str, **fields: Any) -> list[tuple[Verdict, str]]:
+    """Return the verdicts about a rule whose (first HTTP route's) spec has these fields too."""
+    found = find_problems(changed(sample, fields))
     return [(problem.verdict, f"{problem.path}: {problem.reason}") for problem in found]
 
 
 def lowered(sample: str, **fields: Any) -> Route:
-    document = one(sample)
-    spec = msgspec.json.decode(msgspec.json.encode(document.spec))
-    (spec if sample is RULE else spec["http"][0]).update(fields)
-    result = lower([msgspec.structs.replace(document, spec=spec)], (REVIEWS, RATINGS))
+    result = lower([changed(sample, fields)], (REVIEWS, RATINGS))
     assert result.faults == ()
     (route,) = result.policies[REVIEWS].routes
     return route
@@ -111,7 +114,7 @@ def test_refused_in_a_route_rule(fields: dict[str, Any], verdict: Verdict, text:
     ("fields", "verdict", "text"),
     [
         ({"redirect": {"uri": "/", "redirectCode": 400}}, INVALID, "400 is out of range"),
-        ({"redirect": {"uri": "/", "redirectCode": 305}}, UNSUPPORTED, "305 cannot be honoured"),
+        ({"redirect": {"uri": "/", "redirectCode": 305}}, UNSUPPORTED, "redirectCode 305 cannot be honoured"),
         ({"redirect": {"port": 1, "derivePort": "FROM_REQUEST_PORT"}}, INVALID, "port and derivePort exclude"),
         ({"redirect": {"scheme": "ftp"}}, INVALID, '"ftp" is not allowed (one of http, https)'),
         ({"redirect": {"uri": "/"}, "fault": {"abort": {"httpStatus": 500}}}, INVALID, "redirect and fault exclude"),
@@ -160,6 +163,32 @@ def test_refused_in_a_route_rule(fields: dict[str, Any], verdict: Verdict, text:
 def test_refused_in_a_virtual_service(fields: dict[str, Any], verdict: Verdict, text: str) -> None:
     found = problems(SERVICE, **fields)
     assert any(each[0] is verdict and text in each[1] for each in found), found
+
+
+@pytest.mark.parametrize(
+    ("sample", "fields", "is_in_force"),
+    [
+        (RULE, {"httpFault": {"delay": {"percent": 10, "exponentialDelay": "1s"}}}, True),
+        (RULE, {"httpFault": {"abort": {"percent": 10, "http2Error": "x"}}}, True),
+        (RULE, {"httpFault": {"delay": {"fixedDelay": "1s", "overrideHeaderName": "x"}}}, True),
+        (RULE, {"httpReqTimeout": {"simpleTimeout": {"timeout": "1s", "overrideHeaderName": "x"}}}, True),
+        (RULE, {"httpReqRetries": {"custom": {}}}, True),
+        (RULE, {"l4Fault": {"throttle": {}}}, True),
+        (RULE, {"appendHeaders": {"x": "%NO_SUCH_THING%"}}, True),
+        (SERVICE, {"redirect": {"uri": "/", "redirectCode": 305}}, False),
+        (SERVICE, {"redirect": {"uri": "/"}, "headers": {"request": {"remove": ["x"]}}}, True),
+        (SERVICE, {"route": TO, "mirrorPercent": 1}, True),
+        (SERVICE, {"route": TO, "rewrite": {"uriRegexRewrite": {"match": "a", "rewrite": "\\2"}}}, True),
+        (SERVICE, {"route": TO, "headers": {"response": {"set": {"x": "%NO_SUCH_THING%"}}}}, True),
+        (SERVICE, {"delegate": {"name": "x"}}, False),
+    ],
+)
+def test_what_stays_in_force_without_what_cannot_be_honoured(
+    sample: str, fields: dict[str, Any], is_in_force: bool
+) -> None:
+    result = lower([changed(sample, fields)], (REVIEWS,))
+    assert bool(result.policies) is is_in_force
+    assert result.faults
 
 
 def test_route_rule_defaults() -> None:
