@@ -34,12 +34,14 @@ def _region(value: str) -> str | None:
 
 
 def _overlap(patterns: Iterable[str]) -> str | None:
-    """Return a pattern that means a locality that an earlier one means too."""
+    """Return a pattern that adds nothing: an earlier one means all that it does, or it is a region spoken of before."""
     seen: list[list[str]] = []
     for pattern in patterns:
         parts = [part for part in pattern.split("/", 2) if part != "*"]
-        if any(parts[: len(other)] == other[: len(parts)] for other in seen):
-            return pattern
+        for other in seen:
+            is_region = "/" not in pattern and other[:1] == parts
+            if parts[: len(other)] == other or (is_region and pattern != "*"):
+                return pattern
         seen.append(parts)
     return None
 
@@ -54,7 +56,7 @@ def _shares(report: Report, path: str, value: Any) -> None:
         return
     if (total := sum(value.values())) != 100:
         report.invalid(path, f"the shares add up to {total} (they must add up to 100)")
-    if twice := _overlap(key for key in value if isinstance(key, str)):
+    if twice := _overlap(sorted((key for key in value if isinstance(key, str)), key=len)):
         report.invalid(child(path, one_line(twice, 60)), "overlaps with another one")
 
 

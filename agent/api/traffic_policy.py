@@ -7,6 +7,7 @@ from typing import Any
 from agent.api import words
 from agent.api.durations import duration, duration_or_zero
 from agent.api.locality_setting import LOCALITY_SETTING
+from agent.api.problem import one_line
 from agent.api.schema import Check, Report, boolean, integer, like, listing, message, number, one_of, text
 from agent.api.yaml_text import child
 
@@ -69,6 +70,21 @@ def _hash_whole(report: Report, path: str, value: dict[str, Any]) -> None:
         report.invalid(child(path, "minimumRingSize"), "does not go with ringHash or maglev (leave it out)")
 
 
+_ATTRIBUTES = listing(
+    message({"name": text(words.header_name), "value": text(words.one_line_value, empty=True)}, required=("name",)),
+    at_most=20,
+)
+
+
+def _attributes(report: Report, path: str, value: Any) -> None:
+    _ATTRIBUTES(report, path, value)
+    names = [item.get("name") for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+    given = [name.lower() if isinstance(name, str) else name for name in names]
+    for index, name in enumerate(given):
+        if name is not None and name in given[:index]:
+            report.invalid(f"{path}[{index}].name", f'"{one_line(name, 40)}" is given twice')
+
+
 _CONSISTENT_HASH = message(
     {
         "httpHeaderName": text(words.header_name),
@@ -77,10 +93,7 @@ _CONSISTENT_HASH = message(
                 "name": text(words.header_name),
                 "path": text(words.one_line_value, empty=True),
                 "ttl": text(duration_or_zero),
-                "attributes": listing(
-                    message({"name": text(words.header_name), "value": text(words.one_line_value, empty=True)}),
-                    at_most=20,
-                ),
+                "attributes": like(_ATTRIBUTES)(_attributes),
             },
             required=("name",),
         ),
