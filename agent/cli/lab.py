@@ -23,6 +23,7 @@ from agent.lab.plan import BOOKINFO, CHECKOUT, DEFAULT_NAME, bookinfo_plan
 from agent.lab.preflight import require_free_ports, require_not_enrolled, require_root
 
 _SAMPLES = CHECKOUT / "vagrant" / "samples" / "bookinfo"
+_PORT = click.IntRange(1, 65535)
 
 
 @click.group(
@@ -46,9 +47,13 @@ _name_option = click.option(
 
 @lab.command(examples="hostmesh lab up --port 8080")
 @_name_option
-@click.option("--port", default=9081, show_default=True, help="Port of the page on 127.0.0.1.")
-@click.option("--consul-port", default=9500, show_default=True, help="Port of Consul's HTTP API on 127.0.0.1.")
-@click.option("--timeout", default=120, show_default=True, help="How long it may take, in seconds.")
+@click.option("--port", type=_PORT, default=9081, show_default=True, help="Port of the page on 127.0.0.1.")
+@click.option(
+    "--consul-port", type=_PORT, default=9500, show_default=True, help="Port of Consul's HTTP API on 127.0.0.1."
+)
+@click.option(
+    "--timeout", type=click.IntRange(1), default=120, show_default=True, help="How long it may take, in seconds."
+)
 @click.option("--keep", is_flag=True, help="If it fails, leave everything as it is, to look at.")
 def up(name: str, port: int, consul_port: int, timeout: int, keep: bool) -> None:
     """Bring the lab up, wait until the page answers, and make it the current context."""
