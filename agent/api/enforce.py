@@ -58,7 +58,7 @@ def _kept(document: Document, problems: Iterable[Problem]) -> Document | None:
     spec = _prune(dict(document.spec), (), removed)
     if not spec:
         return None
-    kept = structs.replace(document, spec=spec)
+    kept = structs.replace(document, spec=spec, lines={})  # its indexes are others now
     return None if find_problems(kept) else kept
 
 

@@ -50,21 +50,26 @@ def load_documents(files: Sequence[str], namespace: str, *, check: bool = True) 
     return loaded.documents
 
 
-def load_checked(files: Sequence[str], namespace: str, *, check: bool = True) -> Loaded:
-    """Return all documents of the files and what of them cannot be enforced; raises ValidationError, UserError."""
+def read_files(files: Sequence[str], namespace: str) -> tuple[list[Document], list[str]]:
+    """Return the documents of the files, unchecked, and a line for each problem with what is none."""
     from agent.api.document import merge_documents, read_documents
 
     documents: list[Document] = []
     problems: list[str] = []
-    unenforceable: list[str] = []
     for source, text in _texts(files):
         found, faults = read_documents(text, source, namespace)
         documents += found
         problems += faults
-        for document in found if check else ():
-            _sort_problems(document, problems, unenforceable)
     documents, conflicts = merge_documents(documents)
-    problems += conflicts
+    return documents, problems + conflicts
+
+
+def load_checked(files: Sequence[str], namespace: str, *, check: bool = True) -> Loaded:
+    """Return all documents of the files and what of them cannot be enforced; raises ValidationError, UserError."""
+    documents, problems = read_files(files, namespace)
+    unenforceable: list[str] = []
+    for document in documents if check else ():
+        _sort_problems(document, problems, unenforceable)
     if problems:
         raise ValidationError(problems)
     if not documents:

@@ -21,6 +21,9 @@ _SUBCOMMANDS = {
     "get": ("agent.cli.rules_get:get", "List policies and rules, or print them whole."),
     "delete": ("agent.cli.rules_delete:delete", "Delete policies and rules."),
     "validate": ("agent.cli.rules:validate", "Check files of policies and rules without writing anything (offline)."),
+    "analyze": ("agent.cli.analyze:analyze", "Find what is wrong across rules, services and settings."),
+    "schema": ("agent.cli.schema:schema", "Print the JSON Schema of a kind, for editors."),
+    "convert": ("agent.cli.convert:convert", "Rewrite rules of the first generation (v1alpha2) as networking v1."),
     "register": ("agent.cli.register:register", "Enter an instance on a host without an agent into the catalog."),
     "deregister": ("agent.cli.register:deregister", "Take such an instance out of the catalog."),
     "proxy-status": (

@@ -21,6 +21,12 @@ def read_settings(connection: Connection) -> dict[str, Any]:
     return settings_fields(_parse(SettingsStore(connection.consul()).get()))
 
 
+def read_stored_settings(connection: Connection) -> bytes:
+    """Return the stored settings as they stand in Consul; `{}` if there are none."""
+    stored = SettingsStore(connection.consul()).get()
+    return stored.value if stored else b"{}"
+
+
 def change_settings(connection: Connection, changes: Mapping[str, str]) -> int:
     """Set the named fields and return the new revision; raises ValidationError, ConflictError."""
     store = SettingsStore(connection.consul())

@@ -1,0 +1,65 @@
+"""Tells whether one match takes every request of another one, so that a later rule cannot be reached. Pure.
+
+Errs on the safe side: what is not seen to be covered is taken to be reachable.
+"""
+
+from __future__ import annotations
+
+from agent.mesh.routes import HttpMatch, MatchKind, NamedMatch, Route, SourceMatch, StringMatch
+
+
+def route_covers(earlier: Route, match: HttpMatch | None) -> bool:
+    """Tell whether an earlier route takes every request of a match (None: every request at all)."""
+    if not earlier.matches:
+        return True
+    return match is not None and any(covers(one, match) for one in earlier.matches)
+
+
+def covers(one: HttpMatch, other: HttpMatch) -> bool:
+    """Tell whether every request that `other` matches is matched by `one`."""
+    return (
+        all(_text(getattr(one, name), getattr(other, name)) for name in ("uri", "method", "scheme", "authority"))
+        and _named(one.headers, other.headers)
+        and _named(one.query, other.query)
+        and one.port in (None, other.port)
+        and _source(one.source, other.source)
+    )
+
+
+def _text(one: StringMatch | None, other: StringMatch | None) -> bool:
+    if one is None or one == other:
+        return True
+    if other is None:
+        return False
+    if one.kind is MatchKind.PRESENT:
+        return True
+    if one.ignore_case is not other.ignore_case and not one.ignore_case:
+        return False
+    fold = str.lower if one.ignore_case else str
+    if one.kind is MatchKind.PREFIX and other.kind in (MatchKind.PREFIX, MatchKind.EXACT):
+        return bool(fold(other.value).startswith(fold(one.value)))
+    return one.kind is other.kind is MatchKind.EXACT and bool(fold(one.value) == fold(other.value))
+
+
+def _named(one: tuple[NamedMatch, ...], other: tuple[NamedMatch, ...]) -> bool:
+    """Each condition of the first must follow from one of the second."""
+    return all(any(_follows(condition, given) for given in other) for condition in one)
+
+
+def _follows(condition: NamedMatch, given: NamedMatch) -> bool:
+    if condition == given:
+        return True
+    same = condition.name == given.name and not condition.invert and not given.invert
+    return same and _text(condition.match, given.match)
+
+
+def _source(one: SourceMatch | None, other: SourceMatch | None) -> bool:
+    if one is None or one == other:
+        return True
+    if other is None:
+        return False
+    return (
+        one.service in (None, other.service)
+        and one.namespace in (None, other.namespace)
+        and set(one.labels) <= set(other.labels)
+    )

@@ -1,0 +1,113 @@
+"""A finding of the analysis and the kinds of findings; codes IST… mean what istioctl's mean, HM… are hostmesh's own."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from msgspec import Struct
+
+from agent.api.envelope import Document
+
+
+class Level(StrEnum):
+    """How bad a finding is."""
+
+    INFO = "Info"
+    WARNING = "Warning"
+    ERROR = "Error"
+
+    @property
+    def rank(self) -> int:
+        """Return a number that grows with the severity."""
+        return ("Info", "Warning", "Error").index(self)
+
+
+class FindingKind(Struct, frozen=True):
+    """What sort of finding it is."""
+
+    code: str
+    name: str
+    level: Level
+    mend: str
+    """How to mend it, unless the finding itself knows better."""
+
+
+NOT_FOUND = FindingKind(
+    "IST0101", "ReferencedResourceNotFound", Level.ERROR, "correct the name, or create what it refers to"
+)
+SCHEMA = FindingKind("IST0106", "SchemaValidationError", Level.ERROR, "correct the field")
+CONFLICTING_HOSTS = FindingKind(
+    "IST0109",
+    "ConflictingMeshGatewayVirtualServiceHosts",
+    Level.ERROR,
+    "put all routes of a host into one VirtualService",
+)
+CONFLICTING_SIDECARS = FindingKind(
+    "IST0110", "ConflictingSidecarWorkloadSelectors", Level.ERROR, "give each workload one Sidecar"
+)
+SEVERAL_DEFAULT_SIDECARS = FindingKind(
+    "IST0111", "MultipleSidecarsWithoutWorkloadSelectors", Level.ERROR, "keep one Sidecar without a selector"
+)
+PORT_REQUIRED = FindingKind(
+    "IST0112", "VirtualServiceDestinationPortSelectorRequired", Level.WARNING, "say the destination's port.number"
+)
+MTLS_CONFLICT = FindingKind(
+    "IST0113", "MTLSPolicyConflict", Level.ERROR, "leave tls out (mutual TLS is automatic), or write ISTIO_MUTUAL"
+)
+UNREACHABLE = FindingKind(
+    "IST0130", "VirtualServiceUnreachableRule", Level.WARNING, "move the rule before the one that takes its requests"
+)
+INEFFECTIVE = FindingKind(
+    "IST0131", "VirtualServiceIneffectiveMatch", Level.INFO, "remove the match, or move its rule forward"
+)
+NOT_ENFORCEABLE = FindingKind("HM0101", "NotEnforceable", Level.WARNING, "remove the field, or don't rely on it")
+EMPTY_SUBSET = FindingKind(
+    "HM0102", "SubsetWithoutInstances", Level.WARNING, "correct the labels, or register instances that have them"
+)
+SHADOWED = FindingKind("HM0103", "RuleShadowed", Level.WARNING, "raise its precedence, or remove it")
+NOT_USED = FindingKind(
+    "HM0104", "RuleNotUsed", Level.WARNING, "delete one of them: a service with a VirtualService follows that one alone"
+)
+UNSERVED_WEIGHT = FindingKind(
+    "HM0105", "WeightCannotBeServed", Level.WARNING, "set the weight to 0 until instances with these labels are there"
+)
+NO_INSTANCES = FindingKind("HM0106", "ServiceWithoutServingInstances", Level.WARNING, "start or repair its instances")
+OUTSIDE_NEEDS_ALL = FindingKind(
+    "HM0107",
+    "WildcardNeedsCaptureOfAll",
+    Level.INFO,
+    "set interception.outbound: all on the callers' hosts, or name each host",
+)
+
+KINDS = (
+    *(NOT_FOUND, SCHEMA, CONFLICTING_HOSTS, CONFLICTING_SIDECARS, SEVERAL_DEFAULT_SIDECARS, PORT_REQUIRED),
+    *(MTLS_CONFLICT, UNREACHABLE, INEFFECTIVE, NOT_ENFORCEABLE, EMPTY_SUBSET, SHADOWED, NOT_USED, UNSERVED_WEIGHT),
+    *(NO_INSTANCES, OUTSIDE_NEEDS_ALL),
+)
+
+
+class Finding(Struct, frozen=True):
+    """One finding about one object."""
+
+    kind: FindingKind
+    object: str
+    """`VirtualService reviews.default`."""
+    place: str
+    """`FILE:LINE`, or the KV key."""
+    path: str
+    message: str
+    """What is wrong and why it matters."""
+
+    @property
+    def line(self) -> str:
+        """Return it as istioctl prints it: `Error [IST0101] (VirtualService reviews.default FILE:LINE) …`."""
+        head = f"{self.kind.level} [{self.kind.code}] ({self.object} {self.place})"
+        where = f"{self.path}: " if self.path else ""
+        return f"{head} {where}{self.message}; to mend it: {self.kind.mend}"
+
+
+def finding(kind: FindingKind, document: Document, path: str, message: str) -> Finding:
+    """Return a finding about a place in a document."""
+    name = f"{document.kind} {document.name}.{document.namespace}"
+    place = document.place(path).rsplit(": ", 1)[0] if document.lines else document.source
+    return Finding(kind, name, place, path, message)

@@ -1,0 +1,140 @@
+"""Findings about what documents refer to: unknown hosts, subsets and gateways; shares that nobody can serve. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from agent.api.analysis.finding import (
+    EMPTY_SUBSET,
+    MTLS_CONFLICT,
+    NO_INSTANCES,
+    NOT_FOUND,
+    OUTSIDE_NEEDS_ALL,
+    PORT_REQUIRED,
+    UNSERVED_WEIGHT,
+    Finding,
+    finding,
+)
+from agent.api.analysis.world import Reference, World
+from agent.api.envelope import Document
+from agent.mesh.service import Labels
+from agent.mesh.settings import MtlsMode
+
+
+def find_references(world: World) -> Iterator[Finding]:
+    """Yield a finding for each name that leads nowhere, or to no instance."""
+    for document in world.documents:
+        for reference in world.references(document):
+            if reference.service is None:
+                yield finding(NOT_FOUND, document, reference.path, _unknown_host(world, document, reference))
+            else:
+                yield from _known(world, document, reference)
+        yield from _gateways(world, document)
+        yield from _outside(document)
+    yield from _subsets(world)
+    yield from _plain_text(world)
+
+
+def _unknown_host(world: World, document: Document, reference: Reference) -> str:
+    near = ", ".join(sorted(str(key) for key in world.catalog.services if key.name == reference.host.split(".")[0])[:3])
+    hint = f" (there is {near})" if near else ""
+    consequence = "the whole object has no effect" if reference.is_destination else "the object has no effect for it"
+    return f'the service "{reference.host}" is not in the catalog{hint}: {consequence}'
+
+
+def _known(world: World, document: Document, reference: Reference) -> Iterator[Finding]:
+    service = reference.service
+    assert service is not None
+    labels = reference.labels
+    if reference.subset:
+        declared = world.subsets.get(service, {})
+        if reference.subset not in declared:
+            known = f" (there are {', '.join(sorted(declared))})" if declared else ""
+            message = f'no DestinationRule of {service} declares the subset "{reference.subset}"{known}: no effect'
+            yield finding(NOT_FOUND, document, reference.path, message)
+            return
+        labels = declared[reference.subset]
+    if not reference.is_destination:
+        return
+    yield from _served(world, document, reference, labels)
+    ports = world.services[service].ports if world.services and service in world.services else ()
+    if document.kind == "VirtualService" and reference.port is None and len(ports) > 1:
+        numbers = ", ".join(str(port.number) for port in ports)
+        message = f"{service} has the ports {numbers} and the destination names none: the caller's own port is used"
+        yield finding(PORT_REQUIRED, document, reference.path, message)
+    if reference.port is not None and ports and all(port.number != reference.port for port in ports):
+        message = f"{service} has no port {reference.port}: requests get 503"
+        yield finding(NOT_FOUND, document, reference.path, message)
+
+
+def _served(world: World, document: Document, reference: Reference, labels: Labels) -> Iterator[Finding]:
+    assert reference.service is not None
+    count = world.instances(reference.service, labels)
+    if count != 0 or reference.weight == 0:
+        return
+    shown = ",".join(f"{key}={value}" for key, value in labels)
+    if not labels:
+        yield finding(NO_INSTANCES, document, reference.path, f"{reference.service} has no serving instance: 503")
+    elif reference.weight not in (None, 100):
+        message = f"{reference.weight} % go to {reference.service} with {shown}, which no serving instance has: 503"
+        yield finding(UNSERVED_WEIGHT, document, reference.path, message)
+    else:
+        message = f"no serving instance of {reference.service} has {shown}: requests get 503"
+        yield finding(EMPTY_SUBSET, document, reference.path, message)
+
+
+def _subsets(world: World) -> Iterator[Finding]:
+    """Find subsets that are declared, and empty, and that no route names (the routes' own are found there)."""
+    used = {
+        (reference.service, reference.subset)
+        for document in world.documents
+        for reference in world.references(document)
+        if reference.subset
+    }
+    for document in world.of_kind("DestinationRule"):
+        service = world.catalog.resolve(document.spec["host"], document.namespace)
+        for index, subset in enumerate(document.spec.get("subsets") or ()):
+            name = subset["name"]
+            labels = world.subsets.get(service, {}).get(name, ()) if service else ()
+            if service and labels and (service, name) not in used and world.instances(service, labels) == 0:
+                message = f'no serving instance of {service} has the labels of the subset "{name}"'
+                yield finding(EMPTY_SUBSET, document, f"spec.subsets[{index}]", message)
+
+
+def _gateways(world: World, document: Document) -> Iterator[Finding]:
+    if document.kind != "VirtualService":
+        return
+    known = {(gateway.namespace, gateway.name) for gateway in world.of_kind("Gateway")}
+    for index, name in enumerate(document.spec.get("gateways") or ()):
+        namespace, slash, short = name.partition("/")
+        key = (namespace, short) if slash else (document.namespace, name)
+        if name != "mesh" and key not in known:
+            message = f'the gateway "{name}" does not exist: no request comes to these routes through it'
+            yield finding(NOT_FOUND, document, f"spec.gateways[{index}]", message)
+
+
+def _outside(document: Document) -> Iterator[Finding]:
+    hosts: list[tuple[str, str]] = []
+    if document.kind == "ServiceEntry":
+        hosts = [(f"spec.hosts[{index}]", host) for index, host in enumerate(document.spec.get("hosts") or ())]
+    elif document.kind == "EgressRule":
+        hosts = [("spec.destination.service", document.spec["destination"]["service"])]
+    for path, host in hosts:
+        if host.startswith("*") or "/" in host:
+            message = f'"{host}" cannot have a virtual address, so only hosts that capture everything send it to Envoy'
+            yield finding(OUTSIDE_NEEDS_ALL, document, path, message)
+
+
+def _plain_text(world: World) -> Iterator[Finding]:
+    """Find rules that send plain text (or another TLS) to services whose agents demand the mesh's."""
+    if world.settings.mtls is not MtlsMode.STRICT or world.services is None:
+        return
+    for document in world.of_kind("DestinationRule"):
+        mode = ((document.spec.get("trafficPolicy") or {}).get("tls") or {}).get("mode")
+        key = world.catalog.resolve(document.spec["host"], document.namespace)
+        service = world.services.get(key) if key else None
+        if mode not in ("DISABLE", "SIMPLE", "MUTUAL") or service is None:
+            continue
+        if any(instance.proxied for instance in service.instances):
+            message = f"clients use {mode} but the mesh's mtls is strict: {key} refuses every connection"
+            yield finding(MTLS_CONFLICT, document, "spec.trafficPolicy.tls.mode", message)

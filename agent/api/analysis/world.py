@@ -1,0 +1,151 @@
+"""What the analysis looks at: the valid documents, and the services they can be about. Pure.
+
+Without a catalog every host that a document names is taken to exist, so that files can be analysed alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from msgspec import Struct
+
+from agent.api.catalog import Catalog
+from agent.api.envelope import Document
+from agent.api.istio_service import Unresolved, resolve_service
+from agent.mesh.names import CLUSTER_DOMAIN, CONSUL_DOMAIN
+from agent.mesh.service import Labels, Service, ServiceKey, labels_of
+from agent.mesh.settings import MeshSettings
+
+
+class Reference(Struct, frozen=True):
+    """A place in a document that names a service."""
+
+    path: str
+    host: str
+    service: ServiceKey | None
+    """None: it is not in the catalog."""
+    subset: str = ""
+    labels: Labels = ()
+    """Of a RouteRule's route."""
+    port: int | None = None
+    weight: int | None = None
+    is_destination: bool = True
+    """Traffic is sent there; otherwise the document is about it."""
+
+
+class World:
+    """The valid documents and the catalog that they are checked against."""
+
+    def __init__(
+        self,
+        documents: Iterable[Document],
+        services: Mapping[ServiceKey, Service] | None,
+        settings: MeshSettings | None = None,
+    ) -> None:
+        self.documents = tuple(documents)
+        self.services = services
+        self.settings = settings or MeshSettings()
+        self.catalog = Catalog(services if services is not None else self.assumed())
+        self.subsets = _declared(self)
+
+    def assumed(self) -> set[ServiceKey]:
+        """Return the services that there are if every host that a document names exists."""
+        return {_assumed(*host) for host in _hosts(self.documents) if "*" not in host[0]}
+
+    def of_kind(self, kind: str) -> list[Document]:
+        """Return the documents of a kind, ordered by namespace and name."""
+        found = (document for document in self.documents if document.kind == kind)
+        return sorted(found, key=lambda document: (document.namespace, document.name))
+
+    def instances(self, service: ServiceKey, labels: Labels) -> int | None:
+        """Return how many serving instances of a service have these labels; None if no catalog is known."""
+        if self.services is None or service not in self.services:
+            return None
+        wanted = set(labels)
+        found = self.services[service].instances
+        return sum(instance.is_serving and wanted <= set(instance.labels) for instance in found)
+
+    def references(self, document: Document) -> Iterator[Reference]:
+        """Yield each place of a document that names a service."""
+        for path, plain, extra in _places(document):
+            if "*" in (plain if isinstance(plain, str) else plain.get("service") or ""):
+                continue  # a wildcard is no service; validation says what becomes of it
+            host, service = self._resolve(plain, document)
+            yield Reference(path, host, service, **extra)
+
+    def _resolve(self, plain: Mapping[str, Any] | str, document: Document) -> tuple[str, ServiceKey | None]:
+        if isinstance(plain, str):
+            return plain, self.catalog.resolve(plain, document.namespace)
+        host = plain.get("service") or plain.get("name") or ""
+        try:
+            return host, resolve_service(plain, document.namespace, self.catalog)
+        except Unresolved:
+            return host, None
+
+
+def _places(document: Document) -> Iterator[tuple[str, Any, dict[str, Any]]]:
+    """Yield (path, host or IstioService, what else the place says)."""
+    spec = document.spec
+    if document.kind == "VirtualService":
+        for index, host in enumerate(spec.get("hosts") or ()):
+            yield f"spec.hosts[{index}]", host, {"is_destination": False}
+        yield from _routed(spec)
+    elif document.kind == "DestinationRule":
+        yield "spec.host", spec["host"], {"is_destination": False}
+    elif document.kind in ("RouteRule", "DestinationPolicy"):
+        yield "spec.destination", spec["destination"], {"is_destination": False}
+        for index, route in enumerate(spec.get("route") or ()):
+            destination = route.get("destination") or spec["destination"]
+            extra = {"labels": labels_of(route.get("labels") or {}), "weight": route.get("weight")}
+            yield f"spec.route[{index}]", destination, extra
+        if spec.get("mirror"):
+            yield "spec.mirror", spec["mirror"], {"labels": labels_of(spec["mirror"].get("labels") or {})}
+
+
+def _routed(spec: Mapping[str, Any]) -> Iterator[tuple[str, Any, dict[str, Any]]]:
+    for index, route in enumerate(spec.get("http") or ()):
+        place = f"spec.http[{index}]"
+        for number, target in enumerate(route.get("route") or ()):
+            yield from _target(f"{place}.route[{number}].destination", target["destination"], target.get("weight"))
+        if route.get("mirror"):
+            yield from _target(f"{place}.mirror", route["mirror"], None)
+        for number, mirror in enumerate(route.get("mirrors") or ()):
+            yield from _target(f"{place}.mirrors[{number}].destination", mirror["destination"], None)
+
+
+def _target(path: str, plain: Mapping[str, Any], weight: int | None) -> Iterator[tuple[str, Any, dict[str, Any]]]:
+    port = (plain.get("port") or {}).get("number")
+    yield path, plain["host"], {"subset": plain.get("subset") or "", "port": port, "weight": weight}
+
+
+def _declared(world: World) -> dict[ServiceKey, dict[str, Labels]]:
+    """Return service → subset name → labels."""
+    found: dict[ServiceKey, dict[str, Labels]] = {}
+    for document in world.of_kind("DestinationRule"):
+        service = world.catalog.resolve(document.spec["host"], document.namespace)
+        if service is not None:
+            named = found.setdefault(service, {})
+            for subset in document.spec.get("subsets") or ():
+                named.setdefault(subset["name"], labels_of(subset.get("labels") or {}))
+    return found
+
+
+def _hosts(documents: Iterable[Document]) -> Iterator[tuple[str, str]]:
+    for document in documents:
+        for _, plain, _ in _places(document):
+            if isinstance(plain, str):
+                yield plain, document.namespace
+            elif plain.get("service"):
+                yield plain["service"], document.namespace
+            else:
+                yield plain["name"], plain.get("namespace") or document.namespace
+
+
+def _assumed(host: str, namespace: str) -> ServiceKey:
+    """Return the service that a host would mean if it were in the catalog."""
+    host = host.rstrip(".").lower()
+    if host.endswith(f".{CONSUL_DOMAIN}"):
+        return ServiceKey(namespace, host.removesuffix(f".{CONSUL_DOMAIN}"))
+    parts = host.removesuffix(f".{CLUSTER_DOMAIN}").removesuffix(".svc").split(".")
+    return ServiceKey(parts[1], parts[0]) if len(parts) == 2 else ServiceKey(namespace, ".".join(parts))

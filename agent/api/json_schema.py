@@ -1,0 +1,57 @@
+"""A whole document of a kind as JSON Schema: its envelope, and its spec as the kind's check describes it. Pure."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from agent.api.kinds import Kind
+from agent.api.schema import Shape, shape_of
+from agent.api.validate import spec_check
+
+_NAME = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
+_STRINGS: Shape = {"type": "object", "additionalProperties": {"type": "string"}}
+_METADATA: Shape = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "pattern": _NAME, "maxLength": 253},
+        "namespace": {"type": "string", "pattern": r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", "maxLength": 63},
+        "labels": _STRINGS,
+        "annotations": _STRINGS,
+    },
+    "required": ["name"],
+}
+
+
+def document_schema(kind: Kind) -> Shape:
+    """Return the JSON Schema (2020-12) of a kind's documents."""
+    check = spec_check(kind.name)
+    spec: Any = shape_of(check) if check else {"type": "object"}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": kind.name,
+        "type": "object",
+        "properties": {
+            "apiVersion": {"enum": list(kind.api_versions)},
+            "kind": {"const": kind.name},
+            "metadata": _METADATA,
+            "spec": _both_spellings(spec) if kind.snake_case else spec,
+        },
+        "required": ["apiVersion", "kind", "metadata"],
+    }
+
+
+def _both_spellings(shape: Any) -> Any:
+    """Allow the fields of the first generation in snake_case too."""
+    if isinstance(shape, list):
+        return [_both_spellings(item) for item in shape]
+    if not isinstance(shape, dict):
+        return shape
+    inner = {key: _both_spellings(value) for key, value in shape.items()}
+    properties = inner.get("properties")
+    if isinstance(properties, dict):
+        snake = {
+            re.sub(r"(?<=[a-z0-9])([A-Z])", lambda m: f"_{m[1].lower()}", name): p for name, p in properties.items()
+        }
+        inner["properties"] = {**snake, **properties}
+    return inner

@@ -1,0 +1,219 @@
+"""Findings across documents: each bad thing is found once, at its place; what is right is left in peace."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agent.api.analysis.analyze import analyze, worst
+from agent.api.analysis.coverage import covers
+from agent.api.analysis.finding import KINDS, Level
+from agent.api.document import Document, read_documents
+from agent.mesh.routes import HttpMatch, MatchKind, NamedMatch, SourceMatch, StringMatch
+from agent.mesh.service import Health, Instance, Labels, Port, Protocol, Service, ServiceKey
+from agent.mesh.settings import MeshSettings, MtlsMode
+
+VS = "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: NAME}\nspec:\n"
+DR = "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: NAME}\nspec:\n"
+RR = "apiVersion: config.istio.io/v1alpha2\nkind: RouteRule\nmetadata: {name: NAME}\nspec:\n"
+SE = "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: NAME}\nspec:\n"
+SIDECAR = "apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {name: NAME}\nspec: {egress: [{hosts: ['./*']}]"
+PATH_A = "{uri: {exact: /a}}"
+TO_REVIEWS = "route: [{destination: {host: reviews}}]"
+
+
+def service(name: str, *labels: Labels, health: Health = Health.PASSING, ports: int = 1) -> Service:
+    key = ServiceKey("default", name)
+    numbers = tuple(Port(9080 + number, f"http-{number}", Protocol.HTTP) for number in range(ports))
+    return Service(
+        key,
+        numbers,
+        tuple(
+            Instance(f"{name}-{index}", key, "n", "10.0.0.1", numbers, each, health, proxied=True)
+            for index, each in enumerate(labels)
+        ),
+    )
+
+
+V1, V2 = (("version", "v1"),), (("version", "v2"),)
+CATALOG = {
+    one.key: one
+    for one in (
+        service("reviews", V1, V2),
+        service("ratings", V1, health=Health.CRITICAL),
+        service("wide", V1, ports=2),
+    )
+}
+STRICT = MeshSettings(mtls=MtlsMode.STRICT)
+
+
+def documents(*texts: str) -> list[Document]:
+    named = (text.replace("NAME", chr(ord("a") + index)) for index, text in enumerate(texts))
+    found, problems = read_documents("\n---\n".join(named), "rules.yaml", "default")
+    assert problems == []
+    return found
+
+
+def found(*texts: str, mesh: MeshSettings | None = None) -> list[str]:
+    return [f"{one.kind.code} {one.path}" for one in analyze(documents(*texts), CATALOG, mesh)]
+
+
+SUBSETS = f"{DR}  host: reviews\n  subsets: [{{name: v1, labels: {{version: v1}}}}]\n"
+
+
+@pytest.mark.parametrize(
+    ("texts", "expected"),
+    [
+        ([f"{VS}  hosts: [reviews]\n  http: [{{{TO_REVIEWS}}}]\n"], []),
+        ([SUBSETS], []),
+        ([f"{VS}  hosts: [nowhere]\n  http: [{{{TO_REVIEWS}}}]\n"], ["IST0101 spec.hosts[0]"]),
+        (
+            [f"{VS}  hosts: [reviews]\n  http: [{{route: [{{destination: {{host: nowhere}}}}]}}]\n"],
+            ["IST0101 spec.http[0].route[0].destination"],
+        ),
+        (
+            [
+                SUBSETS,
+                f"{VS}  hosts: [reviews]\n  http: [{{route: [{{destination: {{host: reviews, subset: v9}}}}]}}]\n",
+            ],
+            ["IST0101 spec.http[0].route[0].destination"],
+        ),
+        (
+            [f"{VS}  hosts: [reviews]\n  gateways: [mesh, edge]\n  http: [{{{TO_REVIEWS}}}]\n"],
+            ["IST0101 spec.gateways[1]", "HM0101 spec.gateways[1]"],
+        ),
+        ([f"{VS}  hosts: [reviews]\n  http: [{{route: []}}]\n"], ["IST0106 spec.http[0].route"]),
+        (
+            [f"{VS}  hosts: [reviews]\n  http: [{{{TO_REVIEWS}}}]\n"] * 2,
+            ["IST0109 spec.hosts[0]"],
+        ),
+        ([f"{SIDECAR}}}", f"{SIDECAR}}}"], ["IST0111 spec", "HM0101 kind", "HM0101 kind"]),
+        (
+            [f"{SIDECAR}, workloadSelector: {{labels: {{app: x}}}}}}"] * 2,
+            ["IST0110 spec", "HM0101 kind", "HM0101 kind"],
+        ),
+        (
+            [f"{VS}  hosts: [wide]\n  http: [{{route: [{{destination: {{host: wide}}}}]}}]\n"],
+            ["IST0112 spec.http[0].route[0].destination"],
+        ),
+        (
+            [f"{VS}  hosts: [reviews]\n  http: [{{{TO_REVIEWS}}}, {{match: [{PATH_A}], {TO_REVIEWS}}}]\n"],
+            ["IST0130 spec.http[1]"],
+        ),
+        (
+            [
+                f"{VS}  hosts: [reviews]\n  http:\n  - {{match: [{{uri: {{prefix: /a}}}}], {TO_REVIEWS}}}\n"
+                f"  - {{match: [{{uri: {{exact: /ab}}}}, {{uri: {{exact: /b}}}}], {TO_REVIEWS}}}\n"
+            ],
+            ["IST0131 spec.http[1].match[0]"],
+        ),
+        (
+            [f"{RR}  destination: {{name: reviews}}\n  precedence: 2\n", f"{RR}  destination: {{name: reviews}}\n"],
+            ["HM0103 spec"],
+        ),
+        (
+            [f"{VS}  hosts: [reviews]\n  http: [{{{TO_REVIEWS}}}]\n", f"{RR}  destination: {{name: reviews}}\n"],
+            ["HM0104 spec.destination"],
+        ),
+        (
+            [
+                f"{RR}  destination: {{name: reviews}}\n  route: [{{labels: {{version: v1}}, weight: 90}}, "
+                "{labels: {version: v9}, weight: 10}]\n"
+            ],
+            ["HM0105 spec.route[1]"],
+        ),
+        ([f"{RR}  destination: {{name: reviews}}\n  route: [{{labels: {{version: v9}}}}]\n"], ["HM0102 spec.route[0]"]),
+        ([f"{DR}  host: reviews\n  subsets: [{{name: v9, labels: {{version: v9}}}}]\n"], ["HM0102 spec.subsets[0]"]),
+        (
+            [f"{VS}  hosts: [reviews]\n  http: [{{route: [{{destination: {{host: ratings}}}}]}}]\n"],
+            ["HM0106 spec.http[0].route[0].destination"],
+        ),
+    ],
+)
+def test_what_is_found(texts: list[str], expected: list[str]) -> None:
+    assert found(*texts) == expected
+
+
+def test_plain_text_to_a_strict_mesh() -> None:
+    text = f"{DR}  host: reviews\n  trafficPolicy: {{tls: {{mode: DISABLE}}}}\n"
+    assert "IST0113 spec.trafficPolicy.tls.mode" in found(text, mesh=STRICT)
+    assert "IST0113 spec.trafficPolicy.tls.mode" not in found(text)
+
+
+def test_wildcards_of_the_outside_need_more_capture() -> None:
+    text = f"{SE}  hosts: ['*.example.com']\n  ports: [{{number: 80, name: http, protocol: HTTP}}]\n"
+    assert "HM0107 spec.hosts[0]" in found(text)
+
+
+def test_files_alone_are_analysed_without_a_catalog() -> None:
+    text = f"{VS}  hosts: [anything]\n  http: [{{route: [{{destination: {{host: other, subset: v1}}}}]}}]\n"
+    (one,) = analyze(documents(text))
+    assert (one.kind.code, one.place, one.object) == ("IST0101", "rules.yaml:6", "VirtualService a.default")
+    assert "to mend it: " in one.line
+
+
+def test_codes_are_unique_and_levels_ordered() -> None:
+    assert len({kind.code for kind in KINDS}) == len(KINDS)
+    assert [level.rank for level in (Level.INFO, Level.WARNING, Level.ERROR)] == [0, 1, 2]
+    assert worst([]) is None
+
+
+TEXTS = st.builds(
+    StringMatch,
+    st.sampled_from([MatchKind.EXACT, MatchKind.PREFIX, MatchKind.PRESENT]),
+    st.sampled_from(["", "/", "/a", "/ab", "/A"]),
+    st.booleans(),
+)
+NAMED = st.builds(NamedMatch, st.sampled_from(["x", "y"]), TEXTS, st.booleans())
+MATCHES = st.builds(
+    HttpMatch,
+    uri=st.none() | TEXTS,
+    headers=st.tuples() | st.tuples(NAMED) | st.tuples(NAMED, NAMED),
+    port=st.none() | st.sampled_from([1, 2]),
+    source=st.none() | st.builds(SourceMatch, labels=st.sampled_from([(), V1, V2])),
+)
+
+
+def holds(match: StringMatch, value: str | None) -> bool:
+    if value is None:
+        return False
+    one, other = (match.value.lower(), value.lower()) if match.ignore_case else (match.value, value)
+    return {
+        MatchKind.EXACT: one == other,
+        MatchKind.PREFIX: other.startswith(one),
+        MatchKind.PRESENT: True,
+    }[match.kind]
+
+
+def takes(match: HttpMatch, uri: str, headers: dict[str, str], port: int, labels: Labels) -> bool:
+    return (
+        (match.uri is None or holds(match.uri, uri))
+        and all(holds(each.match, headers.get(each.name)) is not each.invert for each in match.headers)
+        and match.port in (None, port)
+        and (match.source is None or set(match.source.labels) <= set(labels))
+    )
+
+
+VALUES = st.sampled_from(["", "/", "/a", "/ab", "/A", "/abc", "/B"])
+
+
+@settings(deadline=None, max_examples=300)
+@given(MATCHES, MATCHES, VALUES, st.dictionaries(st.sampled_from(["x", "y"]), VALUES), st.sampled_from([V1, V2, ()]))
+def test_a_covering_match_takes_all_requests_of_the_covered(
+    one: HttpMatch, other: HttpMatch, uri: str, headers: dict[str, str], labels: Labels
+) -> None:
+    for port in (1, 2, 3):
+        if covers(one, other) and takes(other, uri, headers, port, labels):
+            assert takes(one, uri, headers, port, labels)
+
+
+@pytest.mark.case
+def test_istios_own_files_are_analysed_without_a_crash() -> None:
+    folder = Path(__file__).parents[3] / "shared" / "cases" / "istio"
+    if not folder.is_dir():
+        pytest.skip("the folder with Istio's cases is not here")
+    for path in folder.glob("**/*.yaml"):
+        analyze(read_documents(path.read_text(), path.name, "default")[0])

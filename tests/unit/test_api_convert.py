@@ -1,0 +1,148 @@
+"""v1alpha2 to networking v1: the same policy where nothing changes meaning, a note where something does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agent.api.convert import convert
+from agent.api.document import Document, read_documents
+from agent.api.lower import lower
+from agent.api.validate import find_problems, is_invalid
+from agent.mesh.routes import ObjectRef, Route, ServicePolicy
+from agent.mesh.service import ServiceKey
+
+REVIEWS = ServiceKey("default", "reviews")
+KEYS = [REVIEWS, ServiceKey("default", "ratings")]
+NOWHERE = ObjectRef("", "", "")
+
+
+def document(kind: str, name: str, spec: dict[str, Any]) -> Document:
+    return Document("config.istio.io/v1alpha2", kind, "default", name, {}, {}, spec, "old.yaml")
+
+
+def reread(plain: list[dict[str, Any]]) -> list[Document]:
+    text = "\n---\n".join(msgspec.json.encode(each).decode() for each in plain)
+    found, problems = read_documents(text, "new.yaml", "default")
+    assert problems == []
+    return found
+
+
+def essence(policy: ServicePolicy) -> list[Any]:
+    """What a policy does, without the names that the two generations give to things."""
+    routes = [_essence_of_route(route) for route in policy.routes]
+    if not policy.default_route and policy.routes and policy.routes[-1].name == "default":
+        routes.pop()
+    return routes
+
+
+def _essence_of_route(route: Route) -> Any:
+    def target(destination: Any) -> Any:
+        return (destination.service, destination.subset.labels if destination.subset else ())
+
+    return (
+        [(target(each.destination), each.weight) for each in route.destinations],
+        route.matches,
+        route.actions,
+        [(target(mirror.destination), mirror.percent) for mirror in route.mirrors],
+    )
+
+
+LABELS = st.sampled_from([{}, {"version": "v1"}, {"version": "v2"}, {"version": "v1", "env": "a"}])
+STRING = st.sampled_from(["plain", {"exact": "a"}, {"prefix": "/x"}, {"regex": "a.*"}])
+HEADERS = st.dictionaries(st.sampled_from(["cookie", "uri", "method", "x-end-user"]), STRING, min_size=1)
+PERCENT = st.sampled_from([0.5, 1, 50, 100])
+FAULT = st.fixed_dictionaries(
+    {},
+    optional={
+        "delay": st.fixed_dictionaries({"fixedDelay": st.just("7s")}, optional={"percent": PERCENT}),
+        "abort": st.fixed_dictionaries({"httpStatus": st.just(500)}, optional={"percent": PERCENT}),
+    },
+).filter(bool)
+ROUTES: st.SearchStrategy[Any] = st.one_of(
+    st.just([]),
+    LABELS.map(lambda labels: [{"labels": labels}]),
+    st.tuples(LABELS, LABELS, st.sampled_from([0, 10, 50])).map(
+        lambda drawn: [{"labels": drawn[0], "weight": drawn[2]}, {"labels": drawn[1], "weight": 100 - drawn[2]}]
+    ),
+)
+RULES = st.fixed_dictionaries(
+    {"destination": st.just({"name": "reviews"}), "route": ROUTES},
+    optional={
+        "precedence": st.integers(0, 3),
+        "match": st.fixed_dictionaries({"request": st.fixed_dictionaries({"headers": HEADERS})}),
+        "rewrite": st.sampled_from([{"uri": "/new"}, {"authority": "other"}]),
+        "httpReqTimeout": st.just({"simpleTimeout": {"timeout": "2s"}}),
+        "httpReqRetries": st.sampled_from(
+            [{"simpleRetry": {"attempts": 3, "perTryTimeout": "1s"}}, {"simpleRetry": {"attempts": 0}}]
+        ),
+        "httpFault": FAULT,
+        "mirror": st.just({"name": "ratings", "labels": {"version": "v1"}}),
+        "appendHeaders": st.just({"x-a": "b"}),
+        "corsPolicy": st.just({"allowOrigin": ["example.com"], "allowMethods": ["GET"], "maxAge": "1h"}),
+    },
+)
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.lists(RULES, min_size=1, max_size=4))
+def test_converted_rules_mean_the_same(specs: list[dict[str, Any]]) -> None:
+    old = [document("RouteRule", f"rule-{index}", spec) for index, spec in enumerate(specs)]
+    assert not any(find_problems(each) for each in old)
+    converted = convert(old)
+    new = reread(converted.documents)
+    assert [problem for each in new for problem in find_problems(each)] == []
+    before, after = lower(old, KEYS), lower(new, KEYS)
+    assert after.faults == ()
+    assert essence(before.policies[REVIEWS]) == essence(after.policies[REVIEWS])
+
+
+def test_what_changes_meaning_is_noted_with_its_place() -> None:
+    spec = {"destination": {"name": "reviews"}, "match": {"source": {"name": "productpage"}}, "websocketUpgrade": True}
+    converted = convert([document("RouteRule", "a", spec)])
+    assert any("spec.match.source: callers are told by their labels now" in note for note in converted.notes)
+    assert any("spec.websocketUpgrade: left out" in note for note in converted.notes)
+    assert all(note.startswith("old.yaml:1: RouteRule/a: ") for note in converted.notes)
+
+
+def test_a_destination_policy_becomes_settings_of_its_subset() -> None:
+    policy = document(
+        "DestinationPolicy",
+        "p",
+        {
+            "destination": {"name": "reviews", "labels": {"version": "v1"}},
+            "loadBalancing": {"name": "LEAST_CONN"},
+            "circuitBreaker": {"simpleCb": {"maxConnections": 1, "httpConsecutiveErrors": 3, "sleepWindow": "1m"}},
+        },
+    )
+    (rule,) = convert([policy]).documents
+    assert rule["spec"] == {
+        "host": "reviews",
+        "subsets": [
+            {
+                "name": "v1",
+                "labels": {"version": "v1"},
+                "trafficPolicy": {
+                    "loadBalancer": {"simple": "LEAST_REQUEST"},
+                    "connectionPool": {"tcp": {"maxConnections": 1}},
+                    "outlierDetection": {"consecutive5xxErrors": 3, "baseEjectionTime": "1m"},
+                },
+            }
+        ],
+    }
+
+
+@pytest.mark.case
+def test_istios_own_old_files_convert_to_valid_new_ones() -> None:
+    folder = Path(__file__).parents[3] / "shared" / "cases" / "istio" / "valid-v1alpha2"
+    if not folder.is_dir():
+        pytest.skip("the folder with Istio's cases is not here")
+    for path in folder.glob("*.yaml"):
+        documents, _ = read_documents(path.read_text(), path.name, "default")
+        new = reread(convert(documents).documents)
+        assert not any(is_invalid(find_problems(each)) for each in new), path.name
