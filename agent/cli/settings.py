@@ -8,7 +8,7 @@ from typing import Any
 from agent.adapters.consul.store import SettingsStore, Stored
 from agent.api.settings import dump_settings, parse_settings, set_field, settings_fields
 from agent.cli.connection import Connection
-from agent.errors import ConflictError
+from agent.errors import ConflictError, ValidationError
 from agent.mesh.names import KV_MESH
 from agent.mesh.settings import MeshSettings
 
@@ -44,4 +44,8 @@ def change_settings(connection: Connection, changes: Mapping[str, str]) -> int:
 
 
 def _parse(stored: Stored | None) -> MeshSettings:
-    return parse_settings(stored.value, KV_MESH) if stored else MeshSettings()
+    try:
+        return parse_settings(stored.value, KV_MESH) if stored else MeshSettings()
+    except ValidationError as error:
+        hint = f"agents keep to the last good settings; `consul kv delete {KV_MESH}` brings the defaults back"
+        raise ValidationError([*error.problems, hint]) from error

@@ -91,6 +91,17 @@ def test_mesh_settings(hostmesh: CommandLine) -> None:
     assert hostmesh.run("mesh", "set", "mtls").exit_code == 2
 
 
+def test_stored_settings_that_are_none_are_told_with_the_way_out(hostmesh: CommandLine) -> None:
+    kv = KvConnection(hostmesh.address)
+    kv.send("put", "/v1/kv/hostmesh/mesh", data="[]")
+    for arguments in (("get",), ("set", "mtls=strict")):
+        said = hostmesh.refused("mesh", *arguments)
+        assert "must be a mapping" in said
+        assert "consul kv delete hostmesh/mesh" in said
+    kv.send("delete", "/v1/kv/hostmesh/mesh")
+    assert hostmesh.ok("mesh", "get", "mtls") == "permissive\n"
+
+
 def test_proxy_status_and_version_tell_of_every_node(hostmesh: CommandLine) -> None:
     consul = KvConnection(hostmesh.address)
     certificate = CertificateStatus("spiffe://cluster.local/ns/default/sa/x", "1", time.time() + 7230)
