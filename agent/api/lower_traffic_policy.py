@@ -186,16 +186,22 @@ def _ping(ping: Mapping[str, Any]) -> Http2Keepalive:
 
 
 def _outlier_detection(outlier: Mapping[str, Any]) -> OutlierDetection:
-    gateway = outlier.get("consecutiveGatewayErrors")
+    server_errors, gateway = outlier.get("consecutive5xxErrors"), outlier.get("consecutiveGatewayErrors")
+    deprecated = outlier.get("consecutiveErrors") or None
+    if deprecated and gateway is None:
+        # It counted 502, 503 and 504 alone, in place of all codes from 500 (istio/api pull request 617).
+        gateway, server_errors = deprecated, server_errors or 0
+    percent = outlier.get("maxEjectionPercent") or None
     return OutlierDetection(
-        consecutive_5xx=outlier.get("consecutive5xxErrors"),
-        # The deprecated consecutiveErrors counted 502, 503 and 504, as consecutiveGatewayErrors does.
-        consecutive_gateway_errors=gateway if gateway is not None else outlier.get("consecutiveErrors") or None,
+        consecutive_5xx=server_errors,
+        consecutive_gateway_errors=gateway,
         consecutive_local_failures=outlier.get("consecutiveLocalOriginFailures"),
         split_local_origin=outlier.get("splitExternalLocalOriginErrors") or False,
         interval=_seconds(outlier.get("interval")),
         ejection_time=_seconds(outlier.get("baseEjectionTime")),
-        max_ejection_percent=outlier.get("maxEjectionPercent") or None,
+        max_ejection_percent=percent,
+        # Envoy's default is 10 %, which is none of fewer than ten instances: the rule would do nothing.
+        always_eject_one=percent is None,
         min_health_percent=outlier.get("minHealthPercent") or 0,
     )
 

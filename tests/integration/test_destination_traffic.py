@@ -183,7 +183,11 @@ spec:
 """
 
 
-@pytest.mark.parametrize("rules", [OLD_EJECTION, NEW_EJECTION], ids=["v1alpha2", "v1"])
+@pytest.mark.parametrize(
+    "rules",
+    [OLD_EJECTION, NEW_EJECTION, NEW_EJECTION.replace(", maxEjectionPercent: 100", "")],
+    ids=["v1alpha2", "v1", "no percentage"],
+)
 def test_an_instance_that_fails_is_ejected_and_comes_back(site: Site, rules: str) -> None:
     site.applications["v2"].status = 500
     with site.client(rules) as client:

@@ -118,6 +118,18 @@ def test_simple_cb_has_the_documented_defaults() -> None:
     assert (ejection.base_ejection_time.seconds, ejection.max_ejection_percent.value) == (30, 10)
 
 
+def test_consecutive_errors_count_gateway_errors_alone() -> None:
+    outlier = "outlierDetection: {consecutiveErrors: 7, maxEjectionPercent: 30}"
+    ejection = cluster(plan(new("r", f"{{host: reviews, trafficPolicy: {{{outlier}}}}}"))).outlier_detection
+    assert (ejection.consecutive_gateway_failure.value, ejection.enforcing_consecutive_gateway_failure.value) == (
+        7,
+        100,
+    )
+    assert ejection.enforcing_consecutive_5xx.value == 0
+    assert ejection.HasField("enforcing_consecutive_5xx")
+    assert (ejection.max_ejection_percent.value, ejection.always_eject_one_host.value) == (30, False)
+
+
 def test_subsets_inherit_parts_and_ports_replace_all() -> None:
     rules = new(
         "r",
