@@ -11,6 +11,7 @@ from agent.adapters.consul.address import ConsulAddress, read_token
 from agent.adapters.consul.client import ConsulClient
 from agent.config import Config
 from agent.errors import HostError, HostmeshError
+from agent.runtime import garbage
 from agent.runtime.host_agent import HostAgent
 from agent.runtime.last_known import LastKnownFile
 from agent.runtime.notify import notify
@@ -25,6 +26,7 @@ async def run_daemon(config: Config) -> None:
 
     Raises HostError if this host can't carry the agent, ConfigError if Consul's token or TLS files can't be used.
     """
+    garbage.begin()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

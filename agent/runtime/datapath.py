@@ -39,6 +39,8 @@ class DataPath:
         self._report = report
         self._desired: Desired | None = None
         self._published = asyncio.Event()
+        self._rules: tuple[str, str] | None = None
+        """The interception that stands, v4 and v6; None: not known."""
 
     def publish(self, desired: Desired, revision: int) -> None:
         """Hand the resources to Envoy at once; names and interception follow its acknowledgement."""
@@ -53,6 +55,7 @@ class DataPath:
 
     async def run(self) -> None:
         """Follow the publications until cancelled; what fails on this host is reported and tried again."""
+        failed = False
         while True:
             looking = not await self._published_before(LOOK_SECONDS)
             if looking and (self._desired is None or not self._xds.state.connected):
@@ -64,8 +67,9 @@ class DataPath:
                 continue
             try:
                 renamed = await asyncio.to_thread(self._hosts.write, self._desired.dns_hosts)
-                differences = await self._interception.apply(self._desired.netfilter_v4, self._desired.netfilter_v6)
+                differences = await self._intercept(self._desired.netfilter_v4, self._desired.netfilter_v6, looking)
             except HostError as error:
+                self._rules, failed = None, True
                 self._report(FaultsChanged("host", (Fault("interception", str(error)),)))
                 log.error("interception and names: %s", error)
                 await asyncio.sleep(RETRY_SECONDS)
@@ -76,8 +80,18 @@ class DataPath:
                 log.warning("another program had changed what is ours, it is repaired: %s", "; ".join(what[:5]))
             elif differences:
                 log.info("interception changed: %d rules or routes", len(differences))
-            self._report(FaultsChanged("host", ()))
+            if failed:
+                failed = False
+                self._report(FaultsChanged("host", ()))
             self.ready.set()
+
+    async def _intercept(self, v4: str, v6: str, looking: bool) -> tuple[str, ...]:
+        # A look at what stands starts half a dozen programs, and every new service comes by here.
+        if self._rules == (v4, v6) and not looking:
+            return ()
+        differences = await self._interception.apply(v4, v6)
+        self._rules = (v4, v6)
+        return differences
 
     async def remove(self) -> None:
         """Take names and interception away; raises HostError."""

@@ -17,17 +17,34 @@ from agent.translate.plan import Planner
 
 log = logging.getLogger(__name__)
 
-MIN_GAP_SECONDS = 0.02
+MIN_GAP_SECONDS = 0.005
+"""For what comes in the same moment: a change often shows in several polls."""
 MAX_GAP_SECONDS = 1.0
-COST_FACTOR = 4.0
-"""After a round the owner rests this many times its cost, so that planning never takes more than a fifth of a core."""
+CPU_SHARE = 0.2
+"""Of a core, for rounds one after the other."""
+CPU_BURST_SECONDS = 0.25
+"""What rounds may take beyond that at once: a health flip shall not wait because a service came just before it."""
+
+
+class Budget:
+    """How long to rest after a round, so that rounds never take more than CPU_SHARE for long. Times in seconds."""
+
+    def __init__(self) -> None:
+        self._debt = 0.0
+        self._since = 0.0
+
+    def rest(self, cost: float, now: float) -> float:
+        """Return the rest after a round of that cost (CPU time) that ended at that monotonic time."""
+        self._debt = max(0.0, self._debt - (now - self._since) * CPU_SHARE) + cost
+        self._since = now
+        return min(max(MIN_GAP_SECONDS, (self._debt - CPU_BURST_SECONDS) / CPU_SHARE), MAX_GAP_SECONDS)
 
 
 class Reconciler:
     """Folds events into the state and turns it into the desired state of this host.
 
     The first change goes at once. What comes while it is worked on, or in the rest that follows, goes together: the
-    rest is proportional to the work, so that a change waits for milliseconds on a small mesh and a storm is bounded.
+    rest is short until the budget is spent, so that a change waits for milliseconds and a storm is bounded.
     """
 
     def __init__(
@@ -45,19 +62,21 @@ class Reconciler:
         self._publish = publish
         self._after_round = after_round
         self._planner = Planner()
+        self._budget = Budget()
 
     async def run(self) -> None:
         """Work until cancelled."""
         while True:
             events = await self.mailbox.take()
-            started = time.perf_counter()
+            # The rest depends on CPU time: on a busy machine the clock runs on while others work.
+            started, worked = time.perf_counter(), time.thread_time()
             self.state.apply(events)
             if self.state.is_complete:
                 self._reconcile_or_keep()
             self._after_round()
             self.last_round_seconds = time.perf_counter() - started
             self.rounds += 1
-            await asyncio.sleep(min(max(MIN_GAP_SECONDS, COST_FACTOR * self.last_round_seconds), MAX_GAP_SECONDS))
+            await asyncio.sleep(self._budget.rest(time.thread_time() - worked, time.monotonic()))
 
     def _reconcile_or_keep(self) -> None:
         try:

@@ -8,6 +8,7 @@ import socket
 import stat
 import tempfile
 from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing
 from pathlib import Path
 
 import grpc
@@ -63,6 +64,21 @@ class Client:
         for type_url in (CLUSTER_TYPE, LISTENER_TYPE):
             await self.ask(type_url, node)
             await self.ask(type_url, node, (await self.response()).nonce)
+
+
+async def test_acknowledgements_can_be_followed(server: XdsServer, path: Path) -> None:
+    server.publish(state([make(CLUSTER_TYPE, "a", 1)]), 1)
+    async with Client(path) as client, aclosing(server.follow_acks()) as acks:
+        assert (await anext(acks)).taken == ()
+        await client.take_everything("n")
+        first, second = await anext(acks), await anext(acks)
+        assert first.taken == ((CLUSTER_TYPE, "a", make(CLUSTER_TYPE, "a", 1).version),)
+        assert (first.settled, second.settled, second.taken) == (False, True, ())
+        async with aclosing(server.follow_acks()) as late:
+            assert (await anext(late)).taken == first.taken
+        server.publish(state([]), 2)
+        await client.ask(CLUSTER_TYPE, "n", (await client.response()).nonce)
+        assert (await anext(acks)).taken == ((CLUSTER_TYPE, "a", ""),)
 
 
 async def test_a_client_gets_what_is_published(server: XdsServer, path: Path) -> None:

@@ -106,8 +106,11 @@ class DeltaStream:
             subscription.retarget(resources.of(type_url))
         self._settle(now)
 
-    def receive(self, request: discovery_pb2.DeltaDiscoveryRequest, now: float) -> None:
-        """Take a request: subscriptions, an ACK or a NACK, often several in one. Raises ProtocolError."""
+    def receive(self, request: discovery_pb2.DeltaDiscoveryRequest, now: float) -> Pack | None:
+        """Take a request: subscriptions, an ACK or a NACK, often several in one; return what it acks, if anything.
+
+        Raises ProtocolError.
+        """
         subscription = self._subscription(request.type_url)
         if not self.connected:
             self.node_id, self.proxy_version = request.node.id, proxy_version(request.node)
@@ -120,9 +123,15 @@ class DeltaStream:
         for name in names:
             self._expected.pop((request.type_url, name), None)
         self._note_stuck_clusters(request.type_url, now)
-        if request.response_nonce:
-            self._answered(subscription, request, now)
+        acked = self._answered(subscription, request, now) if request.response_nonce else None
         self._settle(now)
+        return acked
+
+    def held(self) -> Iterator[tuple[str, str, str]]:
+        """Yield what Envoy holds: (type URL, name, version)."""
+        for type_url, subscription in self._subscriptions.items():
+            for name, version in subscription.held.items():
+                yield type_url, name, version
 
     def responses(self, now: float) -> list[discovery_pb2.DeltaDiscoveryResponse]:
         """Return every response that may go now, in order, and count them as sent; before the first publish none."""
@@ -196,20 +205,23 @@ class DeltaStream:
         newest = next(reversed(self._outstanding[type_url].values()), None)
         return newest.sent_at + self._limits.stage_wait if newest else -math.inf
 
-    def _answered(self, subscription: Subscription, request: discovery_pb2.DeltaDiscoveryRequest, now: float) -> None:
+    def _answered(
+        self, subscription: Subscription, request: discovery_pb2.DeltaDiscoveryRequest, now: float
+    ) -> Pack | None:
         outstanding = self._outstanding[subscription.type_url].pop(request.response_nonce, None)
         if outstanding is None:
-            return  # a nonce of an earlier stream, or one made up: it says nothing about what was sent on this one
+            return None  # a nonce of an earlier stream, or one made up: it says nothing about what was sent on this one
         if not request.HasField("error_detail"):
             subscription.accept(outstanding.pack.resources, outstanding.pack.removed)
             self._expect_subscriptions(outstanding.pack.resources, now)
-            return
+            return outstanding.pack
         reason = one_line(request.error_detail.message)
         kind = subscription.type_url.rpartition(".")[2]
         versions = outstanding.pack.versions
         logger.warning("Envoy refused %s %s: %s", kind, _some(versions), reason)
         later = {name for sent in self._outstanding[subscription.type_url].values() for name in sent.pack.versions}
         subscription.refuse(versions, f"Envoy refused this {kind}: {reason}", later)
+        return None
 
     def _expect_subscriptions(self, accepted: Iterable[Resource], now: float) -> None:
         # Envoy acks a listener before it asks for the listener's routes (likewise a cluster while it starts):

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -17,7 +17,9 @@ from google.protobuf.message import DecodeError
 from msgspec import Struct, field
 from msgspec.structs import replace
 
+from agent.adapters.xds.acks import AckFeed, Acknowledgement
 from agent.adapters.xds.delta import DeltaStream, Limits, ProtocolError
+from agent.adapters.xds.response import Pack
 from agent.adapters.xds.unix_socket import clear_path, private_files
 from agent.errors import HostError
 from agent.mesh.routes import Fault
@@ -87,6 +89,7 @@ class XdsServer:
         self._responses = 0
         self._state = ProxyState()
         self._changed = asyncio.Event()
+        self._acks = AckFeed()
         self._server: grpc.aio.Server | None = None
 
     async def start(self) -> None:
@@ -142,6 +145,19 @@ class XdsServer:
             return False
         return True
 
+    def follow_acks(self) -> AsyncGenerator[Acknowledgement, None]:
+        """Yield what Envoy holds now, then each acknowledgement as it comes."""
+        return self._acks.follow(self._held_now)
+
+    def _held_now(self) -> Acknowledgement:
+        live = [connection.stream for connection in self._connections if connection.stream.connected]
+        taken = tuple(live[-1].held()) if live else ()
+        return Acknowledgement(self._clock(), self._state.settled, taken)
+
+    def _tell_ack(self, type_url: str, pack: Pack, settled: bool) -> None:
+        taken = tuple((type_url, name, version) for name, version in pack.versions.items())
+        self._acks.tell(Acknowledgement(self._clock(), settled, taken))
+
     async def _serve(self, requests: AsyncIterator[bytes], context: Context) -> None:
         connection = _Connection(self._limits)
         if self._published:
@@ -163,11 +179,13 @@ class XdsServer:
         async for data in requests:
             try:
                 request = discovery_pb2.DeltaDiscoveryRequest.FromString(data)
-                connection.stream.receive(request, self._clock())
+                acked = connection.stream.receive(request, self._clock())
             except DecodeError:
                 return "a message is not a DeltaDiscoveryRequest"
             except ProtocolError as error:
                 return str(error)
+            if acked and self._acks.is_followed:
+                self._tell_ack(request.type_url, acked, connection.stream.settled)
             connection.wake.set()
             self._note_change()
         return None

@@ -56,6 +56,11 @@ class Subscription:
         self._retained: set[str] = set()
 
     @property
+    def held(self) -> Mapping[str, str]:
+        """Return the version of each resource that Envoy is known to hold."""
+        return self._held
+
+    @property
     def is_idle(self) -> bool:
         """Tell whether nothing is left to send."""
         return not (self.owes_answer or self._pending or self._urgent or self._suspects)
