@@ -80,6 +80,13 @@ class VipConfig(Struct, frozen=True, rename="camel", forbid_unknown_fields=True)
     v6: str = "fdf0:240:240::/112"
 
 
+class DnsConfig(Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
+    """How Envoy looks up hosts outside of the mesh."""
+
+    upstreams: tuple[str, ...] = ()
+    """DNS servers: ADDRESS, ADDRESS:PORT or [ADDRESS]:PORT; none: those of resolv.conf that are not this host."""
+
+
 class LogConfig(Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
     """How much the agent says."""
 
@@ -94,6 +101,7 @@ class _File(Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
     proxy: ProxyConfig = ProxyConfig()
     interception: InterceptionConfig = InterceptionConfig()
     vips: VipConfig = VipConfig()
+    dns: DnsConfig = DnsConfig()
     log: LogConfig = LogConfig()
 
 
@@ -112,6 +120,7 @@ class Config(Struct, frozen=True):
     interception: InterceptionConfig
     vip_range_v4: IPv4Network
     vip_range_v6: IPv6Network
+    dns: DnsConfig
     log: LogConfig
     notes: tuple[str, ...] = field(default_factory=tuple)
     """Things worth a line in the log, such as variables that are read by nobody."""
@@ -161,6 +170,7 @@ def load_config(config_dir: Path, state_dir: Path, run_dir: Path) -> Config:
         interception=interception,
         vip_range_v4=IPv4Network(file.vips.v4),
         vip_range_v6=IPv6Network(file.vips.v6),
+        dns=file.dns,
         log=file.log,
         notes=_notes(variables),
     )

@@ -143,6 +143,7 @@ _AGENT = message(
                 "excludeOutboundCidrs": listing(text(_cidr)),
             }
         ),
+        "dns": message({"upstreams": listing(text(words.dns_server), at_most=16)}),
         "vips": message({"v4": text(_vips(IPv4Network)), "v6": text(_vips(IPv6Network))}),
         "log": message({"level": one_of(*LOG_LEVELS)}),
     }

@@ -32,6 +32,9 @@ def _no_egress_proxy(report: Report, path: str, value: Any) -> None:
 
 
 def _whole(report: Report, path: str, spec: dict[str, Any]) -> None:
+    if spec["destination"]["service"] == "*":
+        reason = 'the wildcard "*" is known, but not supported yet (name a domain: "*.example.com")'
+        report.unsupported(child(path, "destination.service"), reason)
     numbers: set[int] = set()
     service = spec["destination"]["service"]
     for index, port in enumerate(spec["ports"]):

@@ -35,9 +35,8 @@ def service_whole(report: Report, path: str, service: dict[str, Any]) -> None:
     for key in ("name", "namespace", "domain"):
         if key in service:
             report.invalid(child(path, key), "does not go with service, which is the full host (remove one of them)")
-    host = service["service"]
-    if host.startswith("*"):
-        report.unsupported(child(path, "service"), f'the wildcard "{host}" is known, but not supported yet')
+    if service["service"] == "*":
+        report.unsupported(child(path, "service"), 'the wildcard "*" is known, but not supported yet')
 
 
 def resolve_service(reference: Mapping[str, Any], namespace: str, catalog: Catalog) -> ServiceKey:

@@ -16,10 +16,11 @@ from agent.api.enforce import enforceable
 from agent.api.envelope import Document
 from agent.api.istio_service import Unresolved
 from agent.api.lower_destinations import lower_destination_policy, lower_destination_rule, united
+from agent.api.lower_outside import declared_services, outside_services
 from agent.api.lower_route_rule import LoweredRule, lower_route_rule
 from agent.api.lower_virtual_service import Subsets, declared_subsets, lower_virtual_service
 from agent.mesh.routes import Fault, PolicyRule, Route, ServicePolicy, Subset
-from agent.mesh.service import ServiceKey
+from agent.mesh.service import Service, ServiceKey
 
 T = TypeVar("T")
 _MAX_REASONS = 5
@@ -32,6 +33,8 @@ class Lowered(Struct, frozen=True):
     policies: Mapping[ServiceKey, ServicePolicy]
     """Only of services that a rule is about; any other has ServicePolicy.empty()."""
     faults: tuple[Fault, ...]
+    outside: Mapping[ServiceKey, Service] = {}
+    """The services that rules declare, beside the catalog's."""
 
 
 def lower(documents: Iterable[Document], services: Collection[ServiceKey]) -> Lowered:
@@ -43,15 +46,17 @@ class Lowerer:
     """Lowers again and again, and quickly: it remembers per document what came of it (a memo, nothing else)."""
 
     def __init__(self) -> None:
+        self._registered = Catalog(())
         self._catalog = Catalog(())
+        self._outside: Mapping[ServiceKey, Service] = {}
         self._subsets: Subsets = {}
         self._memos: dict[int, _Memo] = {}
         self._policies: Mapping[ServiceKey, ServicePolicy] = {}
 
     def lower(self, documents: Iterable[Document], services: Collection[ServiceKey]) -> Lowered:
         """Return what the documents mean for the services of the catalog; each document's name is given once."""
-        if self._catalog.services != frozenset(services):
-            self._catalog = Catalog(services)
+        if self._registered.services != frozenset(services):
+            self._registered = Catalog(services)
         # A memo holds its document, so no other one can have got its id meanwhile.
         self._memos = {id(document): self._memos.get(id(document)) or _Memo(document) for document in documents}
         faults: list[Fault] = []
@@ -60,6 +65,7 @@ class Lowerer:
             faults += memo.faults
             if memo.is_usable:
                 by_kind.setdefault(memo.document.kind, []).append(memo)
+        self._update_outside(_ordered([*by_kind.get("EgressRule", ()), *by_kind.get("ServiceEntry", ())]), faults)
         self._update_subsets(_ordered(by_kind.get("DestinationRule", ())), faults)
         policies = self._virtual_services(_ordered(by_kind.get("VirtualService", ())), faults)
         self._add_route_rules(by_kind.get("RouteRule", ()), policies, faults)
@@ -67,12 +73,22 @@ class Lowerer:
             _ordered([*by_kind.get("DestinationPolicy", ()), *by_kind.get("DestinationRule", ())]), policies, faults
         )
         self._policies = {service: self._same(service, policy) for service, policy in sorted(policies.items())}
-        return Lowered(self._policies, tuple(sorted(set(faults))))
+        return Lowered(self._policies, tuple(sorted(set(faults))), self._outside)
 
     def _same(self, service: ServiceKey, policy: ServicePolicy) -> ServicePolicy:
         """Return the policy object of last time if it is equal: whoever compares it next is done at once."""
         before = self._policies.get(service)
         return before if before == policy else policy
+
+    def _update_outside(self, memos: Iterable[_Memo], faults: list[Fault]) -> None:
+        """Add the services that rules declare to those of the catalog."""
+        declared = ((memo.document, memo.declared) for memo in memos)
+        outside, unused = outside_services(declared, self._registered)
+        faults += unused
+        if outside != self._outside:
+            self._outside = outside
+        if self._catalog.services != self._registered.services | outside.keys():
+            self._catalog = Catalog(self._registered.services | outside.keys())
 
     def _update_subsets(self, rules: Iterable[_Memo], faults: list[Fault]) -> None:
         """Unite the subsets of all DestinationRules of a service; of two by one name the first in name order stays."""
@@ -176,6 +192,9 @@ class _Memo:
         self.subsets: tuple[Subset, ...] = ()
         if self.is_usable and document.kind == "DestinationRule":
             self.subsets = declared_subsets(self.document)
+        self.declared: tuple[Service, ...] = ()
+        if self.is_usable and document.kind in ("EgressRule", "ServiceEntry"):
+            self.declared = declared_services(self.document)
         self._rule: _Result[LoweredRule | Fault] | None = None
         self._routes: _Result[tuple[Route, ...] | Fault] | None = None
         self._connection: _Result[tuple[ServiceKey, PolicyRule] | Fault] | None = None

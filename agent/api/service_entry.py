@@ -14,6 +14,8 @@ from agent.api.yaml_text import child
 _NAMED = ("DNS", "DNS_ROUND_ROBIN")
 _RESOLUTIONS = ("NONE", "STATIC", *_NAMED, "DYNAMIC_DNS")
 
+_NOT_YET = "is known, but not supported yet"
+
 _PORT = message(
     {
         "number": integer(1, 65535),
@@ -44,6 +46,26 @@ def _whole(report: Report, path: str, spec: dict[str, Any]) -> None:
         _dynamic(report, path, spec)
     if resolution != "NONE" and len(spec["hosts"]) > 1:
         _told_apart(report, path, spec)
+    _unsupported(report, path, spec, resolution)
+
+
+def _unsupported(report: Report, path: str, spec: dict[str, Any], resolution: str) -> None:
+    """Name what is not honoured yet; where the rest would mean something else without it, at the place of the rest."""
+    if "workloadSelector" in spec:
+        report.unsupported(child(path, "workloadSelector"), f"{_NOT_YET} (register the workloads in Consul)")
+    if resolution == "DYNAMIC_DNS":
+        report.unsupported(path, f"the resolution DYNAMIC_DNS {_NOT_YET} (NONE sends wildcards to their own addresses)")
+    for index, port in enumerate(spec.get("ports") or ()):
+        if (port.get("protocol") or port["name"]).lower() == "udp":
+            report.unsupported(f"{child(path, 'ports')}[{index}]", "udp cannot go through the mesh")
+    for index, endpoint in enumerate(spec.get("endpoints") or ()):
+        place = f"{child(path, 'endpoints')}[{index}]"
+        if addresses.is_unix(endpoint.get("address") or ""):
+            report.unsupported(place, f"a Unix socket {_NOT_YET}")
+        elif not endpoint.get("address"):
+            report.unsupported(place, f"an endpoint of another network {_NOT_YET}")
+        if "weight" in endpoint:
+            report.unsupported(child(place, "weight"), _NOT_YET)
 
 
 def _distinct_ports(report: Report, path: str, ports: list[dict[str, Any]]) -> None:

@@ -43,9 +43,9 @@ _URI = string_match(may_be_present=False, empty_prefix=True)
 
 
 def wildcardless(report: Report, path: str, value: Any) -> None:
-    """Check a host; a wildcard is correct Istio, but not supported yet."""
+    """Check a host; a wildcard stands for the service that an EgressRule or ServiceEntry declares so, `*` for none."""
     text(words.wildcard_host)(report, path, value)
-    if isinstance(value, str) and value.startswith("*"):
+    if value == "*":
         report.unsupported(path, f'the wildcard "{one_line(value, 60)}" is known, but not supported yet')
 
 

@@ -65,6 +65,18 @@ def address(text: str) -> str | None:
     return None if is_address(text) else f'"{one_line(text, 70)}" is not an IP address'
 
 
+def dns_server(text: str) -> str | None:
+    """Want a DNS server: ADDRESS, ADDRESS:PORT or [ADDRESS]:PORT."""
+    if is_address(text):
+        return None
+    address, _, port = text.rpartition(":")
+    inner = address[1:-1] if address.startswith("[") and address.endswith("]") else address
+    bracketed = inner != address
+    if is_address(inner) and bracketed == (":" in inner) and port.isdecimal() and 0 < int(port) < 65536:
+        return None
+    return f'"{one_line(text, 70)}" is not a DNS server (10.0.0.2, 10.0.0.2:5353 or [fd00::2]:53)'
+
+
 def header_name(text: str) -> str | None:
     """Want an HTTP field name (RFC 9110 section 5.1)."""
     if len(text) <= 256 and _HEADER.fullmatch(text):

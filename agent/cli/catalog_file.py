@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from agent.api import words
 from agent.api.problem import nearest, one_line
-from agent.api.schema import Check, Report, boolean, integer, listing, mapping, message, text
+from agent.api.schema import Check, Report, boolean, integer, listing, mapping, message, one_of, text
 from agent.api.settings import settings_from
 from agent.api.yaml_text import YamlValue, read_yaml
 from agent.errors import ConfigError, ValidationError
@@ -20,14 +20,23 @@ from agent.mesh.names import DEFAULT_NAMESPACE
 from agent.mesh.ports import LISTENER_PORTS
 from agent.mesh.service import Instance, Locality, Port, Protocol, Service, ServiceKey, Workload, labels_of
 from agent.mesh.settings import MeshSettings
+from agent.translate.netfilter import OutboundMode
 
 MAX_ITEMS = 10_000
+
+
+class HostSettings(Struct, frozen=True):
+    """What agent.yaml would say on the node."""
+
+    outbound: OutboundMode = OutboundMode.MESH
+    dns_upstreams: tuple[str, ...] = ()
 
 
 class Catalog(Struct, frozen=True):
     """A mesh as a catalog file describes it."""
 
     settings: MeshSettings
+    host: HostSettings
     nodes: dict[str, str]
     """Name → address."""
     services: tuple[Service, ...]
@@ -98,7 +107,12 @@ def _catalog(plain: dict[str, Any], mesh_source: str) -> Catalog:
     seen = [service for service in services if service.key.name not in settings.excluded_services]
     instances = tuple(instance for service in seen for instance in service.instances)
     ordered = (Service(service.key, service.ports, tuple(sorted(service.instances))) for service in seen)
-    return Catalog(settings, nodes, tuple(ordered), instances)
+    return Catalog(settings, _host(plain), nodes, tuple(ordered), instances)
+
+
+def _host(plain: dict[str, Any]) -> HostSettings:
+    outbound = (plain.get("interception") or {}).get("outbound", OutboundMode.MESH)
+    return HostSettings(OutboundMode(outbound), tuple((plain.get("dns") or {}).get("upstreams") or ()))
 
 
 def _service(plain: dict[str, Any], nodes: dict[str, str], places: dict[str, str]) -> Service:
@@ -244,6 +258,8 @@ _SERVICE = message(
 _CATALOG = message(
     {
         "mesh": _settings,
+        "interception": message({"outbound": one_of(*OutboundMode)}),
+        "dns": message({"upstreams": listing(text(words.dns_server), at_most=16)}),
         "nodes": listing(
             message(
                 {"name": text(), "address": text(words.address), "locality": text(_locality)},

@@ -111,8 +111,8 @@ def render(
     documents = load_documents(files, given_flags(ctx).get("namespace") or "default") if files else []
     lowered = lower(documents, [service.key for service in catalog.services])
     certificates = read_certificates(certs) if certs else None
-    snapshot = node_snapshot(catalog, node, lowered.policies, certificates)
-    options = node_options(bind_outbound, bind_inbound)
+    snapshot = node_snapshot(catalog, node, lowered, certificates)
+    options = node_options(catalog.host, bind_outbound, bind_inbound)
     check_bindings(snapshot, options)
     desired = Planner().plan(snapshot, options)
     faults = [f"{fault.subject}: {fault.reason}" for fault in sorted({*lowered.faults, *desired.faults})]

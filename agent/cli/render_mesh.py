@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from ipaddress import IPv4Network, IPv6Network
 
-from agent.cli.catalog_file import Catalog
+from agent.api.lower import Lowered
+from agent.cli.catalog_file import Catalog, HostSettings
 from agent.cli.certificate_files import CertificateFolder
 from agent.config import VipConfig
 from agent.errors import UserError
-from agent.mesh.routes import ServicePolicy
-from agent.mesh.service import ServiceKey, Workload
+from agent.mesh.service import Workload
 from agent.mesh.settings import MtlsMode
 from agent.mesh.snapshot import Certificate, MeshSnapshot
 from agent.mesh.vips import allocate
@@ -24,10 +24,10 @@ _RANGES = IPv4Network(VipConfig().v4), IPv6Network(VipConfig().v6)
 
 
 def node_snapshot(
-    catalog: Catalog, node: str, policies: Mapping[ServiceKey, ServicePolicy], certificates: CertificateFolder | None
+    catalog: Catalog, node: str, lowered: Lowered, certificates: CertificateFolder | None
 ) -> MeshSnapshot:
     """Return the mesh as the node's agent would know it; the one certificate stands for all of its workloads."""
-    services = {service.key: service for service in catalog.services}
+    services = {**{service.key: service for service in catalog.services}, **lowered.outside}
     workloads = catalog.workloads(node)
     bearers = [workload.identity for workload in workloads]
     if certificates and not bearers:
@@ -35,20 +35,26 @@ def node_snapshot(
     return MeshSnapshot(
         node=node,
         services=services,
-        policies=policies,
+        policies=lowered.policies,
         settings=catalog.settings,
         workloads=workloads,
-        vips=allocate({}, services, *_RANGES),
+        vips=allocate({}, (key for key, service in services.items() if service.has_address), *_RANGES),
         certificates=dict.fromkeys(bearers, _IN_FILES) if certificates else {},
         trust_bundle_pem=b"in a file" if certificates else b"",
     )
 
 
-def node_options(bind_outbound: str | None, bind_inbound: str | None) -> PlanOptions:
+def node_options(host: HostSettings, bind_outbound: str | None, bind_inbound: str | None) -> PlanOptions:
     """Return how listeners are reached: by iptables on 15001 and 15006, or at the addresses given."""
+    upstreams = host.dns_upstreams
     if bind_outbound or bind_inbound:
-        return PlanOptions(intercepted=False, bind_outbound=bind_outbound, bind_inbound=bind_inbound)
-    return PlanOptions(NetfilterOptions(proxy_uid=0, service_cidr_v4=_RANGES[0], service_cidr_v6=_RANGES[1]))
+        return PlanOptions(
+            intercepted=False, bind_outbound=bind_outbound, bind_inbound=bind_inbound, dns_upstreams=upstreams
+        )
+    capture = NetfilterOptions(
+        proxy_uid=0, service_cidr_v4=_RANGES[0], service_cidr_v6=_RANGES[1], outbound=host.outbound
+    )
+    return PlanOptions(capture, dns_upstreams=upstreams)
 
 
 def security_warnings(snapshot: MeshSnapshot, certificates: CertificateFolder | None) -> list[str]:

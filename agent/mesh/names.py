@@ -30,6 +30,8 @@ TRUST_BUNDLE_SECRET = "trust-bundle"
 
 def canonical_host(key: ServiceKey) -> str:
     """Return the one host name that stands for a service in xDS names."""
+    if key.is_outside:
+        return key.name
     if key.namespace == DEFAULT_NAMESPACE:
         return f"{key.name}.{CONSUL_DOMAIN}"
     return f"{key.name}.{key.namespace}.{CLUSTER_DOMAIN}"
@@ -49,12 +51,15 @@ def hosts_by_service(keys: Iterable[ServiceKey], namespace: str) -> dict[Service
     """Return all names of each service as a caller of that namespace knows them; no name is given twice.
 
     `NAME` and `NAME.service.consul` do not say the namespace: they go to the caller's own, then to `default`, then to
-    the first in alphabetical order.
+    the first in alphabetical order. A service that a rule declares has the one name that the rule gives it.
     """
     by_name: dict[str, list[ServiceKey]] = {}
-    for key in keys:
-        by_name.setdefault(key.name, []).append(key)
     hosts: dict[ServiceKey, tuple[str, ...]] = {}
+    for key in keys:
+        if key.is_outside:
+            hosts[key] = (key.name,)
+        else:
+            by_name.setdefault(key.name, []).append(key)
     for name, candidates in by_name.items():
         candidates.sort(key=lambda key: (key.namespace != namespace, key.namespace != DEFAULT_NAMESPACE, key.namespace))
         for position, key in enumerate(candidates):

@@ -59,13 +59,27 @@ class Protocol(StrEnum):
 
 
 class ServiceKey(Struct, frozen=True, order=True):
-    """The identity of a mesh service; `name` is Consul's catalog name."""
+    """The identity of a mesh service; `name` is Consul's catalog name.
+
+    A service that a rule declares (`Service.outside`) has no namespace: its name is its whole host name, `*.foo.com`
+    or a range of addresses.
+    """
 
     namespace: str
     name: str
 
     def __str__(self) -> str:
-        return f"{self.name}.{self.namespace}"
+        return f"{self.name}.{self.namespace}" if self.namespace else self.name
+
+    @property
+    def is_outside(self) -> bool:
+        """Tell whether a rule declares it, not the catalog."""
+        return not self.namespace
+
+    @property
+    def is_one_host(self) -> bool:
+        """Tell whether the name is one host's, neither a wildcard nor a range of addresses."""
+        return "*" not in self.name and "/" not in self.name
 
 
 class Port(Struct, frozen=True, order=True):
@@ -133,12 +147,50 @@ class Instance(Struct, frozen=True, order=True):
         return next((target for port, target in self.target_ports if port == number), number)
 
 
+class Resolution(StrEnum):
+    """How the endpoints of a service that a rule declares are found."""
+
+    ORIGINAL = "original"
+    """Each connection goes where it was going before it was captured."""
+    STATIC = "static"
+    """The service's instances."""
+    DNS = "dns"
+    """All addresses that DNS gives for the endpoints' names."""
+    DNS_ROUND_ROBIN = "dns-round-robin"
+    """One address at a time, the first one of the newest answer."""
+
+    @property
+    def asks_dns(self) -> bool:
+        """Tell whether the proxy looks names up."""
+        return self in (Resolution.DNS, Resolution.DNS_ROUND_ROBIN)
+
+
+class Outside(Struct, frozen=True):
+    """What a rule says of a service that the catalog doesn't have."""
+
+    origin: str
+    """The rule's name, as faults show it; of several rules the first."""
+    resolution: Resolution
+    endpoints: tuple[Instance, ...] = ()
+    """Where names are looked up: instances whose address is a name (or an address); each serves every port."""
+    addresses: tuple[str, ...] = ()
+    """Addresses and ranges that callers know the service by."""
+    tls_ports: tuple[int, ...] = ()
+    """Ports that callers speak plain HTTP to, and the server TLS."""
+    subject_alt_names: tuple[str, ...] = ()
+    """Names that the server's certificate may bear; none: the host's own."""
+    exported_to: tuple[str, ...] = ()
+    """Namespaces whose callers see it; () means all."""
+
+
 class Service(Struct, frozen=True):
-    """A mesh service: everything in the catalog under one (namespace, name)."""
+    """A mesh service: everything in the catalog under one (namespace, name), or what rules declare under one host."""
 
     key: ServiceKey
     ports: tuple[Port, ...]
     instances: tuple[Instance, ...]
+    outside: Outside | None = None
+    """Set if it is rules that declare it."""
 
     @classmethod
     def from_instances(cls, key: ServiceKey, instances: Iterable[Instance]) -> Service:
@@ -152,6 +204,11 @@ class Service(Struct, frozen=True):
             for port in instance.ports:
                 ports.setdefault(port.number, port)
         return cls(key, tuple(sorted(ports.values())), ordered)
+
+    @property
+    def has_address(self) -> bool:
+        """Tell whether it can have a virtual address; if not, only captured traffic of all kinds ever comes to it."""
+        return self.outside is None or (self.key.is_one_host and self.outside.resolution is not Resolution.ORIGINAL)
 
     @property
     def service_accounts(self) -> tuple[str, ...]:

@@ -19,9 +19,11 @@ from agent.adapters.consul.kv import watch_config
 from agent.adapters.consul.registration import Registrar
 from agent.adapters.consul.status import StatusWriter
 from agent.adapters.dns.hosts import HostsFile
+from agent.adapters.dns.upstreams import read_upstreams
 from agent.adapters.dns.vip_table import VipTable
 from agent.adapters.identity import CaClient, KeyStore, TokenFile
 from agent.adapters.netfilter.interception import Interception
+from agent.adapters.proxy.admin import AdminClient
 from agent.adapters.proxy.options import ProxyOptions
 from agent.adapters.proxy.supervisor import EnvoySupervisor
 from agent.adapters.xds.server import XdsServer
@@ -90,7 +92,8 @@ class HostAgent:
         self._registrar = Registrar(client, (), self._update_status)
         self._status_writer = StatusWriter(client, config.node)
         metrics = MetricsPage(self.status, self._counters)
-        self._endpoint = Endpoint(self.status, metrics.render, self._xds.wait_acked)
+        envoy = AdminClient(_admin_socket(config), timeout_seconds=30.0)
+        self._endpoint = Endpoint(self.status, metrics.render, self._xds.wait_acked, envoy.get)
 
     def reload(self) -> None:
         """Read services.d again (SIGHUP)."""
@@ -273,6 +276,7 @@ def _plan_options(config: Config) -> PlanOptions:
         ),
         capture_inbound=interception.inbound,
         ipv6=_has_ipv6(),
+        dns_upstreams=config.dns.upstreams or read_upstreams(),
     )
 
 

@@ -74,6 +74,7 @@ class MeshState:
         self._trust_bundle = b""
         self._lowerer = Lowerer()
         self._policies: Mapping[ServiceKey, ServicePolicy] = {}
+        self._outside: Mapping[ServiceKey, Service] = {}
         self._faults: dict[str, tuple[Fault, ...]] = {}
         self._names_changed = self._rules_changed = True
         self._unseen: set[str] = set()
@@ -154,16 +155,17 @@ class MeshState:
 
     def snapshot(self) -> MeshSnapshot:
         """Return the present state."""
-        if self._names_changed:
-            self._allocate_vips()
         if self._names_changed or self._rules_changed:
             lowered = self._lowerer.lower(self._rules.documents, self._services.keys())
             self._policies = lowered.policies
             self._set_faults("rules", self._rules.faults + lowered.faults)
+            if self._names_changed or lowered.outside != self._outside:
+                self._outside = lowered.outside
+                self._allocate_vips()
             self._names_changed = self._rules_changed = False
         return MeshSnapshot(
             node=self._node,
-            services=dict(self._services),
+            services={**self._services, **self._outside},
             policies=self._policies,
             settings=self._settings,
             workloads=self._workloads,
@@ -201,7 +203,8 @@ class MeshState:
 
     def _allocate_vips(self) -> None:
         try:
-            self.vips = allocate(self.vips, self._services, *self._ranges)
+            hosts = (key for key, service in self._outside.items() if service.has_address)
+            self.vips = allocate(self.vips, (*self._services, *hosts), *self._ranges)
             self._set_faults("vips", ())
         except HostError as error:
             self._set_faults("vips", (Fault("virtual addresses", str(error)),))

@@ -6,6 +6,7 @@ from typing import Any
 
 from envoy.config.cluster.v3 import cluster_pb2
 from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
+from msgspec import structs
 
 from agent.mesh.names import (
     CLUSTER_TYPE,
@@ -24,6 +25,7 @@ from agent.translate.balancing import set_load_balancer
 from agent.translate.facts import ClientSecurity, ServiceFacts, ServiceSubset
 from agent.translate.limits import circuit_breakers, http_options, set_connections, set_outlier_detection, uses_http2
 from agent.translate.locality import distribution
+from agent.translate.outside import client_tls, set_discovery
 from agent.translate.policies import ServiceTraffic
 from agent.translate.resource import ADS, packed, resource, seconds, socket_address
 from agent.translate.tls import client_socket, foreign_socket, mode_struct, plain_socket, with_proxy_protocol
@@ -43,12 +45,16 @@ _AS_DOWNSTREAM = packed(_Options(use_downstream_protocol_config=_Options.UseDown
 
 
 def service_clusters(
-    facts: ServiceFacts, subsets: tuple[ServiceSubset, ...], security: ClientSecurity, traffic: ServiceTraffic
+    facts: ServiceFacts,
+    subsets: tuple[ServiceSubset, ...],
+    security: ClientSecurity,
+    traffic: ServiceTraffic,
+    dns_upstreams: tuple[str, ...] = (),
 ) -> tuple[Resource, ...]:
     """Return the clusters of a service: each port's own, then those of its subsets."""
     wanted: list[tuple[Port, Subset | None]] = [(port, None) for port in facts.ports]
     wanted += [(port, s.subset) for s in subsets for port in facts.ports if port.number == s.port]
-    return tuple(_service_cluster(facts, port, subset, security, traffic) for port, subset in wanted)
+    return tuple(_service_cluster(facts, port, subset, security, traffic, dns_upstreams) for port, subset in wanted)
 
 
 def unusable_policies(facts: ServiceFacts, security: ClientSecurity, traffic: ServiceTraffic) -> tuple[Fault, ...]:
@@ -82,13 +88,19 @@ def fallback_clusters() -> tuple[Resource, ...]:
 
 
 def _service_cluster(
-    facts: ServiceFacts, port: Port, subset: Subset | None, security: ClientSecurity, traffic: ServiceTraffic
+    facts: ServiceFacts,
+    port: Port,
+    subset: Subset | None,
+    security: ClientSecurity,
+    traffic: ServiceTraffic,
+    dns_upstreams: tuple[str, ...],
 ) -> Resource:
     name = outbound_cluster(facts.key, port.number, subset)
     policy = traffic.of(port.number, subset)
+    if facts.outside:
+        policy = structs.replace(policy, tls=client_tls(facts.key, facts.outside, port.number, policy.tls))
     pool = policy.connections or _NO_LIMITS
     cluster = _cluster(name, cluster_pb2.Cluster.EDS)
-    cluster.eds_cluster_config.eds_config.CopyFrom(ADS)
     set_connections(cluster, pool)
     if port.protocol.is_http:
         _set_http(cluster, http_options(port.protocol, pool, policy.tls))
@@ -100,7 +112,13 @@ def _service_cluster(
     secrets = _set_transport(cluster, facts, security, policy.tls, uses_http2(port.protocol, pool))
     if policy.proxy_protocol:
         _set_proxy_protocol(cluster, policy.proxy_protocol)
-    return resource(CLUSTER_TYPE, name, cluster, [(ENDPOINT_TYPE, name), *((SECRET_TYPE, name) for name in secrets)])
+    references = [(SECRET_TYPE, secret) for secret in secrets]
+    if facts.outside and not facts.has_endpoints:
+        set_discovery(cluster, facts.outside, port, subset, dns_upstreams)
+    else:
+        cluster.eds_cluster_config.eds_config.CopyFrom(ADS)
+        references.append((ENDPOINT_TYPE, name))
+    return resource(CLUSTER_TYPE, name, cluster, references)
 
 
 def _set_transport(

@@ -1,7 +1,7 @@
 """Mesh names for dnsmasq: the hosts file with the virtual addresses, and dnsmasq's own configuration. Pure text.
 
 May not put a name on the host that a catalog entry chose freely: only names of one valid label in a namespace that is
-one valid label get in.
+one valid label get in. Hosts outside, which operators' rules name, get in whole.
 """
 
 from __future__ import annotations
@@ -74,9 +74,17 @@ def _nameable(services: Collection[ServiceKey]) -> dict[ServiceKey, ServiceKey]:
     by_name: dict[ServiceKey, ServiceKey] = {}
     for key in sorted(services):
         lower = ServiceKey(key.namespace.lower(), key.name.lower())
-        if _LABEL.fullmatch(lower.name) and _LABEL.fullmatch(lower.namespace) and lower.name not in _RESERVED:
+        if lower.name not in _RESERVED and (_is_host(lower.name) if key.is_outside else _is_service(lower)):
             by_name.setdefault(lower, key)
     return by_name
+
+
+def _is_service(key: ServiceKey) -> bool:
+    return bool(_LABEL.fullmatch(key.name) and _LABEL.fullmatch(key.namespace))
+
+
+def _is_host(name: str) -> bool:
+    return all(_LABEL.fullmatch(label) for label in name.split("."))
 
 
 def _stand_alone(options: DnsmasqOptions) -> list[str]:

@@ -34,6 +34,8 @@ def service_endpoints(
     Only serving instances with an IP address; without a certificate under `strict` only those that are not proxied, and
     none where a rule orders mutual TLS.
     """
+    if not facts.has_endpoints:
+        return ()
     callable_ = tuple(i for i in service.instances if i.is_serving and is_ip(i.address))
     if security.withholds_proxied:
         callable_ = tuple(instance for instance in callable_ if not instance.proxied)

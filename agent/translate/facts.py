@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from agent.mesh.names import DEFAULT_NAMESPACE, certificate_secret
 from agent.mesh.routes import Destination, Fault, SourceMatch, Subset
-from agent.mesh.service import Identity, Labels, Port, Service, ServiceKey, selects
+from agent.mesh.service import Identity, Labels, Outside, Port, Resolution, Service, ServiceKey, selects
 from agent.mesh.settings import MtlsMode
 from agent.mesh.snapshot import MeshSnapshot
 
@@ -23,13 +23,19 @@ class ServiceFacts(Struct, frozen=True):
     proxied_accounts: tuple[str, ...]
     """Service accounts of the proxied instances, healthy or not: the only ones that serve mutual TLS, so the only ones
     that a client must believe. Empty: no instance is proxied."""
+    outside: Outside | None = None
 
     @classmethod
     def from_service(cls, service: Service) -> ServiceFacts:
         """Return the facts; ports that no connection can have are left out."""
         ports = tuple(port for port in service.ports if 0 < port.number <= MAX_PORT)
         accounts = {instance.service_account for instance in service.instances if instance.proxied}
-        return cls(service.key, ports, tuple(sorted(accounts)))
+        return cls(service.key, ports, tuple(sorted(accounts)), service.outside)
+
+    @property
+    def has_endpoints(self) -> bool:
+        """Tell whether its endpoints are known to the agent, which gives them by EDS."""
+        return self.outside is None or self.outside.resolution is Resolution.STATIC
 
     def destination_port(self, destination: Destination, called: int) -> int | None:
         """Return the port a destination means to a caller of that port, or None if this service hasn't got it."""

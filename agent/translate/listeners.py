@@ -47,7 +47,7 @@ def virtual_outbound(options: PlanOptions, passes_unknown: bool) -> Resource:
     if options.interception:
         ranges = (options.interception.service_cidr_v4, options.interception.service_cidr_v6)
         virtual = message.filter_chains.add(name="virtual-addresses", filters=nowhere)
-        virtual.filter_chain_match.prefix_ranges.extend(_cidr(network) for network in ranges)
+        virtual.filter_chain_match.prefix_ranges.extend(cidr_range(network) for network in ranges)
     unknown = PASSTHROUGH if passes_unknown else BLACK_HOLE
     message.default_filter_chain.name = "unknown"
     message.default_filter_chain.filters.append(tcp_to(unknown, (Target(unknown, 100),)))
@@ -81,7 +81,7 @@ def tcp_listener(
     else:
         message = listener(f"{options.bind_outbound}_{port}", [str(options.bind_outbound)], port)
     message.traffic_direction = base_pb2.OUTBOUND
-    targets = _targets(key, port, resolved)
+    targets = connection_targets(key, port, resolved)
     stat_prefix = outbound_cluster(key, port).replace(".", "_")
     # One connection has one set of timeouts, whichever of several targets it goes to: the first one's.
     approach = dict(approaches).get(targets[0].cluster, Approach.empty())
@@ -89,7 +89,7 @@ def tcp_listener(
     return resource(LISTENER_TYPE, message.name, message, [(CLUSTER_TYPE, target.cluster) for target in targets])
 
 
-def _targets(key: ServiceKey, port: int, resolved: ResolvedPort) -> tuple[Target, ...]:
+def connection_targets(key: ServiceKey, port: int, resolved: ResolvedPort) -> tuple[Target, ...]:
     """Return where connections to a TCP port go: the first rule that looks at no request, else all instances.
 
     The http routes of a VirtualService (no default route) are not about TCP ports at all.
@@ -117,7 +117,8 @@ def original_dst_filter() -> Any:
     )
 
 
-def _cidr(network: IPv4Network | IPv6Network) -> Any:
+def cidr_range(network: IPv4Network | IPv6Network) -> Any:
+    """Return a range of addresses (envoy.config.core.v3.CidrRange)."""
     return address_pb2.CidrRange(
         address_prefix=str(network.network_address), prefix_len=wrappers_pb2.UInt32Value(value=network.prefixlen)
     )

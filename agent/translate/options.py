@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from agent.mesh.ports import INBOUND_PORT, OUTBOUND_PORT
-from agent.translate.netfilter import NetfilterOptions
+from agent.translate.netfilter import NetfilterOptions, OutboundMode
 
 
 class PlanOptions(Struct, frozen=True):
@@ -23,6 +23,14 @@ class PlanOptions(Struct, frozen=True):
     """Only without interception: each service port is bound here; None: there are no outbound listeners."""
     bind_inbound: str | None = None
     """Only without interception: each workload port is bound here; None: there are no inbound listeners."""
+    dns_upstreams: tuple[str, ...] = ()
+    """DNS servers (ADDRESS, or with :PORT) that Envoy asks for hosts outside of the mesh; the host's own answers with
+    virtual addresses. None: without interception Envoy asks as any program does."""
+
+    @property
+    def captures_all(self) -> bool:
+        """Tell whether every outbound connection comes to Envoy, not only those to virtual addresses."""
+        return self.interception is not None and self.interception.outbound is OutboundMode.ALL
 
     @property
     def outbound_port(self) -> int:

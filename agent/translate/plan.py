@@ -6,7 +6,7 @@ service costs its own resources, and a health flip its endpoints alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from msgspec import structs
 
@@ -15,6 +15,7 @@ from agent.mesh.routes import Fault, ServicePolicy
 from agent.mesh.service import Port, ServiceKey
 from agent.mesh.settings import OutboundTrafficPolicy
 from agent.mesh.snapshot import Desired, MeshSnapshot, Resource, Resources
+from agent.translate.captured import Chain, chain_of, port_listener
 from agent.translate.clusters import fallback_clusters, service_clusters, unusable_policies
 from agent.translate.dns import hosts_file
 from agent.translate.endpoints import service_endpoints, unusable_instances
@@ -25,6 +26,7 @@ from agent.translate.locality import Place
 from agent.translate.memo import Memo
 from agent.translate.netfilter import NetfilterText, ruleset
 from agent.translate.options import PlanOptions
+from agent.translate.outside import policy_faults, usable_services
 from agent.translate.policies import Approach, ServiceTraffic, approaches
 from agent.translate.resolve import ResolvedPort, resolve_port, services_named
 from agent.translate.routes import VirtualHost, hosts_in_tables, route_table, virtual_host
@@ -56,18 +58,19 @@ class _Round:
         self._memo = memo
         self._snapshot = snapshot
         self._options = options
-        self._keys = memo.get("keys", (frozenset(snapshot.services),), lambda keys: tuple(sorted(keys)))
         self._caller = Caller.from_snapshot(snapshot)
+        self._services, unusable = usable_services(snapshot.services, self._caller.namespace, options)
+        self._faults = [*unusable, *policy_faults(snapshot.settings.outbound_traffic_policy, options)]
+        self._keys = memo.get("keys", (frozenset(self._services),), lambda keys: tuple(sorted(keys)))
         self._security = memo.get("security", (Security.from_snapshot(snapshot),), lambda security: security)
         self._outbound = memo.get("outbound security", (self._security,), lambda security: security.outbound)
         self._passes_unknown = snapshot.settings.outbound_traffic_policy is OutboundTrafficPolicy.ALLOW_ANY
         self._facts = {
-            key: memo.get(("facts", key), (snapshot.services[key],), ServiceFacts.from_service) for key in self._keys
+            key: memo.get(("facts", key), (self._services[key],), ServiceFacts.from_service) for key in self._keys
         }
         place = memo.get("place", (Place.of_node(snapshot),), lambda place: place)
         self._traffic = {key: self._connections(key, place) for key in self._keys}
         self._approaches: dict[str, Approach] = {}
-        self._faults: list[Fault] = []
 
     def desired(self) -> Desired:
         resolved = {key: self._resolve(key) for key in self._keys}
@@ -120,9 +123,10 @@ class _Round:
         clusters = [*memo.get("fallback", (), fallback_clusters)] if self._options.intercepted else []
         endpoints: list[Resource] = []
         for key in self._keys:
-            service, facts, wanted = self._snapshot.services[key], self._facts[key], subsets.get(key, ())
+            service, facts, wanted = self._services[key], self._facts[key], subsets.get(key, ())
             traffic = self._traffic[key]
-            clusters += memo.get(("clusters", key), (facts, wanted, outbound, traffic), service_clusters)
+            upstreams = self._options.dns_upstreams if facts.outside else ()
+            clusters += memo.get(("clusters", key), (facts, wanted, outbound, traffic, upstreams), service_clusters)
             endpoints += memo.get(("endpoints", key), (service, facts, wanted, outbound, traffic), service_endpoints)
             self._faults += memo.get(("unusable", key), (service,), unusable_instances)
             if traffic.scopes:
@@ -139,7 +143,10 @@ class _Round:
         elif options.bind_outbound is None:
             return []
         http_ports = self._http_ports(resolved)
-        result += [memo.get(("http listener", port), (port, options), http_listener) for port in http_ports]
+        if options.captures_all:
+            result += self._port_listeners(http_ports, resolved)
+        else:
+            result += [memo.get(("http listener", port), (port, options), http_listener) for port in http_ports]
         bound = dict.fromkeys(http_ports, "HTTP")
         for key, ports in resolved.items():
             vip = self._snapshot.vips.get(key)
@@ -150,6 +157,24 @@ class _Round:
                     continue
                 inputs = (key, port.number, vip, rules, options, self._approaches_of(key, port, rules))
                 result.append(memo.get(("tcp listener", key, port.number), inputs, tcp_listener))
+        return result
+
+    def _port_listeners(self, http_ports: Collection[int], resolved: _Resolved) -> list[Resource]:
+        """Return the listeners of port numbers that foreign traffic comes to too."""
+        chains: dict[int, list[Chain]] = {number: [] for number in http_ports}
+        for key, ports in resolved.items():
+            for port, rules in ports if self._facts[key].outside else ():
+                chain = chain_of(self._services[key], port, rules, self._approaches_of(key, port, rules))
+                if isinstance(chain, Fault):
+                    self._faults.append(chain)
+                elif chain and port.number not in self._capture_ports:
+                    chains.setdefault(port.number, []).append(chain)
+        result = []
+        for number, found in sorted(chains.items()):
+            inputs = (number, number in http_ports, tuple(found), self._options, self._passes_unknown)
+            made = self._memo.get(("port listener", number), inputs, port_listener)
+            result.append(made.resource)
+            self._faults += made.faults
         return result
 
     def _approaches_of(self, key: ServiceKey, port: Port, rules: ResolvedPort) -> tuple[tuple[str, Approach], ...]:

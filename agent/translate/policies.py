@@ -90,7 +90,8 @@ def followed(key: ServiceKey, rules: Iterable[PolicyRule], caller: Caller) -> tu
     meant = [rule for rule in rules if caller.satisfies(rule.callers) and _is_visible(rule, caller)]
     for namespace in (caller.namespace, key.namespace):
         for rule in meant:
-            if not rule.first_generation and rule.origin.namespace == namespace:
+            # A host outside is in no namespace: whoever speaks of it first speaks for all.
+            if not rule.first_generation and (rule.origin.namespace == namespace or not namespace):
                 return (rule, *_older(meant))
     return _older(meant)
 

@@ -31,7 +31,7 @@ from agent.translate.policies import Approach
 from agent.translate.resolve import ResolvedPort, ResolvedRoute, Target
 from agent.translate.resource import is_ip, resource
 
-_HOST = re.compile(r"[a-z0-9_]([a-z0-9._-]*[a-z0-9_])?", re.ASCII)
+_HOST = re.compile(r"(\*[-.]?)?[a-z0-9_]([a-z0-9._-]*[a-z0-9_])?", re.ASCII)
 # All three are safe for any request: no instance has seen any of it (a race with a restart, mostly).
 _RETRY = retry_policy(RetryPolicy(2, ("connect-failure", "refused-stream", "reset-before-request")))
 

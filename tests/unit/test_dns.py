@@ -24,7 +24,7 @@ NAMES = st.one_of(
     st.sampled_from(["reviews", "Reviews", "a-b", "www.google.com", "x y", "x\n1.2.3.4 bank", "localhost", "-a", "é"]),
     st.text(max_size=70),
 )
-KEYS = st.sets(st.builds(ServiceKey, NAMES, NAMES), max_size=8)
+KEYS = st.sets(st.builds(ServiceKey, NAMES.filter(bool), NAMES), max_size=8)
 NAME = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 LINE = re.compile(rf"(240\.240\.\d+\.\d+|fdf0:240:240::[0-9a-f]+)( {NAME}(\.{NAME})*)+")
 KNOWN_FORMS = re.compile(rf"{NAME}(\.service\.consul|\.{NAME}(\.svc(\.cluster\.local)?)?)?")
@@ -50,6 +50,12 @@ def test_any_catalog_gives_a_sound_file(keys: set[ServiceKey]) -> None:
 
 def test_a_service_without_an_address_is_left_out() -> None:
     assert hosts_file([ServiceKey("default", "reviews")], {}, "default") == HEADER
+
+
+def test_a_host_outside_has_its_own_name_alone() -> None:
+    keys = [ServiceKey("", name) for name in ("www.google.com", "*.foo.com", "10.0.0.0/8", "a_b.com", "localhost")]
+    text = hosts_file(keys, allocate({}, keys, V4, V6), "default")
+    assert [line.split()[1:] for line in text.removeprefix(HEADER).splitlines()] == [["www.google.com"]] * 2
 
 
 def test_names_that_differ_by_case_are_one() -> None:
