@@ -30,6 +30,12 @@ _SUBCOMMANDS = {
         "agent.cli.proxy_status:proxy_status",
         "Show what each node's proxy has acknowledged (alias: ps).",
     ),
+    "proxy-config": (
+        "agent.cli.proxy_config:proxy_config",
+        "Show what a host's Envoy is configured with (alias: pc).",
+    ),
+    "proxy-stats": ("agent.cli.proxy_stats:proxy_stats", "Print the statistics of a host's Envoy."),
+    "describe": ("agent.cli.describe:describe", "Tell what the mesh knows of a service or an instance."),
     "mesh": ("agent.cli.mesh:mesh", "Show and change the mesh-wide settings."),
     "context": ("agent.cli.context:context", "Remember how to reach a mesh's Consul."),
     "completion": ("agent.cli.completion:completion", "Print the shell completion script."),
@@ -79,7 +85,7 @@ def explain(error: HostmeshError, flags: Any) -> str:
     name="hostmesh",
     cls=_Root,
     lazy=_SUBCOMMANDS,
-    aliases={"ps": "proxy-status"},
+    aliases={"ps": "proxy-status", "pc": "proxy-config"},
     examples=_EXAMPLES,
     help="Operate a service mesh of plain hosts: rules, instances, settings and the state of its proxies.",
 )

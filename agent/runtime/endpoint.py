@@ -17,20 +17,29 @@ from agent.mesh.status import NodeStatus
 
 METRICS_PORT = 15020
 MAX_WAIT_SECONDS = 60.0
+ENVOY_VIEWS = {
+    "config": "/config_dump?include_eds",
+    "clusters": "/clusters?format=json",
+    "stats": "/stats?format=json",
+    "prometheus": "/stats/prometheus",
+}
+"""What tools may see of Envoy → the admin interface's path; nothing that changes or stops it."""
 
 
 class Endpoint:
-    """Serves GET /status, /acked, /metrics and /healthz."""
+    """Serves GET /status, /acked, /metrics, /healthz and, on the Unix socket only, views of Envoy's admin interface."""
 
     def __init__(
         self,
         status: Callable[[], NodeStatus],
         metrics: Callable[[], bytes],
         wait_acked: Callable[[int, float], Awaitable[bool]],
+        ask_envoy: Callable[[str], Awaitable[str]],
     ) -> None:
         self._status = status
         self._metrics = metrics
         self._wait_acked = wait_acked
+        self._ask_envoy = ask_envoy
         self._runner: web.AppRunner | None = None
 
     async def start(self, socket: Path, addresses: Iterable[str]) -> None:
@@ -44,6 +53,7 @@ class Endpoint:
                 web.get("/status", self._get_status),
                 web.get("/acked", self._get_acked),
                 web.get("/metrics", self._get_metrics),
+                web.get("/envoy/{view}", self._get_envoy),
             ]
         )
         public = web.Application()
@@ -83,6 +93,17 @@ class Endpoint:
             return web.Response(status=400, text="revision and timeout must be numbers\n")
         acked = await self._wait_acked(revision, timeout)
         return web.json_response({"acked": acked}, status=200 if acked else 504)
+
+    async def _get_envoy(self, request: web.Request) -> web.Response:
+        """Pass on what Envoy says of itself: read-only, from a fixed list; Envoy leaves private keys out."""
+        path = ENVOY_VIEWS.get(request.match_info["view"])
+        if path is None:
+            return web.Response(status=404, text=f"no such view (one of {', '.join(ENVOY_VIEWS)})\n")
+        try:
+            answer = await self._ask_envoy(path)
+        except HostError as error:
+            return web.Response(status=503, text=f"{error}\n")
+        return web.Response(text=answer, content_type="text/plain" if "prometheus" in path else "application/json")
 
     async def _get_metrics(self, _request: web.Request) -> web.Response:
         return web.Response(body=self._metrics(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})

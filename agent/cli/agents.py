@@ -1,0 +1,109 @@
+"""The agents that tools on this machine can ask: this host's own by its Unix socket, and those of a lab. Reads only."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from agent.cli.context_file import contexts_path, load_contexts
+from agent.cli.lab_context import NAME as LAB_CONTEXT
+from agent.errors import HostError, UserError
+
+_RUN_DIR = Path("/run/hostmesh")
+_RUN = Path("/run")
+_TIMEOUT = 40.0
+
+
+def agent_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add NODE and the options that say which agent to ask."""
+    for option in (
+        click.option("--lab", metavar="NAME", help="NODE is a host of this lab (default: the lab, if it is chosen)."),
+        click.option(
+            "--run-dir",
+            metavar="DIR",
+            envvar="HOSTMESH_RUN_DIR",
+            help=f"Folder of the agent's sockets (default: {_RUN_DIR}).",
+        ),
+        click.argument("node", metavar="[NODE]", required=False),
+    ):
+        command = option(command)
+    return command
+
+
+class AgentSocket:
+    """Asks one agent by its Unix socket; every error is a HostError or UserError."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def get(self, view: str) -> bytes:
+        """Return the body of a GET."""
+        connection = _UnixConnection(str(self._path))
+        try:
+            connection.request("GET", view)
+            answer = connection.getresponse()
+            body = answer.read()
+        except PermissionError as error:
+            raise UserError(f"{self._path}: permission denied; run it as root or as the user hostmesh") from error
+        except (OSError, http.client.HTTPException) as error:
+            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            raise HostError(f"{self._path}: no agent answers there: {reason} (is hostmesh-agent running?)") from error
+        finally:
+            connection.close()
+        if answer.status != 200:
+            raise HostError(f"{self._path}: {view}: {body.decode(errors='replace').strip()[:300]}")
+        return body
+
+    def json(self, view: str) -> Any:
+        """Return the decoded body of a GET."""
+        return json.loads(self.get(view))
+
+
+def find_agent(node: str | None, run_dir: str | None, lab: str | None) -> AgentSocket:
+    """Return the agent of a node; raises UserError if it cannot be asked from here, HostError if it does not answer."""
+    lab = lab or (_chosen_lab() if node and not run_dir else None)
+    if lab and not node:
+        raise UserError("give the NODE: one of " + ", ".join(_lab_hosts(lab)))
+    if lab and node:
+        if node not in _lab_hosts(lab):
+            raise UserError(f"no host {node!r} in the lab {lab!r} (hosts: {', '.join(_lab_hosts(lab)) or 'none'})")
+        return AgentSocket(_RUN / lab / node / "run" / "admin.sock")
+    agent = AgentSocket(Path(run_dir or _RUN_DIR) / "admin.sock")
+    if node:
+        own = agent.json("/status")["node"]
+        if own != node:
+            raise UserError(
+                f"this host is {own}; an agent answers on its own host only: run it there (ssh {node} hostmesh …)"
+            )
+    return agent
+
+
+def _chosen_lab() -> str | None:
+    from agent.lab.plan import DEFAULT_NAME
+
+    chosen = load_contexts(contexts_path()).current == LAB_CONTEXT
+    return DEFAULT_NAME if chosen and (_RUN / DEFAULT_NAME / "state.json").exists() else None
+
+
+def _lab_hosts(lab: str) -> list[str]:
+    return sorted(path.parent.parent.name for path in (_RUN / lab).glob("*/run/xds.sock"))
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    """HTTP over a Unix socket."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__("agent", timeout=_TIMEOUT)
+        self._path = path
+
+    def connect(self) -> None:
+        """Connect to the socket."""
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(_TIMEOUT)
+        self.sock.connect(self._path)
