@@ -26,7 +26,13 @@ def host_files(plan: LabPlan, host: HostPlan, root: Path, envoy: str, nsswitch: 
         "resolv.conf": "nameserver 127.0.0.1\noptions timeout:1 attempts:2\n",
         "nsswitch.conf": _plain_host_lookups(nsswitch),
         "hosts": "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n",
-        "dnsmasq.conf": dnsmasq_conf(DnsmasqOptions(hosts_dir=str(root / "var" / "dns"), listen=("127.0.0.1",))),
+        "dnsmasq.conf": dnsmasq_conf(
+            DnsmasqOptions(
+                hosts_dir=str(root / "var" / "dns"),
+                listen=("127.0.0.1",),
+                upstreams=tuple((host.settings.get("dns") or {}).get("upstreams") or ()),
+            )
+        ),
     }
     if host.consul:
         files["consul.json"] = json.dumps(_consul(plan, host, root), indent=2)

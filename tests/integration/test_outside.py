@@ -1,0 +1,294 @@
+"""Hosts outside of the mesh on real traffic: EgressRule and ServiceEntry, on a host that captures mesh addresses only
+and on one that captures everything; a server and a DNS server in a namespace of their own are the outside.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from agent.lab.host import Host
+from agent.lab.lab import Lab
+from agent.lab.plan import CONSUL_HOST, HostPlan, bookinfo_app
+from tests.integration.meshlab import APP_UID, bookinfo, hostmesh, node_status, wait_for, wait_settled
+from tests.mesh_certificates import TestAuthority
+
+HERE = Path(__file__).parent
+SUBNET, OUTSIDE = "10.78.31.0/24", "10.78.31.13"
+GREETING = "hello from outside"
+SECOND = "10.78.31.113"
+"""Another address of the outside: nothing is known of it but by rules."""
+NAMES = ("outside.example", "wild.example", "other.example", "stranger.example")
+"""What the outside's DNS server knows; the stranger has no certificate of its own."""
+SYSTEM_AUTHORITIES = "/etc/ssl/certs/ca-certificates.crt"
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    dns = {"dns": {"upstreams": [OUTSIDE]}}
+    hosts = (
+        CONSUL_HOST,
+        HostPlan("narrow", (bookinfo_app("details", "v1", {}),), settings=dns),
+        HostPlan(
+            "wide", (bookinfo_app("productpage", "v1", {}),), settings={**dns, "interception": {"outbound": "all"}}
+        ),
+        HostPlan("outside", agent=False, consul=False),
+    )
+    certificates = tmp_path_factory.mktemp("certificates")
+    with Lab(msgspec.structs.replace(bookinfo(SUBNET), hosts=hosts, page_host="")) as lab:
+        start_outside(lab["outside"], certificates)
+        for host in ("narrow", "wide"):
+            root = lab[host].path("etc/outside-root.pem")
+            root.write_bytes((certificates / "outside.example" / "root-cert.pem").read_bytes())
+            lab[host].exec("mount", "--bind", str(root), SYSTEM_AUTHORITIES)
+        wait_for(lambda: call(lab["wide"], "http://details:9080/details/0")[0] == "200", "the mesh serves")
+        yield lab
+
+
+def start_outside(host: Host, certificates: Path) -> None:
+    """Start what the mesh knows nothing of: a web server, a server that speaks first, a DNS server for both."""
+    authority = TestAuthority()
+    for name in ("outside.example", "*.wild.example", "other.example"):
+        authority.write_for_host(certificates / name, name)
+    assert host.address == OUTSIDE
+    host.exec("ip", "address", "add", f"{SECOND}/24", "dev", "eth0")
+    host.start("web", (sys.executable, str(HERE / "outside_server.py"), str(certificates), "0.0.0.0"), 0)
+    host.start("greeter", (sys.executable, str(HERE / "greeter.py"), "9080", "outside"), 0)
+    names = [f"--address=/{name}/{OUTSIDE}" for name in NAMES]
+    dns = ("dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--no-resolv", "--no-hosts", "--user=root")
+    host.start("dns", (*dns, "--pid-file=", "--bind-interfaces", f"--listen-address={OUTSIDE}", *names), 0)
+
+
+@contextmanager
+def rules(lab: Lab, text: str) -> Iterator[None]:
+    """Have these rules in force until the block ends."""
+    hostmesh(lab, "apply", "-f", "-", stdin=text)
+    try:
+        yield
+    finally:
+        hostmesh(lab, "delete", "-f", "-", stdin=text)
+        wait_settled(lab)
+
+
+def call(host: Host, url: str, *options: str, seconds: int = 8) -> tuple[str, Any]:
+    """Return status and JSON body of a request that an application makes; 000 if there is no answer."""
+    argv = ["curl", "-s", "-m", str(seconds), "-w", "\n%{http_code}", *options, url]
+    body, _, status = host.exec(*argv, uid=APP_UID, check=False).stdout.rpartition("\n")
+    try:
+        return status, json.loads(body)
+    except ValueError:
+        return status, body
+
+
+def wait_for_call(host: Host, url: str, status: str, *options: str) -> Any:
+    """Return the body of the first answer with that status."""
+    found: list[Any] = []
+
+    def answers() -> bool:
+        got, body = call(host, url, *options)
+        found[:] = [body]
+        return got == status
+
+    wait_for(answers, f"{url} answers {status}: {found}")
+    return found[0]
+
+
+EGRESS = """
+apiVersion: config.istio.io/v1alpha2
+kind: EgressRule
+metadata: {name: outside}
+spec:
+  destination: {service: outside.example}
+  ports: [{port: 80, protocol: http}]
+---
+apiVersion: config.istio.io/v1alpha2
+kind: EgressRule
+metadata: {name: outside-tls}
+spec:
+  destination: {service: outside.example}
+  ports: [{port: 443, protocol: https}]
+"""
+ENTRY = """
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: outside}
+spec:
+  hosts: [outside.example]
+  location: MESH_EXTERNAL
+  resolution: DNS
+  ports:
+  - {number: 80, name: http, protocol: HTTP}
+  - {number: 443, name: http-tls, protocol: HTTP}
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: outside}
+spec:
+  host: outside.example
+  trafficPolicy:
+    portLevelSettings: [{port: {number: 443}, tls: {mode: SIMPLE}}]
+"""
+
+
+@pytest.mark.parametrize("text", [EGRESS, ENTRY], ids=["EgressRule", "ServiceEntry"])
+@pytest.mark.parametrize("host", ["narrow", "wide"])
+def test_an_exact_host_by_http_and_by_tls_that_envoy_originates(lab: Lab, text: str, host: str) -> None:
+    with rules(lab, text):
+        wait_for(lambda: virtual(lab[host], "outside.example"), "the name leads to a virtual address")
+        plain = wait_for_call(lab[host], "http://outside.example/headers", "200")
+        assert plain == {"host": "outside.example", "path": "/headers", "sni": None}
+        secure = wait_for_call(lab[host], "http://outside.example:443/", "200")
+        assert secure["sni"] == "outside.example"
+    wait_for(lambda: not virtual(lab[host], "outside.example"), "the name is the outside's again")
+
+
+def virtual(host: Host, name: str) -> bool:
+    """Tell whether a name leads to a virtual address on a host."""
+    return host.exec("getent", "ahostsv4", name, uid=APP_UID, check=False).stdout.startswith("240.240.")
+
+
+TIMEOUT_V1ALPHA2 = """
+---
+apiVersion: config.istio.io/v1alpha2
+kind: RouteRule
+metadata: {name: outside-timeout}
+spec:
+  destination: {service: outside.example}
+  http_req_timeout: {simple_timeout: {timeout: 1s}}
+"""
+TIMEOUT_V1 = """
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: outside-timeout}
+spec:
+  hosts: [outside.example]
+  http: [{timeout: 1s, route: [{destination: {host: outside.example}}]}]
+"""
+
+
+@pytest.mark.parametrize("text", [EGRESS + TIMEOUT_V1ALPHA2, ENTRY + TIMEOUT_V1], ids=["v1alpha2", "v1"])
+def test_a_timeout_on_an_outside_host(lab: Lab, text: str) -> None:
+    with rules(lab, text):
+        wait_for_call(lab["narrow"], "http://outside.example/delay/0", "200")
+        began = time.monotonic()
+        wait_for_call(lab["narrow"], "http://outside.example/delay/4", "504")
+        assert time.monotonic() - began < 4
+        assert call(lab["narrow"], "http://outside.example/delay/0")[0] == "200"
+
+
+def test_a_server_that_is_not_the_host_is_not_believed(lab: Lab) -> None:
+    with rules(lab, EGRESS.replace("outside", "stranger")):
+        wait_for_call(lab["narrow"], "http://stranger.example/", "200")
+        wait_for_call(lab["narrow"], "http://stranger.example:443/", "503")
+
+
+TLS_ENTRY = """
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: tls}
+spec:
+  hosts: [outside.example]
+  resolution: DNS
+  ports: [{number: 443, name: https, protocol: HTTPS}]
+"""
+
+
+def test_tls_of_the_application_passes_whole(lab: Lab) -> None:
+    with rules(lab, TLS_ENTRY):
+        wait_for(lambda: virtual(lab["narrow"], "outside.example"), "the name leads to a virtual address")
+        for host in ("narrow", "wide"):
+            assert wait_for_call(lab[host], "https://outside.example/", "200")["sni"] == "outside.example"
+
+
+WILD = """
+apiVersion: config.istio.io/v1alpha2
+kind: EgressRule
+metadata: {name: wild}
+spec:
+  destination: {service: "*.wild.example"}
+  ports: [{port: 80, protocol: http}, {port: 443, protocol: https}]
+---
+apiVersion: config.istio.io/v1alpha2
+kind: RouteRule
+metadata: {name: wild-timeout}
+spec:
+  destination: {service: "*.wild.example"}
+  httpReqTimeout: {simpleTimeout: {timeout: 1s}}
+"""
+
+
+@pytest.fixture
+def registry_only(lab: Lab) -> Iterator[None]:
+    hostmesh(lab, "mesh", "set", "outboundTrafficPolicy=REGISTRY_ONLY")
+    wait_for(lambda: call(lab["wide"], "http://other.example/")[0] in ("502", "000"), "unknown hosts are blocked")
+    yield
+    hostmesh(lab, "mesh", "set", "outboundTrafficPolicy=ALLOW_ANY")
+    wait_for(lambda: call(lab["wide"], "http://other.example/")[0] == "200", "unknown hosts pass")
+
+
+@pytest.mark.usefixtures("registry_only")
+def test_a_wildcard_passes_and_others_are_blocked(lab: Lab) -> None:
+    wide, narrow = lab["wide"], lab["narrow"]
+    with rules(lab, WILD):
+        assert wait_for_call(wide, "http://a.wild.example/x", "200")["host"] == "a.wild.example"
+        assert wait_for_call(wide, "http://b.wild.example:443/", "200")["sni"] == "b.wild.example"
+        assert call(wide, "http://a.wild.example/delay/4")[0] == "504"
+        assert call(wide, "http://other.example/")[0] == "502"
+        assert call(wide, "http://other.example:443/")[0] == "502"
+        assert call(wide, "https://other.example/", "-k")[0] == "000"
+        assert call(wide, "http://details:9080/details/0")[0] == "200"
+        told = [f"{fault.subject}: {fault.reason}" for fault in node_status(narrow).faults]
+        assert any("EgressRule/wild.default: *.wild.example has no effect" in line for line in told)
+        assert any("REGISTRY_ONLY blocks nothing on this host" in line for line in told)
+        assert not node_status(wide).faults
+
+
+WILD_TLS = """
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: wild-tls}
+spec:
+  hosts: ["*.wild.example"]
+  ports: [{number: 443, name: tls, protocol: TLS}]
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: by-address}
+spec:
+  hosts: [greeter.example]
+  addresses: [10.78.31.96/27]
+  ports: [{number: 9080, name: tcp, protocol: TCP}]
+"""
+
+
+@pytest.mark.usefixtures("registry_only")
+def test_tls_by_server_name_and_tcp_by_address(lab: Lab) -> None:
+    wide = lab["wide"]
+    with rules(lab, WILD_TLS):
+        assert wait_for_call(wide, "https://a.wild.example/", "200")["sni"] == "a.wild.example"
+        assert call(wide, "https://other.example/", "-k")[0] == "000"
+        assert greeting(wide, SECOND) == GREETING, "a server that speaks first, on a port that is HTTP in the mesh"
+        assert greeting(wide, OUTSIDE) == ""
+
+
+def greeting(host: Host, address: str) -> str:
+    """Return what a server says first on port 9080, within 5 s."""
+    argv = ("timeout", "5", "bash", "-c", f"head -n 1 </dev/tcp/{address}/9080")
+    return host.exec(*argv, uid=APP_UID, check=False).stdout.strip()
+
+
+def test_foreign_traffic_passes_where_any_is_allowed(lab: Lab) -> None:
+    wide = lab["wide"]
+    for url in ("http://other.example/", "https://other.example/"):
+        assert call(wide, url)[0] == "200"
+    assert greeting(wide, OUTSIDE) == GREETING, "it is no HTTP, though details' port has the same number"
+    assert call(wide, "http://details:9080/details/0")[0] == "200"
