@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 
 from agent.mesh.public_domains import is_public
 from agent.mesh.routes import Subset
@@ -60,12 +61,16 @@ def hosts_by_service(keys: Iterable[ServiceKey], namespace: str) -> dict[Service
             hosts[key] = (key.name,)
         else:
             by_name.setdefault(key.name, []).append(key)
-    for name, candidates in by_name.items():
+    for candidates in by_name.values():
         candidates.sort(key=lambda key: (key.namespace != namespace, key.namespace != DEFAULT_NAMESPACE, key.namespace))
         for position, key in enumerate(candidates):
-            short = (name, f"{name}.{CONSUL_DOMAIN}") if position == 0 else ()
-            hosts[key] = short + qualified_hosts(key)
+            hosts[key] = _all_hosts(key) if position == 0 else qualified_hosts(key)
     return hosts
+
+
+@lru_cache(maxsize=65_536)  # asked for every service whenever one comes or goes
+def _all_hosts(key: ServiceKey) -> tuple[str, ...]:
+    return (key.name, f"{key.name}.{CONSUL_DOMAIN}", *qualified_hosts(key))
 
 
 def resolve_host(host: str, namespace: str, known: Iterable[ServiceKey]) -> ServiceKey | None:

@@ -5,18 +5,22 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from contextlib import aclosing
 from pathlib import Path
 
 import msgspec
 from aiohttp import web
 
+from agent.adapters.xds.acks import Acknowledgement
 from agent.adapters.xds.unix_socket import clear_path
 from agent.errors import HostError
 from agent.mesh.status import NodeStatus
 
 METRICS_PORT = 15020
 MAX_WAIT_SECONDS = 60.0
+STOP_SECONDS = 1.0
+"""How long a stop waits for answers under way: those of /acked and /acks end by themselves late or never."""
 ENVOY_VIEWS = {
     "config": "/config_dump?include_eds",
     "clusters": "/clusters?format=json",
@@ -27,7 +31,7 @@ ENVOY_VIEWS = {
 
 
 class Endpoint:
-    """Serves GET /status, /acked, /metrics, /healthz and, on the Unix socket only, views of Envoy's admin interface."""
+    """Serves GET /metrics and /healthz, and on the Unix socket /status, /acked, /acks and views of Envoy too."""
 
     def __init__(
         self,
@@ -35,11 +39,13 @@ class Endpoint:
         metrics: Callable[[], bytes],
         wait_acked: Callable[[int, float], Awaitable[bool]],
         ask_envoy: Callable[[str], Awaitable[str]],
+        follow_acks: Callable[[], AsyncGenerator[Acknowledgement, None]],
     ) -> None:
         self._status = status
         self._metrics = metrics
         self._wait_acked = wait_acked
         self._ask_envoy = ask_envoy
+        self._follow_acks = follow_acks
         self._runner: web.AppRunner | None = None
 
     async def start(self, socket: Path, addresses: Iterable[str]) -> None:
@@ -52,14 +58,15 @@ class Endpoint:
             [
                 web.get("/status", self._get_status),
                 web.get("/acked", self._get_acked),
+                web.get("/acks", self._get_acks),
                 web.get("/metrics", self._get_metrics),
                 web.get("/envoy/{view}", self._get_envoy),
             ]
         )
         public = web.Application()
         public.add_routes([web.get("/metrics", self._get_metrics), web.get("/healthz", self._get_health)])
-        self._runner = web.AppRunner(private, access_log=None)
-        self._public = web.AppRunner(public, access_log=None)
+        self._runner = web.AppRunner(private, access_log=None, shutdown_timeout=STOP_SECONDS)
+        self._public = web.AppRunner(public, access_log=None, shutdown_timeout=STOP_SECONDS)
         await self._runner.setup()
         await self._public.setup()
         try:
@@ -104,6 +111,18 @@ class Endpoint:
         except HostError as error:
             return web.Response(status=503, text=f"{error}\n")
         return web.Response(text=answer, content_type="text/plain" if "prometheus" in path else "application/json")
+
+    async def _get_acks(self, request: web.Request) -> web.StreamResponse:
+        """Stream what Envoy acknowledges, a JSON line each; the first line is all that it holds."""
+        response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
+        await response.prepare(request)
+        async with aclosing(self._follow_acks()) as acknowledgements:
+            async for acknowledgement in acknowledgements:
+                try:
+                    await response.write(msgspec.json.encode(acknowledgement) + b"\n")
+                except ConnectionError:
+                    break  # the reader has gone
+        return response
 
     async def _get_metrics(self, _request: web.Request) -> web.Response:
         return web.Response(body=self._metrics(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})

@@ -30,9 +30,10 @@ from agent.adapters.xds.server import XdsServer
 from agent.config import Config
 from agent.errors import HostError, HostmeshError
 from agent.mesh.routes import Fault
-from agent.mesh.service import Identity, Workload
-from agent.mesh.snapshot import Certificate, Desired, MeshSnapshot
+from agent.mesh.service import Identity, ServiceKey, Workload
+from agent.mesh.snapshot import Certificate, Desired, MeshSnapshot, Vip
 from agent.mesh.status import CertificateStatus, NodeStatus, ProxyStatus
+from agent.runtime import garbage
 from agent.runtime.certificates import certificate_status, trust_domain_faults
 from agent.runtime.datapath import DataPath
 from agent.runtime.endpoint import Endpoint
@@ -70,8 +71,10 @@ class HostAgent:
         self._address = address
         self._last_known = last_known
         self._vip_table = VipTable(config.state_dir / "vips.json")
-        self._saved_vips, vip_faults = self._vip_table.load()
-        self.state = MeshState(config.node, config.vip_range_v4, config.vip_range_v6, self._saved_vips)
+        vips, vip_faults = self._vip_table.load()
+        self._vips: Mapping[ServiceKey, Vip] = vips
+        self._vips_changed = asyncio.Event()
+        self.state = MeshState(config.node, config.vip_range_v4, config.vip_range_v6, self._vips)
         self.state.apply([FaultsChanged("disk", faults + vip_faults)])
         self._workloads: tuple[Workload, ...] = ()
         self._certified: frozenset[Identity] = frozenset()
@@ -93,7 +96,7 @@ class HostAgent:
         self._status_writer = StatusWriter(client, config.node)
         metrics = MetricsPage(self.status, self._counters)
         envoy = AdminClient(_admin_socket(config), timeout_seconds=30.0)
-        self._endpoint = Endpoint(self.status, metrics.render, self._xds.wait_acked, envoy.get)
+        self._endpoint = Endpoint(self.status, metrics.render, self._xds.wait_acked, envoy.get, self._xds.follow_acks)
 
     def reload(self) -> None:
         """Read services.d again (SIGHUP)."""
@@ -135,8 +138,10 @@ class HostAgent:
                 "last known": self._last_known.keep(
                     lambda: self.state.last_known(self._address), lambda: self.state.changes
                 ),
+                "virtual addresses": self._keep_vips(),
                 "certificates": self._rotate(),
                 "readiness": self._announce(),
+                "garbage": garbage.keep_short(self._data_path.ready),
             }.items()
         ]
         stopping = asyncio.create_task(stop.wait(), name="stop")
@@ -217,15 +222,19 @@ class HostAgent:
     def _publish(self, snapshot: MeshSnapshot, desired: Desired, revision: int) -> None:
         self._data_path.publish(desired, revision)
         self._certified = frozenset(snapshot.certificates)
-        if snapshot.vips != self._saved_vips:
-            self._saved_vips = dict(snapshot.vips)
-            self._save_vips()
+        if snapshot.vips != self._vips:
+            self._vips = snapshot.vips
+            self._vips_changed.set()
 
-    def _save_vips(self) -> None:
-        try:
-            self._vip_table.save(self._saved_vips)
-        except HostError as error:
-            log.warning("virtual addresses may change at the next start: %s", error)
+    async def _keep_vips(self) -> None:
+        """Save the table of virtual addresses when it changes; beside the loop, as a disk may take its time."""
+        while True:
+            await self._vips_changed.wait()
+            self._vips_changed.clear()
+            try:
+                await asyncio.to_thread(self._vip_table.save, self._vips)
+            except HostError as error:
+                log.warning("virtual addresses may change at the next start: %s", error)
 
     def _update_status(self) -> None:
         status = self.status()

@@ -1,11 +1,15 @@
-"""The other program: fills a Consul catalog and changes it through the HTTP API."""
+"""The other program: fills a Consul catalog and changes it through the HTTP API.
+
+Every service has one HTTP port, the same at all instances, and an agent in front of each instance. Nodes must be more
+than instances: a new instance is on a node where its service has none yet, so that its address is new to Envoy too.
+"""
 
 from __future__ import annotations
 
 import json
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from enum import StrEnum
 from typing import Any
 
@@ -14,6 +18,7 @@ from msgspec import Struct
 
 OPERATIONS = 64
 """Consul's limit of one transaction."""
+PORT = 8080
 APART = 10
 """Changes between two of the same service: a second at ten changes a second."""
 
@@ -34,6 +39,12 @@ class Kind(StrEnum):
     METADATA = "metadata"
     SERVICE = "new service"
     GONE = "deregistration"
+    SERVICE_GONE = "service gone"
+
+    @property
+    def removes(self) -> bool:
+        """Tell whether the instance is no longer there afterwards."""
+        return self in (Kind.GONE, Kind.SERVICE_GONE)
 
 
 class Change(Struct, frozen=True):
@@ -44,9 +55,32 @@ class Change(Struct, frozen=True):
     instance: str
     node: str
     address: str
-    port: int
     critical: bool = False
     version: str = "v1"
+
+
+class Catalog:
+    """What the catalog must say after all changes: whoever followed it can be compared with this."""
+
+    def __init__(self, size: Size) -> None:
+        self._instances = {change.instance: change for change in _initial(size)}
+
+    def apply(self, changes: Iterable[Change]) -> None:
+        """Take over changes that were made, in their order."""
+        for change in changes:
+            if change.kind.removes:
+                del self._instances[change.instance]
+            else:
+                self._instances[change.instance] = change
+
+    def serving(self) -> Mapping[str, frozenset[str]]:
+        """Return the addresses (`IP:port`) of each service's instances that are not critical."""
+        found: dict[str, set[str]] = {}
+        for each in self._instances.values():
+            addresses = found.setdefault(each.service, set())
+            if not each.critical:
+                addresses.add(f"{each.address}:{PORT}")
+        return {service: frozenset(addresses) for service, addresses in found.items()}
 
 
 class CatalogWriter:
@@ -74,11 +108,16 @@ class CatalogWriter:
     async def make(self, change: Change) -> float:
         """Make the change and return the monotonic time at which the request was sent."""
         sent = time.monotonic()
-        if change.kind is Kind.GONE:
+        if change.kind.removes:
             await self._put("/v1/catalog/deregister", {"Node": change.node, "ServiceID": change.instance})
         else:
             await self._put("/v1/catalog/register", _registration(change))
         return sent
+
+    async def put_value(self, key: str, value: bytes) -> None:
+        """Write a KV value."""
+        async with self._session.put(f"{self._url}/v1/kv/{key}", data=value) as answer:
+            answer.raise_for_status()
 
     async def _put(self, path: str, body: object) -> None:
         async with self._session.put(self._url + path, data=json.dumps(body)) as answer:
@@ -97,33 +136,38 @@ def changes(size: Size, seed: int = 1) -> Iterator[Change]:
         services = draw.sample(range(size.services), min(APART, size.services))
         flipped = [(service, draw.randrange(size.instances)) for service in services]
         critical ^= set(flipped)
-        added = [(service, size.instances + draw.randrange(10_000)) for service in services]
+        added = [(service, draw.randrange(size.instances, size.nodes)) for service in services]
         yield from (_change(Kind.FLIP, size, *which, critical=which in critical) for which in flipped)
         yield from (_change(Kind.NEW, size, *which) for which in added)
         fresh = [(size.services + draw.randrange(10**6), 0) for _ in services]
         yield from (_change(Kind.SERVICE, size, *which) for which in fresh)
         yield from (_change(Kind.METADATA, size, *which, version="v2") for which in added)
         yield from (_change(Kind.GONE, size, *which, version="v2") for which in added)
-        yield from (_change(Kind.GONE, size, *which) for which in fresh)
+        yield from (_change(Kind.SERVICE_GONE, size, *which) for which in fresh)
 
 
 def _change(kind: Kind, size: Size, service: int, number: int, critical: bool = False, version: str = "v1") -> Change:
-    node = _node(size, service, number)
-    return Change(
-        kind, f"s{service}", f"s{service}-{number}", f"n{node}", _address(node), _port(number), critical, version
-    )
+    node = (service * 7 + number) % size.nodes
+    return Change(kind, f"s{service}", f"s{service}-{number}", f"n{node}", _address(node), critical, version)
+
+
+def _initial(size: Size) -> Iterator[Change]:
+    for service in range(size.services):
+        for number in range(size.instances):
+            yield _change(Kind.NEW, size, service, number)
 
 
 def _instances(size: Size) -> Iterator[dict[str, Any]]:
-    for service in range(size.services):
-        for number in range(size.instances):
-            body = _registration(_change(Kind.NEW, size, service, number))
-            yield {"Service": {"Verb": "set", "Node": body["Node"], "Service": body["Service"]}}
-            yield {"Check": {"Verb": "set", "Check": body["Checks"][0] | {"Node": body["Node"]}}}
+    for change in _initial(size):
+        body = _registration(change)
+        yield {"Service": {"Verb": "set", "Node": body["Node"], "Service": body["Service"]}}
+        yield {"Check": {"Verb": "set", "Check": body["Checks"][0] | {"Node": body["Node"]}}}
 
 
 def _registration(change: Change) -> dict[str, Any]:
     meta = {"version": change.version, "protocol": "http", "namespace": "default", "service-account": change.service}
+    if change.version == "v1":  # the changed metadata are seen by Envoy too: from then on it is called in plain text
+        meta["hostmesh-tls"] = "true"
     check = {
         "CheckID": f"service:{change.instance}",
         "Name": f"Service '{change.service}' check",
@@ -131,7 +175,7 @@ def _registration(change: Change) -> dict[str, Any]:
         "Status": "critical" if change.critical else "passing",
         "Output": "TCP connect 127.0.0.1:8080: Success",
     }
-    service = {"ID": change.instance, "Service": change.service, "Port": change.port, "Meta": meta, "Tags": ["team=x"]}
+    service = {"ID": change.instance, "Service": change.service, "Port": PORT, "Meta": meta, "Tags": ["team=x"]}
     return {
         "Node": change.node,
         "Address": change.address,
@@ -139,14 +183,6 @@ def _registration(change: Change) -> dict[str, Any]:
         "Service": service,
         "Checks": [check],
     }
-
-
-def _node(size: Size, service: int, number: int) -> int:
-    return (service * 7 + number) % size.nodes
-
-
-def _port(number: int) -> int:
-    return 10_000 + number
 
 
 def _address(node: int) -> str:

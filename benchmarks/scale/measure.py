@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Mapping, Sequence
 
 import psutil
 from msgspec import Struct
 
-from agent.adapters.consul.address import ConsulAddress
-from benchmarks.scale.catalog_load import CatalogWriter, Change, Kind, Size, changes
+from benchmarks.figures import quantile
+from benchmarks.scale.catalog_load import Catalog, CatalogWriter, Change, Kind, Size, changes
 from benchmarks.scale.probes import Probe
 
 SEEN_SECONDS = 10.0
 ALONE_CHANGES, ALONE_RATE = 120, 10.0
+REST_SECONDS = 15.0
+"""After the load, before Consul's idle CPU is taken: it tidies up after ten thousand writes."""
 SYNC_SECONDS = 120.0
 
 
@@ -33,16 +36,11 @@ class Latency(Struct, frozen=True):
     @classmethod
     def of(cls, outcomes: Sequence[tuple[float | None, float]]) -> Latency:
         """Return the figures of (seconds until seen, or None if never; seconds of the write)."""
-        writes = sorted(write * 1000 for _, write in outcomes)
-        write_p99 = round(writes[int(len(writes) * 0.99)], 1) if writes else 0.0
-        seconds = [seen for seen, _ in outcomes]
-        seen = sorted(each * 1000 for each in seconds if each is not None)
-        if not seen:
-            return cls(len(seconds), len(seconds), 0.0, 0.0, 0.0, write_p99)
-        rank = [seen[min(len(seen) - 1, int(len(seen) * share))] for share in (0.5, 0.99)]
-        return cls(
-            len(seconds), len(seconds) - len(seen), round(rank[0], 1), round(rank[1], 1), round(seen[-1], 1), write_p99
-        )
+        writes = [write * 1000 for _, write in outcomes]
+        write_p99 = round(quantile(writes, 0.99), 1) if writes else 0.0
+        seen = [each * 1000 for each, _ in outcomes if each is not None]
+        p50, p99, longest = (round(quantile(seen, share), 1) if seen else 0.0 for share in (0.5, 0.99, 1.0))
+        return cls(len(outcomes), len(outcomes) - len(seen), p50, p99, longest, write_p99)
 
 
 class RateResult(Struct, frozen=True):
@@ -58,6 +56,8 @@ class Result(Struct, frozen=True):
     """All figures of a run."""
 
     probe: str
+    load: float
+    """The machine's load average over one minute when the run began."""
     sync_seconds: float
     idle_cpu_percent: Mapping[str, float]
     """Percent of one core, by process."""
@@ -67,11 +67,12 @@ class Result(Struct, frozen=True):
     alone_cpu_ms_per_change: Mapping[str, float]
     """What Consul spends on a change that nobody follows."""
     rates: tuple[RateResult, ...]
+    wrong_services: int | None
+    """Of how many services the probe knew other endpoints than the catalog at the end; None: not looked."""
 
 
 async def measure(
     probe: Probe,
-    follow: ConsulAddress,
     writer: CatalogWriter,
     consuls: Mapping[str, int],
     size: Size,
@@ -82,30 +83,37 @@ async def measure(
 
     `consuls`: name → pid; `plan`: changes a second → how many; `idle`: seconds of the idle measurement.
     """
+    load = round(os.getloadavg()[0], 1)
     before = {name: _rss(pid) for name, pid in consuls.items()}
-    made = changes(size)
-    alone = await _alone(writer, [next(made) for _ in range(ALONE_CHANGES)], consuls)
-    started = time.monotonic()
-    await probe.start(follow)
+    made, catalog = changes(size), Catalog(size)
+    batch = [next(made) for _ in range(ALONE_CHANGES)]
+    alone = await _alone(writer, batch, consuls, idle)
+    catalog.apply(batch)
+    started = await probe.start()
     try:
         async with asyncio.timeout(SYNC_SECONDS):
             synced = await probe.synced() - started
-        processes = {probe.name: probe.pid, **consuls}
+        processes = {**probe.processes, **consuls}
         await asyncio.sleep(2.0)  # what the sync itself left to do is not idle
         idle_cpu = await _idle(processes, idle)
         rates = []
         for rate, count in plan.items():
             batch = [next(made) for _ in range(count)]
             rates.append(await _at_rate(probe, writer, batch, rate, processes, idle_cpu))
+            catalog.apply(batch)
         rss = {name: _rss(pid) for name, pid in processes.items()}
+        wrong = await probe.differences(catalog.serving())
     finally:
         await probe.stop()
     percent = {name: round(share * 100, 2) for name, share in idle_cpu.items()}
-    return Result(probe.name, round(synced, 2), percent, rss, before, alone, tuple(rates))
+    return Result(probe.name, load, round(synced, 2), percent, rss, before, alone, tuple(rates), wrong)
 
 
-async def _alone(writer: CatalogWriter, batch: Sequence[Change], consuls: Mapping[str, int]) -> dict[str, float]:
-    idle = await _idle(consuls, 5.0)
+async def _alone(
+    writer: CatalogWriter, batch: Sequence[Change], consuls: Mapping[str, int], idle_seconds: float
+) -> dict[str, float]:
+    await asyncio.sleep(min(REST_SECONDS, idle_seconds))
+    idle = await _idle(consuls, idle_seconds)
     before, started = {name: _cpu(pid) for name, pid in consuls.items()}, time.monotonic()
     for number, change in enumerate(batch):
         await asyncio.sleep(max(0.0, started + number / ALONE_RATE - time.monotonic()))

@@ -1,20 +1,22 @@
 """When was a change seen? A probe runs whatever is measured in a process of its own and answers that question.
 
-`WatcherProbe` measures the catalog watch alone; a probe for the whole agent would return the time of Envoy's EDS
-acknowledgement.
+`WatcherProbe` measures the catalog watch alone; `agent_probe.AgentProbe` the whole agent,
+up to Envoy's acknowledgement.
 """
 
 from __future__ import annotations
 
 import asyncio
 import sys
+import time
+from collections.abc import Mapping
 from typing import Protocol
 
 import msgspec
 from msgspec import Struct
 
 from agent.adapters.consul.address import ConsulAddress
-from benchmarks.scale.catalog_load import Change, Kind
+from benchmarks.scale.catalog_load import Change
 
 
 class Probe(Protocol):
@@ -22,8 +24,9 @@ class Probe(Protocol):
 
     name: str
 
-    async def start(self, consul: ConsulAddress) -> None:
-        """Start following."""
+    async def start(self) -> float:
+        """Start following and return the monotonic time of the process's start."""
+        ...
 
     async def synced(self) -> float:
         """Return the monotonic time at which everything had been seen."""
@@ -34,9 +37,12 @@ class Probe(Protocol):
         ...
 
     @property
-    def pid(self) -> int:
-        """Return the process whose CPU time and memory count."""
+    def processes(self) -> Mapping[str, int]:
+        """Return name → pid of the processes whose CPU time and memory count."""
         ...
+
+    async def differences(self, serving: Mapping[str, frozenset[str]]) -> int | None:
+        """Return of how many services it knows other endpoints than these (service → `IP:port`); None: can't tell."""
 
     async def stop(self) -> None:
         """End the process."""
@@ -60,24 +66,31 @@ class WatcherProbe:
 
     name = "catalog watch"
 
-    def __init__(self) -> None:
+    def __init__(self, consul: ConsulAddress) -> None:
+        self._consul = consul
         self._process: asyncio.subprocess.Process | None = None
         self._reader: asyncio.Task[None] | None = None
         self._synced: asyncio.Future[float] = asyncio.get_running_loop().create_future()
         self._wanted: dict[asyncio.Future[float], Change] = {}
 
     @property
-    def pid(self) -> int:
+    def processes(self) -> Mapping[str, int]:
         """Return the watcher's pid."""
         assert self._process is not None
-        return self._process.pid
+        return {self.name: self._process.pid}
 
-    async def start(self, consul: ConsulAddress) -> None:
+    async def differences(self, _serving: Mapping[str, frozenset[str]]) -> int | None:
+        """Return None: it hasn't got the addresses."""
+        return None
+
+    async def start(self) -> float:
         """Start the watcher."""
+        started = time.monotonic()
         self._process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "benchmarks.scale.watcher", consul.url, stdout=asyncio.subprocess.PIPE
+            sys.executable, "-m", "benchmarks.scale.watcher", self._consul.url, stdout=asyncio.subprocess.PIPE
         )
         self._reader = asyncio.create_task(self._read())
+        return started
 
     async def synced(self) -> float:
         """Return when the watch was complete."""
@@ -117,6 +130,6 @@ class WatcherProbe:
 
 def _shows(seen: Seen, change: Change) -> bool:
     found = next((instance for instance in seen.instances if instance[0] == change.instance), None)
-    if change.kind is Kind.GONE:
+    if change.kind.removes:
         return found is None
     return found == (change.instance, change.critical, change.version)

@@ -38,6 +38,18 @@ def test_propagation_produces_figures(tmp_path: Path) -> None:
         assert 0 < figures["p50"] <= figures["p90"] <= figures["p99"] <= figures["max"]
 
 
+def test_scale_produces_figures(tmp_path: Path) -> None:
+    sizes = ("--services=20", "--instances=3", "--nodes=12")
+    (result,) = run(tmp_path, "scale", *sizes, "--rules=5", "--slow=0", "--fast=60", "--idle=1")
+    assert result["wrong_services"] == 0
+    assert {"agent", "envoy", "consul server"} <= result["rss_mib"].keys()
+    (rate,) = result["rates"]
+    assert len(rate["latency"]) == 6
+    for kind, latency in rate["latency"].items():
+        assert (kind, latency["count"], latency["lost"]) == (kind, 10, 0)
+        assert 0 < latency["p50_ms"] <= latency["p99_ms"]
+
+
 def test_an_interrupted_benchmark_leaves_nothing() -> None:
     process = subprocess.Popen(
         command("dataplane"), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
@@ -89,5 +101,5 @@ def run(folder: Path, name: str, *arguments: str) -> list[dict[str, Any]]:
     )
     assert done.returncode == 0, done.stderr
     assert "ms" in done.stdout
-    results: list[dict[str, Any]] = json.loads(file.read_text())
-    return results
+    results = json.loads(file.read_text())
+    return results if isinstance(results, list) else [results]
