@@ -119,7 +119,8 @@ class ModelEnvoy:
         type_url = response.type_url
         for entry in response.resources:
             key = (type_url, entry.name)
-            again = key in self.suspects and len(contents) == 1
+            # Alone as a rule; with others if it was withdrawn and wanted again before its turn came.
+            again = key in self.suspects
             renewed = type_url == ENDPOINT_TYPE and entry.name in self.renewable
             if self.last.get(key) == entry.version and not (again or renewed):
                 assert key in self.owed, f"{key} sent again, unchanged"
