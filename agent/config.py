@@ -70,6 +70,8 @@ class InterceptionConfig(Struct, frozen=True, rename="camel", forbid_unknown_fie
     exclude_inbound_ports: tuple[int, ...] = ()
     exclude_outbound_ports: tuple[int, ...] = ()
     exclude_outbound_cidrs: tuple[str, ...] = ()
+    include_outbound_cidrs: tuple[str, ...] = ()
+    """Destinations that `outbound: mesh` captures beside the virtual addresses (Istio's includeIPRanges)."""
 
 
 class VipConfig(Struct, frozen=True, rename="camel", forbid_unknown_fields=True):

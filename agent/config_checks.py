@@ -106,6 +106,12 @@ def _vips(kind: type[IPv4Network] | type[IPv6Network]) -> Rule:
     return lambda value: network(value, kind)
 
 
+def _interception(report: Report, path: str, interception: dict[str, Any]) -> None:
+    mode = interception.get("outbound", "mesh")
+    if interception.get("includeOutboundCidrs") and mode != "mesh":
+        report.invalid(f"{path}.includeOutboundCidrs", f"goes with outbound: mesh only, not with {mode}")
+
+
 def _fields(names: Iterable[str], check: Any) -> dict[str, Any]:
     return dict.fromkeys(names, check)
 
@@ -140,8 +146,9 @@ _AGENT = message(
                 "outbound": one_of("mesh", "all", "none"),
                 "inbound": boolean,
                 **_fields(("inboundPorts", "excludeInboundPorts", "excludeOutboundPorts"), _PORTS),
-                "excludeOutboundCidrs": listing(text(_cidr)),
-            }
+                **_fields(("excludeOutboundCidrs", "includeOutboundCidrs"), listing(text(_cidr))),
+            },
+            also=_interception,
         ),
         "dns": message({"upstreams": listing(text(words.dns_server), at_most=16)}),
         "vips": message({"v4": text(_vips(IPv4Network)), "v6": text(_vips(IPv6Network))}),

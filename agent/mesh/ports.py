@@ -5,6 +5,8 @@ from __future__ import annotations
 OUTBOUND_PORT = 15001
 INBOUND_PORT = 15006
 SSH_PORT = 22
+DNS_PORT = 53
+"""Never captured outbound: names are the DNS servers' business, over TCP too."""
 OWN_PORTS = (15001, 15006, 15012, 15013, 15020, 15021, 15090)
 """Ports of agent, Envoy and hostmesh-ca."""
 LISTENER_PORTS = (15001, 15006, 15021, 15090)

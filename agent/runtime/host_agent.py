@@ -279,6 +279,7 @@ def _plan_options(config: Config) -> PlanOptions:
             service_cidr_v6=config.vip_range_v6,
             inbound_ports=interception.inbound_ports or (),
             outbound=OutboundMode(interception.outbound.value),
+            included_cidrs=tuple(ip_network(cidr) for cidr in interception.include_outbound_cidrs),
             excluded_cidrs=tuple(ip_network(cidr) for cidr in interception.exclude_outbound_cidrs),
             excluded_outbound_ports=interception.exclude_outbound_ports,
             excluded_inbound_ports=interception.exclude_inbound_ports,

@@ -13,7 +13,7 @@ from ipaddress import IPv4Network, IPv6Network
 
 from msgspec import Struct
 
-from agent.mesh.ports import INBOUND_PORT, NEVER_CAPTURED, OUTBOUND_PORT, SSH_PORT
+from agent.mesh.ports import DNS_PORT, INBOUND_PORT, NEVER_CAPTURED, OUTBOUND_PORT, SSH_PORT
 
 _MULTIPORT_LIMIT = 15
 _SYN = "-m tcp --tcp-flags FIN,SYN,RST,ACK SYN"
@@ -21,7 +21,7 @@ _SYN = "-m tcp --tcp-flags FIN,SYN,RST,ACK SYN"
 
 
 class OutboundMode(StrEnum):
-    """Which outbound connections Envoy gets: those to the VIP range, all of them, or none."""
+    """Which outbound connections Envoy gets: those to the VIP range (and ranges named beside), all of them, or none."""
 
     MESH = "mesh"
     ALL = "all"
@@ -38,10 +38,12 @@ class NetfilterOptions(Struct, frozen=True):
     inbound_ports: tuple[int, ...] = ()
     """TCP ports of the instances on this host that Envoy stands in front of."""
     outbound: OutboundMode = OutboundMode.MESH
+    included_cidrs: tuple[IPv4Network | IPv6Network, ...] = ()
+    """Destinations that `mesh` captures beside the service range."""
     excluded_cidrs: tuple[IPv4Network | IPv6Network, ...] = ()
-    """Destinations that `all` leaves alone."""
+    """Destinations outside the service range that are left alone."""
     excluded_outbound_ports: tuple[int, ...] = ()
-    """Destination ports that `all` leaves alone (the service range is captured with all its ports but 22)."""
+    """Destination ports that are left alone (the service range is captured with all its ports but 22)."""
     excluded_inbound_ports: tuple[int, ...] = ()
     excluded_uids: tuple[int, ...] = ()
     """Further users whose connections are not captured."""
@@ -64,13 +66,14 @@ class _Family(Struct, frozen=True):
     services: IPv4Network | IPv6Network
     loopback: str
     unreachable: str
+    included: tuple[str, ...]
     excluded: tuple[str, ...]
 
 
 def ruleset(options: NetfilterOptions) -> NetfilterText:
     """Return the rules of both families."""
-    v4 = _Family(options.service_cidr_v4, "127.0.0.0/8", "icmp-port-unreachable", _cidrs(options, IPv4Network))
-    v6 = _Family(options.service_cidr_v6, "::1/128", "icmp6-port-unreachable", _cidrs(options, IPv6Network))
+    v4 = _Family(options.service_cidr_v4, "127.0.0.0/8", "icmp-port-unreachable", *_cidrs(options, IPv4Network))
+    v6 = _Family(options.service_cidr_v6, "::1/128", "icmp6-port-unreachable", *_cidrs(options, IPv6Network))
     return NetfilterText(_text(options, v4), _text(options, v6))
 
 
@@ -139,16 +142,19 @@ def _output_captured(options: NetfilterOptions, family: _Family) -> list[str]:
     if options.outbound is OutboundMode.NONE:
         return []
     services = f"-d {family.services} -p tcp -j HOSTMESH_OUT_REDIRECT"
-    if options.outbound is OutboundMode.MESH:
+    captured = [f"{_to(cidr)}-p tcp -j HOSTMESH_OUT_REDIRECT" for cidr in family.included]
+    if options.outbound is OutboundMode.ALL:
+        captured = ["-p tcp -j HOSTMESH_OUT_REDIRECT"]
+    elif not captured:
         return [services]
-    excluded_ports = NEVER_CAPTURED.union(options.never_captured, options.excluded_outbound_ports)
+    excluded_ports = NEVER_CAPTURED.union({DNS_PORT}, options.never_captured, options.excluded_outbound_ports)
     return [
         services,
         f"-d {family.loopback} -j RETURN",
         "-o lo -j RETURN",
-        *(f"-d {cidr} -j RETURN" for cidr in family.excluded),
+        *(f"{_to(cidr)}-j RETURN" for cidr in family.excluded),
         *(f"-p tcp {match} -j RETURN" for match in _ports(excluded_ports)),
-        "-p tcp -j HOSTMESH_OUT_REDIRECT",
+        *captured,
     ]
 
 
@@ -159,8 +165,20 @@ def _inbound_ports(options: NetfilterOptions) -> set[int]:
     return set(options.inbound_ports) - never
 
 
-def _cidrs(options: NetfilterOptions, kind: type[IPv4Network] | type[IPv6Network]) -> tuple[str, ...]:
-    return tuple(str(cidr) for cidr in sorted({c for c in options.excluded_cidrs if isinstance(c, kind)}))
+def _cidrs(
+    options: NetfilterOptions, kind: type[IPv4Network] | type[IPv6Network]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the included and the excluded ranges of a family."""
+    included, excluded = (
+        tuple(str(cidr) for cidr in sorted({c for c in cidrs if isinstance(c, kind)}))
+        for cidrs in (options.included_cidrs, options.excluded_cidrs)
+    )
+    return included, excluded
+
+
+def _to(cidr: str) -> str:
+    """Return the match of a destination; iptables-save shows none for every address."""
+    return "" if cidr.endswith("/0") else f"-d {cidr} "
 
 
 def _ports(ports: Collection[int]) -> list[str]:

@@ -28,9 +28,13 @@ class PlanOptions(Struct, frozen=True):
     virtual addresses. None: without interception Envoy asks as any program does."""
 
     @property
-    def captures_all(self) -> bool:
-        """Tell whether every outbound connection comes to Envoy, not only those to virtual addresses."""
-        return self.interception is not None and self.interception.outbound is OutboundMode.ALL
+    def captures_foreign(self) -> bool:
+        """Tell whether connections to other than virtual addresses come to Envoy: all of them, or those of a list."""
+        capture = self.interception
+        return capture is not None and (
+            capture.outbound is OutboundMode.ALL
+            or (capture.outbound is OutboundMode.MESH and bool(capture.included_cidrs))
+        )
 
     @property
     def outbound_port(self) -> int:

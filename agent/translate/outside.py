@@ -13,6 +13,7 @@ from envoy.extensions.clusters.dns.v3 import dns_cluster_pb2
 from envoy.extensions.network.dns_resolver.cares.v3 import cares_dns_resolver_pb2
 from msgspec import structs
 
+from agent.mesh.ports import DNS_PORT, LISTENER_PORTS
 from agent.mesh.routes import Fault, Subset
 from agent.mesh.service import Instance, Outside, Port, Resolution, Service, ServiceKey, selects
 from agent.mesh.settings import OutboundTrafficPolicy
@@ -20,12 +21,11 @@ from agent.mesh.traffic_policy import ClientTls, TlsMode
 from agent.translate.options import PlanOptions
 from agent.translate.resource import packed, seconds, socket_address
 
-DNS_PORT = 53
 REFRESH_SECONDS = 30.0
 """How often names are looked up again where the answer doesn't say (TTL 0)."""
 FAILED_REFRESH_SECONDS = (1.0, 10.0)
 """The first pause after a lookup that failed, and the longest."""
-_CAPTURE_ALL = "set interception.outbound to all"
+_CAPTURE_ALL = "set interception.outbound to all, or list ranges in interception.includeOutboundCidrs"
 
 
 def usable_services(
@@ -50,7 +50,7 @@ def usable_services(
 
 def policy_faults(policy: OutboundTrafficPolicy, options: PlanOptions) -> tuple[Fault, ...]:
     """Return a fault where the mesh wants unknown destinations blocked and this host doesn't capture them."""
-    if policy is not OutboundTrafficPolicy.REGISTRY_ONLY or not options.interception or options.captures_all:
+    if policy is not OutboundTrafficPolicy.REGISTRY_ONLY or not options.interception or options.captures_foreign:
         return ()
     reason = f"REGISTRY_ONLY blocks nothing on this host, which captures mesh addresses only ({_CAPTURE_ALL})"
     return (Fault("outboundTrafficPolicy", reason),)
@@ -58,9 +58,14 @@ def policy_faults(policy: OutboundTrafficPolicy, options: PlanOptions) -> tuple[
 
 def _obstacle(service: Service, outside: Outside, options: PlanOptions) -> str | None:
     """Return why this host can't have the service, or None."""
-    if not service.has_address and not options.captures_all:
+    if own := [port.number for port in service.ports if port.number in LISTENER_PORTS]:
+        return f"{service.key} has no effect: port {own[0]} is Envoy's own on every host"
+    if not service.has_address and not options.captures_foreign:
         what = "a range of addresses" if outside.addresses else "a wildcard"
-        return f"{service.key} has no effect on this host: {what} needs all connections captured ({_CAPTURE_ALL})"
+        return (
+            f"{service.key} has no effect on this host, which captures mesh addresses only: {what} needs more"
+            f" ({_CAPTURE_ALL})"
+        )
     if outside.resolution.asks_dns and options.interception and not options.dns_upstreams:
         return (
             f"{service.key} has no effect on this host: it must be looked up past the host's own DNS cache, and no"

@@ -143,7 +143,7 @@ class _Round:
         elif options.bind_outbound is None:
             return []
         http_ports = self._http_ports(resolved)
-        if options.captures_all:
+        if options.captures_foreign:
             result += self._port_listeners(http_ports, resolved)
         else:
             result += [memo.get(("http listener", port), (port, options), http_listener) for port in http_ports]

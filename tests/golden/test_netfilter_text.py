@@ -23,6 +23,10 @@ CASES: dict[str, dict[str, Any]] = {
         "excluded_uids": (0, 101),
         "never_captured": (18500,),
     },
+    "included": {
+        "included_cidrs": (IPv4Network("10.9.0.0/16"), IPv6Network("fd12::/16")),
+        "excluded_cidrs": (IPv4Network("10.9.1.0/24"),),
+    },
     "many-ports": {"inbound_ports": tuple(range(9000, 9017))},
     "forbidden-ports": {"inbound_ports": (22, 8500, 9080, 15001, 15006, 15090), "excluded_inbound_ports": (9080,)},
     "own-capture-ports": {"inbound_ports": (9080, 15101, 15106), "outbound_port": 15101, "inbound_port": 15106},

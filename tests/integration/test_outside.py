@@ -41,11 +41,12 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
             "wide", (bookinfo_app("productpage", "v1", {}),), settings={**dns, "interception": {"outbound": "all"}}
         ),
         HostPlan("outside", agent=False, consul=False),
+        HostPlan("listed", settings={**dns, "interception": {"includeOutboundCidrs": [f"{SECOND}/32"]}}),
     )
     certificates = tmp_path_factory.mktemp("certificates")
     with Lab(msgspec.structs.replace(bookinfo(SUBNET), hosts=hosts, page_host="")) as lab:
         start_outside(lab["outside"], certificates)
-        for host in ("narrow", "wide"):
+        for host in ("narrow", "wide", "listed"):
             root = lab[host].path("etc/outside-root.pem")
             root.write_bytes((certificates / "outside.example" / "root-cert.pem").read_bytes())
             lab[host].exec("mount", "--bind", str(root), SYSTEM_AUTHORITIES)
@@ -280,10 +281,85 @@ def test_tls_by_server_name_and_tcp_by_address(lab: Lab) -> None:
         assert greeting(wide, OUTSIDE) == ""
 
 
-def greeting(host: Host, address: str) -> str:
-    """Return what a server says first on port 9080, within 5 s."""
-    argv = ("timeout", "5", "bash", "-c", f"head -n 1 </dev/tcp/{address}/9080")
+def greeting(host: Host, address: str, port: int = 9080) -> str:
+    """Return what a server says first, within 5 s."""
+    argv = ("timeout", "5", "bash", "-c", f"head -n 1 </dev/tcp/{address}/{port}")
     return host.exec(*argv, uid=APP_UID, check=False).stdout.strip()
+
+
+@pytest.mark.usefixtures("registry_only")
+def test_a_list_of_ranges_is_captured_beside_the_mesh(lab: Lab) -> None:
+    listed = lab["listed"]
+    inside = ("--connect-to", f"::{SECOND}:")
+    with rules(lab, WILD):
+        assert wait_for_call(listed, "http://a.wild.example/x", "200", *inside)["host"] == "a.wild.example"
+        assert call(listed, "http://a.wild.example/delay/4", *inside)[0] == "504", "the rule holds there"
+        assert call(listed, "http://other.example/", *inside)[0] == "502"
+        assert call(listed, "http://other.example/")[0] == "200", "all else is left alone"
+        assert not node_status(listed).faults
+
+
+STATIC = f"""
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {{name: static}}
+spec:
+  hosts: [static.corp]
+  location: MESH_INTERNAL
+  resolution: STATIC
+  ports:
+  - {{number: 7000, name: http, protocol: HTTP, targetPort: 80}}
+  - {{number: 7001, name: tcp, protocol: TCP}}
+  endpoints:
+  - {{address: {OUTSIDE}, labels: {{version: v1}}, ports: {{tcp: 9080}}}}
+  - {{address: 10.78.31.200, labels: {{version: v2}}}}
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {{name: static}}
+spec: {{host: static.corp, subsets: [{{name: v1, labels: {{version: v1}}}}]}}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {{name: static}}
+spec:
+  hosts: [static.corp]
+  http: [{{route: [{{destination: {{host: static.corp, subset: v1}}}}]}}]
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {{name: named}}
+spec:
+  hosts: [named.corp]
+  resolution: DNS_ROUND_ROBIN
+  ports: [{{number: 7001, name: tcp, protocol: TCP, targetPort: 9080}}]
+  endpoints: [{{address: outside.example}}]
+"""
+
+
+def test_static_and_named_endpoints_by_virtual_address(lab: Lab) -> None:
+    with rules(lab, STATIC):
+        answers = [wait_for_call(lab["narrow"], "http://static.corp:7000/", "200") for _ in range(4)]
+        assert {answer["host"] for answer in answers} == {"static.corp:7000"}
+        wait_for(lambda: greeting(lab["narrow"], "named.corp", 7001) == GREETING, "the named endpoint greets")
+
+
+def test_a_dns_server_that_is_away_keeps_nothing_else_waiting(lab: Lab) -> None:
+    """Envoy starts anew while no name outside can be looked up; later it finds them by itself."""
+    narrow, outside = lab["narrow"], lab["outside"]
+    with rules(lab, EGRESS):
+        wait_for_call(narrow, "http://outside.example/", "200")
+        dns, envoy = outside.pid("dns"), narrow.pid("envoy")
+        outside.exec("kill", "-STOP", str(dns))
+        try:
+            narrow.exec("kill", "-KILL", str(envoy))
+            wait_for(lambda: narrow.pid("envoy") not in (None, envoy), "Envoy starts again")
+            began = time.monotonic()
+            wait_for_call(narrow, "http://details:9080/details/0", "200")
+            assert time.monotonic() - began < 4
+        finally:
+            outside.exec("kill", "-CONT", str(dns))
+        wait_for_call(narrow, "http://outside.example/", "200")
 
 
 def test_foreign_traffic_passes_where_any_is_allowed(lab: Lab) -> None:

@@ -8,14 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.adapters.netfilter.rules import difference, own_lines, own_tables, removal, replacement
-from agent.mesh.ports import NEVER_CAPTURED
+from agent.mesh.ports import DNS_PORT, NEVER_CAPTURED
 from agent.translate.netfilter import NetfilterOptions, OutboundMode, ruleset
 from tests.unit.netfilter_model import Packet, verdict
 
 V4 = IPv4Network("240.240.0.0/16")
 V6 = IPv6Network("fdf0:240:240::/112")
 PROXY = 1337
-PORTS = st.one_of(st.sampled_from([22, 80, 3306, 8500, 9080, 15001, 15006]), st.integers(1, 65535))
+PORTS = st.one_of(st.sampled_from([22, 53, 80, 3306, 8500, 9080, 15001, 15006]), st.integers(1, 65535))
 CIDRS = st.sampled_from([IPv4Network("10.0.0.0/8"), IPv4Network("0.0.0.0/0"), IPv6Network("fd00::/8"), V4, V6])
 OPTIONS = st.builds(
     NetfilterOptions,
@@ -24,6 +24,7 @@ OPTIONS = st.builds(
     service_cidr_v6=st.just(V6),
     inbound_ports=st.lists(PORTS, max_size=40).map(tuple),
     outbound=st.sampled_from(OutboundMode),
+    included_cidrs=st.lists(CIDRS, max_size=2).map(tuple),
     excluded_cidrs=st.lists(CIDRS, max_size=3).map(tuple),
     excluded_outbound_ports=st.lists(PORTS, max_size=20).map(tuple),
     excluded_inbound_ports=st.lists(PORTS, max_size=20).map(tuple),
@@ -54,6 +55,10 @@ def text_for(options: NetfilterOptions, packet: Packet) -> str:
 
 def in_service_range(packet: Packet) -> bool:
     return packet.destination in (V4 if packet.destination.version == 4 else V6)
+
+
+def is_included(options: NetfilterOptions, packet: Packet) -> bool:
+    return any(packet.destination in cidr for cidr in options.included_cidrs)
 
 
 def redirect(options: NetfilterOptions, hook: str, packet: Packet) -> str:
@@ -104,20 +109,22 @@ def test_mesh_mode_captures_the_service_range_only(options: NetfilterOptions, pa
         assert got == "ACCEPT"
     elif in_service_range(packet):
         assert got == "REDIRECT 15001"
-    elif options.outbound is OutboundMode.MESH:
+    elif options.outbound is OutboundMode.MESH and not is_included(options, packet):
         assert got == "ACCEPT"
 
 
 @settings(max_examples=60, deadline=None)
 @given(OPTIONS, PACKETS)
-def test_all_mode_leaves_what_it_must(options: NetfilterOptions, packet: Packet) -> None:
-    if options.outbound is not OutboundMode.ALL or packet.uid == PROXY or in_service_range(packet):
+def test_foreign_capture_leaves_what_it_must(options: NetfilterOptions, packet: Packet) -> None:
+    captured = options.outbound is OutboundMode.ALL
+    captured |= options.outbound is OutboundMode.MESH and is_included(options, packet)
+    if not captured or packet.uid == PROXY or in_service_range(packet):
         return
     left = (
         packet.destination.is_loopback
         or packet.out == "lo"
         or packet.uid in options.excluded_uids
-        or packet.port in NEVER_CAPTURED.union(options.excluded_outbound_ports, options.never_captured)
+        or packet.port in NEVER_CAPTURED.union({DNS_PORT}, options.excluded_outbound_ports, options.never_captured)
         or any(packet.destination in cidr for cidr in options.excluded_cidrs)
         or not packet.syn
     )
