@@ -71,6 +71,15 @@ def because(reason: str) -> Check:
     return check
 
 
+def never(reason: str) -> Check:
+    """Refuse a field that Istio's own validation refuses too, whatever it holds."""
+
+    def check(report: Report, path: str, value: Any) -> None:
+        report.invalid(path, reason)
+
+    return check
+
+
 def idle_beside(answer: str) -> str:
     """Return why a field has no effect on a route that answers by itself."""
     return f"cannot be honoured beside {answer}: such a request goes nowhere (remove it)"
@@ -98,7 +107,7 @@ def fault(share: dict[str, Check], *, first_generation: bool) -> Check:
     def delay_whole(report: Report, path: str, delay: dict[str, Any]) -> None:
         if "exponentialDelay" in delay:
             reason = "exponentialDelay cannot be honoured: Envoy delays by a fixed time only (write fixedDelay)"
-            report.unsupported(path, reason)
+            report.invalid(path, reason)  # as in Istio, which never implemented it
         elif "fixedDelay" not in delay:
             report.unsupported(path, "has no fixedDelay: it delays nothing")
 
@@ -108,7 +117,7 @@ def fault(share: dict[str, Check], *, first_generation: bool) -> Check:
             report.invalid(path, f"{' and '.join(kinds)} exclude each other")
         elif "http2Error" in abort:
             reason = "http2Error cannot be honoured: Envoy aborts with a status only (write httpStatus or grpcStatus)"
-            report.unsupported(path, reason)
+            report.invalid(path, reason)  # as in Istio, which never implemented it
         elif not kinds:
             report.unsupported(path, "has no httpStatus or grpcStatus: it aborts nothing")
 

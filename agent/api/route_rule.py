@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from agent.api import words
+from agent.api import addresses, words
 from agent.api.fields import LABELS, PSEUDO_HEADERS, header_map, or_scalar, string_match
 from agent.api.http_fields import (
     DURATION,
@@ -18,9 +18,10 @@ from agent.api.http_fields import (
     envoys_header,
     fault,
     idle_beside,
+    never,
 )
 from agent.api.istio_service import SERVICE_FIELDS, service_whole
-from agent.api.schema import UNSUPPORTED, Check, Report, boolean, integer, listing, message, number
+from agent.api.schema import Check, Report, boolean, integer, like, listing, message, number, text
 from agent.api.yaml_text import child
 
 _MATCH = or_scalar(string_match(may_be_present=False))
@@ -41,12 +42,22 @@ def _weights(report: Report, path: str, spec: dict[str, Any]) -> None:
 
 
 _ANY_SERVICE = message({**SERVICE_FIELDS, "labels": LABELS}, also=service_whole)
+_SUBNET = listing(text(addresses.subnet))
+_SUBNET_FIELDS = message({"sourceSubnet": _SUBNET, "destinationSubnet": _SUBNET})
+
+
+@like(_SUBNET_FIELDS)
+def _subnets(report: Report, path: str, value: Any) -> None:
+    _SUBNET_FIELDS(report, path, value)
+    report.unsupported(path)
+
+
 _MATCH_CONDITION = message(
     {
         "source": _ANY_SERVICE,
         "request": message({"headers": header_map(_MATCH, {**dict.fromkeys(PSEUDO_HEADERS, _MATCH), "uri": _URI})}),
-        "tcp": UNSUPPORTED,
-        "udp": UNSUPPORTED,
+        "tcp": _subnets,
+        "udp": _subnets,
     }
 )
 
@@ -102,7 +113,7 @@ SPEC: Check = message(
         "httpReqTimeout": _TIMEOUT,
         "httpReqRetries": _RETRIES,
         "httpFault": fault({"percent": number(0, 100)}, first_generation=True),
-        "l4Fault": because("cannot be honoured: Envoy has no such filter (Istio never implemented it either)"),
+        "l4Fault": never("cannot be honoured: Envoy has no such filter (Istio never implemented it either)"),
         "mirror": _ANY_SERVICE,
         "corsPolicy": cors(words.lower_header_name, first_generation=True),
         "appendHeaders": FIRST_HEADERS,

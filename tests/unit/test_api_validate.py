@@ -172,7 +172,7 @@ def test_a_problem_says_file_line_object_and_path() -> None:
 
 
 def test_invalid_and_unsupported_are_told_apart() -> None:
-    document = one(ROUTE_RULE.replace("precedence: 2", "precedence: -2\n  l4Fault: {}"))
+    document = one(ROUTE_RULE.replace("precedence: 2", "precedence: -2\n  httpReqTimeout: {custom: {}}"))
     assert [problem.verdict for problem in find_problems(document)] == [Verdict.INVALID, Verdict.UNSUPPORTED]
 
 
