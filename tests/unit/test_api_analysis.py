@@ -148,6 +148,15 @@ def test_wildcards_of_the_outside_need_more_capture() -> None:
     assert "HM0107 spec.hosts[0]" in found(text)
 
 
+def test_hosts_that_documents_add_are_known() -> None:
+    entry = (
+        f"{SE}  hosts: [api.example.com]\n  resolution: DNS\n  ports: [{{number: 80, name: http, protocol: HTTP}}]\n"
+    )
+    rule = f"{RR}  destination: {{service: api.example.com}}\n"
+    assert "IST0101 spec.destination" not in found(entry, rule)
+    assert "IST0101 spec.destination" in found(rule)
+
+
 def test_files_alone_are_analysed_without_a_catalog() -> None:
     text = f"{VS}  hosts: [anything]\n  http: [{{route: [{{destination: {{host: other, subset: v1}}}}]}}]\n"
     (one,) = analyze(documents(text))

@@ -11,10 +11,13 @@ from typing import Any
 from msgspec import Struct
 
 from agent.api.catalog import Catalog
+from agent.api.enforce import enforceable
 from agent.api.envelope import Document
 from agent.api.istio_service import Unresolved, resolve_service
+from agent.api.lower_outside import declared_services, outside_services
+from agent.api.l4_routes import is_within
 from agent.mesh.names import CLUSTER_DOMAIN, CONSUL_DOMAIN
-from agent.mesh.service import Labels, Service, ServiceKey, labels_of
+from agent.mesh.service import Labels, Resolution, Service, ServiceKey, labels_of
 from agent.mesh.settings import MeshSettings
 
 
@@ -44,14 +47,21 @@ class World:
         settings: MeshSettings | None = None,
     ) -> None:
         self.documents = tuple(documents)
-        self.services = services
+        self.outside = self._declared_outside(Catalog(services or ()))
+        self.services = None if services is None else {**services, **self.outside}
         self.settings = settings or MeshSettings()
-        self.catalog = Catalog(services if services is not None else self.assumed())
+        self.catalog = Catalog(self.services if self.services is not None else self.assumed() | self.outside.keys())
+        self._outside = tuple(_outside_hosts(self.documents))
         self.subsets = _declared(self)
 
     def assumed(self) -> set[ServiceKey]:
         """Return the services that there are if every host that a document names exists."""
-        return {_assumed(*host) for host in _hosts(self.documents) if "*" not in host[0]}
+        declared = {key.name for key in self.outside}
+        return {
+            _assumed(*host)
+            for host in _hosts(self.documents)
+            if "*" not in host[0] and host[0].rstrip(".").lower() not in declared
+        }
 
     def of_kind(self, kind: str) -> list[Document]:
         """Return the documents of a kind, ordered by namespace and name."""
@@ -62,17 +72,26 @@ class World:
         """Return how many serving instances of a service have these labels; None if no catalog is known."""
         if self.services is None or service not in self.services:
             return None
-        wanted = set(labels)
-        found = self.services[service].instances
+        wanted, outside = set(labels), self.services[service].outside
+        if outside and outside.resolution is Resolution.ORIGINAL:
+            return None  # what answers is wherever the caller was going
+        found = self.services[service].instances + (outside.endpoints if outside else ())
         return sum(instance.is_serving and wanted <= set(instance.labels) for instance in found)
 
     def references(self, document: Document) -> Iterator[Reference]:
         """Yield each place of a document that names a service."""
         for path, plain, extra in _places(document):
-            if "*" in (plain if isinstance(plain, str) else plain.get("service") or ""):
-                continue  # a wildcard is no service; validation says what becomes of it
             host, service = self._resolve(plain, document)
+            if "*" in host or (service is None and any(is_within(host, outside) for outside in self._outside)):
+                continue  # no service of the catalog; whether a wildcard can be had is validation's business
             yield Reference(path, host, service, **extra)
+
+    def _declared_outside(self, registered: Catalog) -> Mapping[ServiceKey, Service]:
+        """Return the services that EgressRules and ServiceEntries declare."""
+        rules = (self.of_kind("EgressRule"), self.of_kind("ServiceEntry"))
+        usable = (enforceable(document).document for documents in rules for document in documents)
+        declared = ((document, declared_services(document)) for document in usable if document is not None)
+        return outside_services(declared, registered)[0]
 
     def _resolve(self, plain: Mapping[str, Any] | str, document: Document) -> tuple[str, ServiceKey | None]:
         if isinstance(plain, str):
@@ -82,6 +101,15 @@ class World:
             return host, resolve_service(plain, document.namespace, self.catalog)
         except Unresolved:
             return host, None
+
+
+def _outside_hosts(documents: Iterable[Document]) -> Iterator[str]:
+    """Yield the hosts, wildcards included, that ServiceEntries and EgressRules add to the catalog."""
+    for document in documents:
+        if document.kind == "ServiceEntry":
+            yield from document.spec["hosts"]
+        elif document.kind == "EgressRule":
+            yield document.spec["destination"]["service"]
 
 
 def _places(document: Document) -> Iterator[tuple[str, Any, dict[str, Any]]]:
