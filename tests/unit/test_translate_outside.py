@@ -1,0 +1,170 @@
+"""plan() with services that rules declare: who gets them, what they become, and what costs a fault."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from ipaddress import ip_network
+
+import pytest
+from envoy.config.cluster.v3 import cluster_pb2
+from envoy.config.listener.v3 import listener_pb2
+from msgspec import structs
+
+from agent.api.lower import lower
+from agent.mesh.names import CLUSTER_TYPE, LISTENER_TYPE, ROUTE_TYPE
+from agent.mesh.service import ServiceKey
+from agent.mesh.settings import MeshSettings, OutboundTrafficPolicy
+from agent.mesh.snapshot import Desired, MeshSnapshot
+from agent.mesh.vips import allocate
+from agent.translate.netfilter import NetfilterOptions, OutboundMode
+from agent.translate.plan import Planner, PlanOptions
+from tests.unit.mesh_samples import V4, V6, mesh, service, workload
+from tests.unit.test_api_outside import egress, entry
+
+UPSTREAMS = ("10.0.0.53",)
+CAPTURE = NetfilterOptions(proxy_uid=1337, service_cidr_v4=V4, service_cidr_v6=V6)
+NARROW = PlanOptions(CAPTURE, dns_upstreams=UPSTREAMS)
+WIDE = PlanOptions(structs.replace(CAPTURE, outbound=OutboundMode.ALL), dns_upstreams=UPSTREAMS)
+LISTED = PlanOptions(structs.replace(CAPTURE, included_cidrs=(ip_network("10.9.0.0/16"),)), dns_upstreams=UPSTREAMS)
+TCP = "resolution: NONE, ports: [{number: 5432, name: tcp}]"
+
+
+def snapshot(*documents: object, policy: OutboundTrafficPolicy = OutboundTrafficPolicy.ALLOW_ANY) -> MeshSnapshot:
+    """Return a mesh with one service of the catalog, and what the documents declare."""
+    base = mesh([service("reviews")], workloads=(workload("reviews"),), certified=False)
+    lowered = lower(documents, base.services)  # type: ignore[arg-type]  # the callers give Documents
+    services = {**base.services, **lowered.outside}
+    vips = allocate({}, (key for key, one in services.items() if one.has_address), V4, V6)
+    settings = MeshSettings(outbound_traffic_policy=policy)
+    return structs.replace(base, services=services, policies=lowered.policies, vips=vips, settings=settings)
+
+
+def plan(state: MeshSnapshot, options: PlanOptions = NARROW) -> Desired:
+    desired = Planner().plan(state, options)
+    assert desired.resources.dangling() == []
+    return desired
+
+
+def faults(desired: Desired) -> list[str]:
+    return [f"{fault.subject}: {fault.reason}" for fault in desired.faults]
+
+
+def cluster(desired: Desired, name: str) -> cluster_pb2.Cluster:
+    return cluster_pb2.Cluster.FromString(desired.resources.of(CLUSTER_TYPE)[name].value)
+
+
+def listener(desired: Desired, name: str) -> listener_pb2.Listener:
+    return listener_pb2.Listener.FromString(desired.resources.of(LISTENER_TYPE)[name].value)
+
+
+def chains(desired: Desired, name: str) -> list[str]:
+    return [chain.name for chain in listener(desired, name).filter_chains]
+
+
+def test_an_exact_host_has_a_name_a_cluster_and_a_place_in_the_table() -> None:
+    desired = plan(snapshot(egress("a", "httpbin.org")))
+    assert desired.faults == ()
+    assert " httpbin.org\n" in desired.dns_hosts
+    assert cluster(desired, "outbound|80||httpbin.org").cluster_type.name == "envoy.clusters.dns"
+    assert b"httpbin.org:80" in desired.resources.of(ROUTE_TYPE)["80"].value
+
+
+@pytest.mark.parametrize("options", [NARROW, PlanOptions(intercepted=False, bind_outbound="127.0.0.2")])
+def test_a_wildcard_needs_more_than_mesh_addresses(options: PlanOptions) -> None:
+    desired = plan(snapshot(egress("a", "*.foo.com")), options)
+    assert "outbound|80||*.foo.com" not in desired.resources.of(CLUSTER_TYPE)
+    assert "EgressRule/a.default: *.foo.com has no effect on this host" in faults(desired)[0]
+    assert "set interception.outbound to all" in faults(desired)[0]
+
+
+@pytest.mark.parametrize("options", [WIDE, LISTED])
+def test_a_wildcard_goes_where_it_was_going(options: PlanOptions) -> None:
+    desired = plan(snapshot(egress("a", "*.foo.com", "[{port: 443, protocol: https}]")), options)
+    assert desired.faults == ()
+    made = cluster(desired, "outbound|443||*.foo.com")
+    assert made.type == cluster_pb2.Cluster.ORIGINAL_DST
+    assert made.lb_policy == cluster_pb2.Cluster.CLUSTER_PROVIDED
+    assert made.HasField("transport_socket")
+    assert "*.foo.com" not in desired.dns_hosts
+
+
+def test_without_an_upstream_server_nothing_is_looked_up_in_circles() -> None:
+    desired = plan(snapshot(egress("a", "httpbin.org")), PlanOptions(CAPTURE))
+    assert "name some as dns.upstreams" in faults(desired)[0]
+    assert "httpbin.org" not in desired.dns_hosts
+    assert not any("httpbin" in name for name in desired.resources.of(CLUSTER_TYPE))
+
+
+@pytest.mark.parametrize(("exported", "seen"), [("['*']", True), ("[.]", False), ("[default]", True), ("['~']", False)])
+def test_only_callers_that_an_entry_is_exported_to_have_it(exported: str, seen: bool) -> None:
+    spec = f"{{hosts: [a.example], exportTo: {exported}, ports: [{{number: 80, name: http}}]}}"
+    desired = plan(snapshot(entry(spec, namespace="shop")))
+    assert desired.faults == ()
+    assert ("outbound|80||a.example" in desired.resources.of(CLUSTER_TYPE)) is seen
+    assert ("a.example" in desired.dns_hosts) is seen
+
+
+def test_registry_only_is_a_fault_where_it_blocks_nothing() -> None:
+    state = snapshot(policy=OutboundTrafficPolicy.REGISTRY_ONLY)
+    assert "REGISTRY_ONLY blocks nothing on this host" in faults(plan(state))[0]
+    assert faults(plan(state, WIDE)) == []
+
+
+def test_connections_are_told_apart_on_each_port() -> None:
+    tls = "resolution: NONE, ports: [{number: 443, name: tls}]"
+    desired = plan(
+        snapshot(
+            entry(f"{{hosts: ['*.foo.com'], {tls}}}", "a"),
+            entry(f"{{hosts: [db.example], addresses: [10.9.0.0/16, 10.8.0.1], {TCP}}}", "b"),
+        ),
+        WIDE,
+    )
+    assert desired.faults == ()
+    assert chains(desired, "0.0.0.0_443") == ["*.foo.com:443"]
+    assert chains(desired, "0.0.0.0_5432") == ["db.example:5432"]
+    assert chains(desired, "0.0.0.0_9080") == ["virtual-addresses", "http"]
+    assert [f.name for f in listener(desired, "0.0.0.0_5432").listener_filters] == [], "a server may speak first there"
+
+
+def test_what_cannot_be_told_apart_is_the_first_ones() -> None:
+    first, second = (f"{{hosts: [{name}.example], addresses: [10.9.0.0/16], {TCP}}}" for name in "ab")
+    desired = plan(snapshot(entry(first, "a"), entry(second, "b")), WIDE)
+    assert faults(desired) == ["ServiceEntry/b.default: 10.9.0.0/16 on port 5432 is not b.example's: a.example has it"]
+    assert chains(desired, "0.0.0.0_5432") == ["a.example:5432"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "why"),
+    [
+        (f"{{hosts: ['*.foo.com'], {TCP}}}", "doesn't say which host it is for (give addresses)"),
+        ("{hosts: ['*foo.com'], ports: [{number: 443, name: tls}]}", "must be its whole first label"),
+        ("{hosts: [a.example], ports: [{number: 15001, name: http}]}", "port 15001 is Envoy's own"),
+        (f"{{hosts: [a.example], addresses: [{V4}], {TCP}}}", "the range of virtual addresses has it"),
+    ],
+)
+def test_what_this_host_cannot_have_costs_a_fault(spec: str, why: str) -> None:
+    (fault,) = faults(plan(snapshot(entry(spec)), WIDE))
+    assert fault.startswith("ServiceEntry/e.default: ")
+    assert why in fault
+
+
+def changed(before: Desired, after: Desired) -> set[str]:
+    """Return the names of the resources that are other objects than before."""
+    old = {(kind, name): one for kind, named in before.resources.by_type.items() for name, one in named.items()}
+    new = {(kind, name): one for kind, named in after.resources.by_type.items() for name, one in named.items()}
+    return {name for kind, name in old.keys() | new.keys() if old.get((kind, name)) is not new.get((kind, name))}
+
+
+def entries(names: Iterable[str]) -> list[object]:
+    ports = "[{number: 80, name: http}, {number: 443, name: tls}]"
+    return [entry(f"{{hosts: [{name}.example], resolution: DNS, ports: {ports}}}", name) for name in names]
+
+
+def test_one_more_host_changes_its_own_resources_alone() -> None:
+    planner = Planner()
+    before = planner.plan(snapshot(*entries("ab")), WIDE)
+    after = planner.plan(snapshot(*entries("abc")), WIDE)
+    vip = allocate({}, (ServiceKey("", f"{name}.example") for name in "abc"), V4, V6)[ServiceKey("", "c.example")].v4
+    own = {"outbound|80||c.example", "outbound|443||c.example", f"{vip}_443"}
+    assert changed(before, after) == own | {"80", "0.0.0.0_443"}
+    assert changed(after, planner.plan(snapshot(*entries("abc")), WIDE)) == set()
