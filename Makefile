@@ -18,11 +18,14 @@ lab-down:  ## Remove every trace of the lab
 	@[ ! -x $(BIN)/hostmesh ] || $(BIN)/hostmesh lab down
 
 check: setup  ## Format, lint, types, layers, unit and golden tests (under a minute)
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target .static .unit
+.static:
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
 	@.ci/file-length
+.unit:
 	@$(BIN)/pytest tests/unit tests/golden
 
 integration: setup  ## Real Consul, Envoy, iptables and dnsmasq in network namespaces
@@ -45,4 +48,4 @@ lock:  ## Renew the lock files from pyproject.toml
 	@$(COMPILE) -c requirements-build.lock -o requirements.lock pyproject.toml
 	@$(COMPILE) -c requirements-build.lock -c requirements.lock --extra dev -o requirements-dev.lock pyproject.toml
 
-.PHONY: help setup setup-run lab lab-down check integration e2e test newcomer deb lock
+.PHONY: help setup setup-run lab lab-down check .static .unit integration e2e test newcomer deb lock
