@@ -125,12 +125,13 @@ def _require_whole(existing: Lab) -> None:
 def _document(found: Lab) -> dict[str, Any]:
     """Return the lab as plain data; a part's pid is None where it does not run."""
     hosts = []
+    running = True
     for host in found:
         names = [*found.state.hosts[host.name].parts, *(["envoy"] if host.plan.agent else [])]
         parts = {name: host.pid(name) for name in names if name != "anchor"}
+        running = running and None not in parts.values()
         hosts.append({"name": host.name, "address": host.address, "namespace": host.namespace, "parts": parts})
     forwarders = {name: process.is_running for name, process in found.state.forwarders.items()}
-    running = all(pid is not None for host in hosts for pid in host["parts"].values())  # type: ignore[attr-defined]
     return {
         "page": found.state.page,
         "consul": found.state.consul,

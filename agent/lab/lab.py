@@ -183,12 +183,6 @@ class Lab:
         """End a part (also `envoy`) by SIGKILL and wait until it is gone."""
         self._end(host, part, kill_first=True, seconds=5.0)
 
-    def restart_agent(self, host: str, timeout: float = 30.0) -> None:
-        """Stop the agent as the operator would, start it again and wait until Envoy is connected to it."""
-        self.stop(host, "agent")
-        self.start_agent(host)
-        self.wait({(host, "agent"): agent_ready(self[host])}, timeout)
-
     def wait(self, conditions: Mapping[tuple[str, str], Condition], timeout: float = 30.0) -> None:
         """Wait until the condition of each (host, part) holds; raises HostError with the part's log if it doesn't."""
         wait_all(self.hosts, conditions, time.monotonic() + timeout)

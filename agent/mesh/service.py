@@ -210,11 +210,6 @@ class Service(Struct, frozen=True):
         """Tell whether it can have a virtual address; if not, only captured traffic of all kinds ever comes to it."""
         return self.outside is None or (self.key.is_one_host and self.outside.resolution is not Resolution.ORIGINAL)
 
-    @property
-    def service_accounts(self) -> tuple[str, ...]:
-        """Return the accounts of all instances, healthy or not: a health flip must not change who is trusted."""
-        return tuple(sorted({instance.service_account for instance in self.instances}))
-
     def port(self, number: int) -> Port | None:
         """Return the port with that number."""
         return next((port for port in self.ports if port.number == number), None)

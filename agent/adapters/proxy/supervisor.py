@@ -106,10 +106,6 @@ class EnvoySupervisor:
         """Return what Envoy's admin interface answers to a GET of the path; raises HostError."""
         return await self._admin.get(path)
 
-    async def reopen_logs(self) -> None:
-        """Have Envoy open its access logs anew, after they were rotated; raises HostError."""
-        await self._admin.post("/reopen_logs")
-
     async def _adopt(self) -> bool:
         """Take over the Envoy that the state file tells of; end it, drained, if it is not what is wanted now."""
         state = read_state(self._options.state_file)
