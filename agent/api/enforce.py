@@ -64,7 +64,8 @@ def _kept(document: Document, problems: Iterable[Problem]) -> Document | None:
 
 def _steps(spec: Mapping[str, Any], path: str) -> list[_Step]:
     """Return the keys and indexes that a problem's path is made of; empty if there is nothing at that path."""
-    rest, value, steps = path.removeprefix("spec"), spec, list[_Step]()
+    rest, steps = path.removeprefix("spec"), list[_Step]()
+    value: Any = spec
     if rest == path:
         return []
     while rest:
@@ -72,7 +73,7 @@ def _steps(spec: Mapping[str, Any], path: str) -> list[_Step]:
         if step is None:
             return []
         steps.append(step)
-        value = value[step]  # type: ignore[index]  # _next_step looked whether it is there
+        value = value[step]
     return steps
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from string import Template
 
@@ -86,7 +87,7 @@ def testbed(concurrency: int) -> Iterator[Testbed]:
             Way("mesh", f"http://echo:{MESH_PORT}/", (_mesh_proxy(lab["client"]), _mesh_proxy(lab["server"]))),
         )
         for way in ways:
-            wait_for(lambda url=way.url: _answers(lab["client"], url), f"an answer from {way.url}")  # type: ignore[misc]
+            wait_for(partial(_answers, lab["client"], way.url), f"an answer from {way.url}")
         bed = Testbed(lab, ways)
         _require_mutual_tls(bed)
         yield bed

@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
+from typing import Any
 
 from agent.adapters.command import SystemRunner
 from agent.adapters.netfilter.interception import Interception
@@ -123,9 +124,9 @@ def listening(host: Host, loopback: tuple[int, ...] = (), everywhere: tuple[int,
         yield
 
 
-def rules(inbound: tuple[int, ...] = (), outbound: OutboundMode = OutboundMode.MESH, **more: object) -> NetfilterText:
+def rules(inbound: tuple[int, ...] = (), outbound: OutboundMode = OutboundMode.MESH, **more: Any) -> NetfilterText:
     """Return the text for a host whose proxy is user 1337."""
-    return ruleset(NetfilterOptions(PROXY, V4, V6, inbound, outbound, **more))  # type: ignore[arg-type]  # keyword rest
+    return ruleset(NetfilterOptions(PROXY, V4, V6, inbound, outbound, **more))
 
 
 def interception(host: Host, *prefix: str) -> Interception:

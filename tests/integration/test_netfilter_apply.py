@@ -6,7 +6,7 @@ import asyncio
 import logging
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from ipaddress import IPv4Network
 from pathlib import Path
 
@@ -201,7 +201,7 @@ class FirewallInBetween:
         self._runner = SystemRunner(host.argv(()))
         self._done = False
 
-    async def run(self, argv: list[str], stdin: str | None = None) -> str:
+    async def run(self, argv: Sequence[str], stdin: str | None = None) -> str:
         """Run the command."""
         if argv[0] == "iptables-restore" and not self._done:
             self._done = True
@@ -211,6 +211,6 @@ class FirewallInBetween:
 
 def test_rules_that_change_in_between_are_read_again(host: Host) -> None:
     apply(interception(host), rules((9080,)))
-    adapter = Interception(FirewallInBetween(host), (IPv4Network("240.240.0.0/16"), V6))  # type: ignore[arg-type]
+    adapter = Interception(FirewallInBetween(host), (IPv4Network("240.240.0.0/16"), V6))
     apply(adapter, rules((9081,)))
     assert diff(interception(host), rules((9081,))) == ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Any
 
 import details
@@ -121,7 +122,7 @@ def test_fault_variants() -> None:
     seconds = {"v-unavailable": 60.0, "v-unhealthy": 900.0}
     for version, period in seconds.items():
         for now, off in ((0.0, False), (period + 1, True), (2 * period + 1, False)):
-            faults = ratings.Faults(version, clock=lambda now=now: now)  # type: ignore[misc]  # mypy: default in a lambda
+            faults = ratings.Faults(version, clock=partial(float, now))
             assert faults.unavailable is off
             assert faults.unhealthy is (off and version == "v-unhealthy")
 

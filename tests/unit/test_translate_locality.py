@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from msgspec import structs
 
 from agent.mesh.service import Instance, Locality, labels_of
@@ -18,8 +20,8 @@ def site(*places: str) -> tuple[Instance, ...]:
     return tuple(structs.replace(one, locality=Locality.from_text(p)) for one, p in zip(made, places, strict=True))
 
 
-def policy(**setting: object) -> TrafficPolicy:
-    return TrafficPolicy(load_balancer=LoadBalancer(locality=LocalityPolicy(**setting)))  # type: ignore[arg-type]
+def policy(**setting: Any) -> TrafficPolicy:
+    return TrafficPolicy(load_balancer=LoadBalancer(locality=LocalityPolicy(**setting)))
 
 
 def ranks(found: tuple[Group, ...]) -> dict[str, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from typing import Any
 
 import pytest
 from envoy.config.cluster.v3 import cluster_pb2
@@ -23,14 +24,14 @@ from tests.unit.mesh_samples import CERTIFICATE, HTTP, MYSQL, OPTIONS, key, mesh
 REVIEWS, RATINGS, DB = key("reviews"), key("ratings"), key("mysql")
 
 
-def sample(**options: object) -> MeshSnapshot:
+def sample(**options: Any) -> MeshSnapshot:
     """Return three services, two rules, one workload."""
     policies = {
         REVIEWS: ServicePolicy((route(REVIEWS, ("v1", 75), ("v2", 25)),)),
         DB: ServicePolicy((route(DB, ("v1", 100)),)),
     }
     services = [service("reviews"), service("ratings"), service("mysql", port=MYSQL)]
-    return mesh(services, policies, workloads=(workload("reviews", HTTP, MYSQL),), **options)  # type: ignore[arg-type]
+    return mesh(services, policies, workloads=(workload("reviews", HTTP, MYSQL),), **options)
 
 
 def plan(snapshot: MeshSnapshot, options: PlanOptions = OPTIONS) -> Desired:
