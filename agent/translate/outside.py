@@ -15,9 +15,10 @@ from msgspec import structs
 
 from agent.mesh.ports import DNS_PORT, LISTENER_PORTS
 from agent.mesh.routes import Fault, Subset
-from agent.mesh.service import Instance, Outside, Port, Resolution, Service, ServiceKey, selects
+from agent.mesh.service import Instance, Outside, Port, Protocol, Resolution, Service, ServiceKey, selects
 from agent.mesh.settings import OutboundTrafficPolicy
 from agent.mesh.traffic_policy import ClientTls, TlsMode
+from agent.translate.facts import ServiceFacts
 from agent.translate.options import PlanOptions
 from agent.translate.resource import packed, seconds, socket_address
 
@@ -25,6 +26,7 @@ REFRESH_SECONDS = 30.0
 """How often names are looked up again where the answer doesn't say (TTL 0)."""
 FAILED_REFRESH_SECONDS = (1.0, 10.0)
 """The first pause after a lookup that failed, and the longest."""
+_WEB_PORTS = (80, 443)
 _CAPTURE_ALL = "set interception.outbound to all, or list ranges in interception.includeOutboundCidrs"
 
 
@@ -54,6 +56,20 @@ def policy_faults(policy: OutboundTrafficPolicy, options: PlanOptions) -> tuple[
         return ()
     reason = f"REGISTRY_ONLY blocks nothing on this host, which captures mesh addresses only ({_CAPTURE_ALL})"
     return (Fault("outboundTrafficPolicy", reason),)
+
+
+def undeclared(service: Service) -> ServiceFacts | None:
+    """Return the ports of an exact host that no rule speaks of but every browser knows; None: there are none.
+
+    The host's name leads to a virtual address whatever the port: a rule for HTTP must not take HTTPS away.
+    """
+    outside = service.outside
+    if outside is None or tuple(e.address for e in outside.endpoints) != (service.key.name,):
+        return None
+    ports = tuple(Port(number, "tcp", Protocol.TCP) for number in _WEB_PORTS if service.port(number) is None)
+    itself = structs.replace(outside.endpoints[0], target_ports=())
+    plain = Outside(outside.origin, Resolution.DNS, (itself,))
+    return ServiceFacts(service.key, ports, (), plain) if ports else None
 
 
 def _obstacle(service: Service, outside: Outside, options: PlanOptions) -> str | None:

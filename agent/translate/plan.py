@@ -26,7 +26,7 @@ from agent.translate.locality import Place
 from agent.translate.memo import Memo
 from agent.translate.netfilter import NetfilterText, ruleset
 from agent.translate.options import PlanOptions
-from agent.translate.outside import policy_faults, usable_services
+from agent.translate.outside import policy_faults, undeclared, usable_services
 from agent.translate.policies import Approach, ServiceTraffic, approaches
 from agent.translate.resolve import ResolvedPort, resolve_port, services_named
 from agent.translate.routes import VirtualHost, hosts_in_tables, route_table, virtual_host
@@ -78,6 +78,10 @@ class _Round:
         clusters, endpoints = self._destinations(subsets)
         inbound_clusters, inbound_listeners = self._inbound()
         listeners = self._outbound_listeners(resolved)
+        if self._passes_unknown and self._options.intercepted:
+            passing = [self._passing(key) for key in self._keys if key.is_outside]
+            clusters += [made for found, _ in passing for made in found]
+            listeners += [made for _, found in passing for made in found]
         by_type = {
             names.CLUSTER_TYPE: clusters + inbound_clusters,
             names.ENDPOINT_TYPE: endpoints,
@@ -176,6 +180,19 @@ class _Round:
             result.append(made.resource)
             self._faults += made.faults
         return result
+
+    def _passing(self, key: ServiceKey) -> tuple[list[Resource], list[Resource]]:
+        """Return clusters and listeners of what no rule declares of a host outside: it goes on as without a rule."""
+        facts, vip = undeclared(self._services[key]), self._snapshot.vips.get(key)
+        if facts is None or vip is None:
+            return [], []
+        inputs = (facts, (), self._outbound, ServiceTraffic.unsaid(), self._options.dns_upstreams)
+        clusters = self._memo.get(("passing clusters", key), inputs, service_clusters)
+        listeners = []
+        for port in facts.ports:
+            wanted = (key, port.number, vip, ResolvedPort((), True), self._options)
+            listeners.append(self._memo.get(("passing listener", key, port.number), wanted, tcp_listener))
+        return [*clusters], listeners
 
     def _approaches_of(self, key: ServiceKey, port: Port, rules: ResolvedPort) -> tuple[tuple[str, Approach], ...]:
         """Return what the clusters that a port leads to need of its routes or its listener."""

@@ -58,11 +58,16 @@ class ServiceTraffic(Struct, frozen=True):
     def from_policy(cls, key: ServiceKey, policy: ServicePolicy | None, caller: Caller, place: Place) -> ServiceTraffic:
         """Return what the service's rules mean to this caller."""
         if policy is None:
-            return cls((), Algorithm.LEAST_REQUEST)
+            return cls.unsaid()
         rules = followed(key, policy.connections, caller)
         scopes = tuple(scope for rule in rules for scope in rule.scopes)
         newer = any(not rule.first_generation for rule in rules)
         return cls(scopes, _default_algorithm(policy), newer, place if newer else SOMEWHERE)
+
+    @classmethod
+    def unsaid(cls) -> ServiceTraffic:
+        """Return how a service is connected to that no rule is about."""
+        return cls((), Algorithm.LEAST_REQUEST)
 
     def of(self, port: int, subset: Subset | None) -> TrafficPolicy:
         """Return the policy of a cluster, its load balancing never left open."""

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -210,6 +211,18 @@ def test_tls_of_the_application_passes_whole(lab: Lab) -> None:
             assert wait_for_call(lab[host], "https://outside.example/", "200")["sni"] == "outside.example"
 
 
+def test_a_port_that_no_rule_declares_stays_as_it_was(lab: Lab) -> None:
+    """The name leads to a virtual address, whatever the port: a rule for HTTP takes no HTTPS away."""
+    with rules(lab, EGRESS.partition("---")[0]):
+        wait_for(lambda: virtual(lab["narrow"], "outside.example"), "the name leads to a virtual address")
+        assert wait_for_call(lab["narrow"], "https://outside.example/", "200")["sni"] == "outside.example"
+        hostmesh(lab, "mesh", "set", "outboundTrafficPolicy=REGISTRY_ONLY")
+        wait_for_call(lab["narrow"], "https://outside.example/", "000")
+        assert call(lab["narrow"], "http://outside.example/")[0] == "200"
+        hostmesh(lab, "mesh", "set", "outboundTrafficPolicy=ALLOW_ANY")
+        wait_for_call(lab["narrow"], "https://outside.example/", "200")
+
+
 WILD = """
 apiVersion: config.istio.io/v1alpha2
 kind: EgressRule
@@ -281,6 +294,10 @@ def test_tls_by_server_name_and_tcp_by_address(lab: Lab) -> None:
         assert greeting(wide, OUTSIDE) == ""
 
 
+def greets(host: Host, name: str) -> bool:
+    return greeting(host, name, 7001) == GREETING
+
+
 def greeting(host: Host, address: str, port: int = 9080) -> str:
     """Return what a server says first, within 5 s."""
     argv = ("timeout", "5", "bash", "-c", f"head -n 1 </dev/tcp/{address}/{port}")
@@ -341,7 +358,8 @@ def test_static_and_named_endpoints_by_virtual_address(lab: Lab) -> None:
     with rules(lab, STATIC):
         answers = [wait_for_call(lab["narrow"], "http://static.corp:7000/", "200") for _ in range(4)]
         assert {answer["host"] for answer in answers} == {"static.corp:7000"}
-        wait_for(lambda: greeting(lab["narrow"], "named.corp", 7001) == GREETING, "the named endpoint greets")
+        for name in ("named.corp", "static.corp"):
+            wait_for(partial(greets, lab["narrow"], name), f"{name} greets")
 
 
 def test_a_dns_server_that_is_away_keeps_nothing_else_waiting(lab: Lab) -> None:

@@ -148,6 +148,19 @@ def test_what_this_host_cannot_have_costs_a_fault(spec: str, why: str) -> None:
     assert why in fault
 
 
+@pytest.mark.parametrize("options", [NARROW, WIDE])
+def test_web_ports_that_no_rule_declares_pass_where_any_may(options: PlanOptions) -> None:
+    rule = egress("a", "httpbin.org", "[{port: 8080, protocol: http}, {port: 443, protocol: https}]")
+    state = snapshot(rule)
+    name = f"{state.vips[ServiceKey('', 'httpbin.org')].v4}_80"
+    desired = plan(state, options)
+    assert not cluster(desired, "outbound|80||httpbin.org").HasField("transport_socket")
+    assert name in desired.resources.of(LISTENER_TYPE)
+    strict = plan(snapshot(rule, policy=OutboundTrafficPolicy.REGISTRY_ONLY), options)
+    assert name not in strict.resources.of(LISTENER_TYPE)
+    assert "outbound|80||httpbin.org" not in strict.resources.of(CLUSTER_TYPE)
+
+
 def changed(before: Desired, after: Desired) -> set[str]:
     """Return the names of the resources that are other objects than before."""
     old = {(kind, name): one for kind, named in before.resources.by_type.items() for name, one in named.items()}
