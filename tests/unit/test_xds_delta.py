@@ -198,6 +198,16 @@ def test_endpoints_go_again_once_to_an_envoy_that_does_not_ask_for_clusters() ->
     assert stream.responses(10 * grace) == []
 
 
+def test_endpoints_held_go_again_for_a_cluster_that_changed_just_before_they_were_asked_for() -> None:
+    stream = DeltaStream()
+    held, other = endpoints("a"), endpoints("b")
+    stream.publish(state([cluster("a", 1), held, cluster("b"), other]), 1, 0.0)
+    (clusters,) = request(stream, CLUSTER_TYPE, versions={"a": "old", "b": cluster("b").version})
+    assert said([clusters]) == [(CLUSTER_TYPE, ["a"], [])]
+    versions = {"a": held.version, "b": other.version}
+    assert said(request(stream, ENDPOINT_TYPE, "a", "b", versions=versions)) == [(ENDPOINT_TYPE, ["a"], [])]
+
+
 def test_secrets_and_endpoints_do_not_wait_for_warming_clusters() -> None:
     stream = connected(endpoints("a"), make(SECRET_TYPE, "s", 0))
     sent = publish(stream, 2, cluster("slow"), endpoints("a", 1), make(SECRET_TYPE, "s", 1))
@@ -223,6 +233,19 @@ def test_the_revision_waits_for_what_a_listener_refers_to() -> None:
     (routes,) = request(stream, ROUTE_TYPE, "r")
     ack(stream, routes)
     assert stream.acked_revision == 2
+
+
+def test_what_is_acked_after_its_removal_is_not_waited_for() -> None:
+    stream = connected()
+    (withheld,) = publish(stream, 2, cluster("c"), endpoints("c"))
+    (warms,) = request(stream, ENDPOINT_TYPE, "c")
+    ack(stream, warms)
+    (removed,) = publish(stream, 3, now=WAIT)
+    assert said([removed]) == [(CLUSTER_TYPE, [], ["c"])]
+    stream.receive(Request(type_url=ENDPOINT_TYPE, resource_names_unsubscribe=["c"]), WAIT)
+    ack(stream, withheld, now=WAIT)
+    ack(stream, removed, now=WAIT)
+    assert stream.acked_revision == 3
 
 
 def test_a_refused_response_is_taken_apart() -> None:

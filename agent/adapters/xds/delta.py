@@ -119,7 +119,13 @@ class DeltaStream:
         names = request.resource_names_subscribe
         if len(subscription.names) + len(names) > self._limits.names:
             raise ProtocolError(f"{request.type_url}: more than {self._limits.names} names subscribed")
+        first = not subscription.requested
         subscription.subscribe(names, request.initial_resource_versions, request.type_url in WILDCARD_TYPES)
+        if first and request.type_url == ENDPOINT_TYPE:
+            # On a new stream changed clusters may have gone before Envoy told which endpoints it holds.
+            self._renew_endpoints(
+                cluster for sent in self._outstanding[CLUSTER_TYPE].values() for cluster in sent.pack.resources
+            )
         for name in names:
             self._expected.pop((request.type_url, name), None)
         self._note_stuck_clusters(request.type_url, now)
@@ -170,7 +176,7 @@ class DeltaStream:
                 yield type_url, Pack()
             suspects = subscription.take_suspects()
             if type_url == CLUSTER_TYPE:
-                self._renew_endpoints(answers + suspects)
+                self._renew_endpoints(cluster for _, cluster in answers + suspects)
             yield from self._packs(type_url, answers)
             for suspect in suspects:
                 yield from self._packs(type_url, [suspect])
@@ -187,11 +193,10 @@ class DeltaStream:
             if referred_type == type_url
         }
 
-    def _renew_endpoints(self, clusters: Answers) -> None:
+    def _renew_endpoints(self, clusters: Iterable[Resource | None]) -> None:
         # A changed cluster warms until its endpoints come again, but Envoy, subscribed to them for the old form of the
         # cluster, doesn't ask: without this it warms, its CDS stream paused, for the whole initial_fetch_timeout.
-        names = {name for name, cluster in clusters if cluster}
-        names |= {referred for _, cluster in clusters if cluster for _, referred in cluster.references}
+        names = {name for cluster in clusters if cluster for name in _endpoint_names(cluster)}
         self._subscriptions[ENDPOINT_TYPE].renew(names)
 
     def _packs(self, type_url: str, answers: Answers) -> Iterator[tuple[str, Pack]]:
@@ -225,11 +230,18 @@ class DeltaStream:
 
     def _expect_subscriptions(self, accepted: Iterable[Resource], now: float) -> None:
         # Envoy acks a listener before it asks for the listener's routes (likewise a cluster while it starts):
-        # the revision is not in effect until these are asked for, answered and acked, too.
+        # the revision is not in effect until these are asked for, answered and acked, too. Not so for what is not
+        # wanted any more: a cluster's ACK may be withheld until the cluster is removed and its endpoints unsubscribed.
         for resource in accepted:
+            if not self._is_wanted(resource):
+                continue
             for type_url, name in resource.references:
                 if type_url not in WILDCARD_TYPES and name not in self._subscription(type_url).names:
                     self._expected[type_url, name] = now + self._limits.stage_wait
+
+    def _is_wanted(self, resource: Resource) -> bool:
+        wanted = self._resources.of(resource.type_url).get(resource.name) if self._resources else None
+        return wanted is not None and wanted.version == resource.version
 
     def _settle(self, now: float) -> None:
         self._expected = {reference: until for reference, until in self._expected.items() if until > now}
@@ -264,6 +276,11 @@ class DeltaStream:
         self._outstanding[type_url] = {}
         self._subscriptions[type_url] = Subscription(type_url, target)
         return self._subscriptions[type_url]
+
+
+def _endpoint_names(cluster: Resource) -> Iterator[str]:
+    yield cluster.name
+    yield from (name for _, name in cluster.references)
 
 
 def _some(names: Mapping[str, str]) -> str:
