@@ -19,8 +19,9 @@ import pytest
 from agent.lab.host import Host
 from agent.lab.lab import Lab
 from agent.lab.plan import CONSUL_HOST, HostPlan, bookinfo_app
-from tests.integration.meshlab import APP_UID, bookinfo, hostmesh, node_status, wait_for, wait_settled
+from tests.integration.meshlab import APP_UID, bookinfo, hostmesh, node_status, wait_settled
 from tests.mesh_certificates import TestAuthority
+from tests.waiting import wait_for
 
 HERE = Path(__file__).parent
 SUBNET, OUTSIDE = "10.78.31.0/24", "10.78.31.13"
@@ -240,6 +241,31 @@ spec:
 """
 
 
+WILD_V1 = """
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: wild}
+spec:
+  hosts: ["*.wild.example"]
+  resolution: NONE
+  ports: [{number: 80, name: http, protocol: HTTP}, {number: 443, name: http-tls, protocol: HTTP}]
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: wild}
+spec:
+  host: "*.wild.example"
+  trafficPolicy: {portLevelSettings: [{port: {number: 443}, tls: {mode: SIMPLE}}]}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: wild}
+spec:
+  hosts: ["*.wild.example"]
+  http: [{timeout: 1s, route: [{destination: {host: "*.wild.example"}}]}]
+"""
+
+
 @pytest.fixture
 def registry_only(lab: Lab) -> Iterator[None]:
     hostmesh(lab, "mesh", "set", "outboundTrafficPolicy=REGISTRY_ONLY")
@@ -250,9 +276,10 @@ def registry_only(lab: Lab) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("registry_only")
-def test_a_wildcard_passes_and_others_are_blocked(lab: Lab) -> None:
+@pytest.mark.parametrize("text", [WILD, WILD_V1], ids=["v1alpha2", "v1"])
+def test_a_wildcard_passes_and_others_are_blocked(lab: Lab, text: str) -> None:
     wide, narrow = lab["wide"], lab["narrow"]
-    with rules(lab, WILD):
+    with rules(lab, text):
         assert wait_for_call(wide, "http://a.wild.example/x", "200")["host"] == "a.wild.example"
         assert wait_for_call(wide, "http://b.wild.example:443/", "200")["sni"] == "b.wild.example"
         assert call(wide, "http://a.wild.example/delay/4")[0] == "504"
@@ -261,7 +288,7 @@ def test_a_wildcard_passes_and_others_are_blocked(lab: Lab) -> None:
         assert call(wide, "https://other.example/", "-k")[0] == "000"
         assert call(wide, "http://details:9080/details/0")[0] == "200"
         told = [f"{fault.subject}: {fault.reason}" for fault in node_status(narrow).faults]
-        assert any("EgressRule/wild.default: *.wild.example has no effect" in line for line in told)
+        assert any("/wild.default: *.wild.example has no effect" in line for line in told)
         assert any("REGISTRY_ONLY blocks nothing on this host" in line for line in told)
         assert not node_status(wide).faults
 

@@ -49,6 +49,18 @@ def test_nothing_said_is_all_defaults(tmp_path: Path) -> None:
     assert load(tmp_path, agent_yaml="consul:\n# address: x\nnode: vm-1\naddress: ''\n").node == "vm-1"
 
 
+def test_dns_and_ranges(tmp_path: Path) -> None:
+    text = "dns: {upstreams: [10.0.0.2, '[fd00::2]:53']}\ninterception: {includeOutboundCidrs: [10.0.0.0/8]}\n"
+    config = load(tmp_path, agent_yaml=text)
+    assert config.dns.upstreams == ("10.0.0.2", "[fd00::2]:53")
+    assert config.interception.include_outbound_cidrs == ("10.0.0.0/8",)
+    text = "dns: {upstreams: [dns.example]}\ninterception: {outbound: all, includeOutboundCidrs: [10.0.0.0/8]}\n"
+    assert problems(tmp_path, agent_yaml=text) == [
+        'agent.yaml:1: dns.upstreams[0]: "dns.example" is not a DNS server (10.0.0.2, 10.0.0.2:5353 or [fd00::2]:53)',
+        "agent.yaml:2: interception.includeOutboundCidrs: goes with outbound: mesh only, not with all",
+    ]
+
+
 def test_every_fault_of_agent_yaml_is_told_with_its_line(tmp_path: Path) -> None:
     told = [problem.split(": ")[:2] for problem in problems(tmp_path, agent_yaml=ALL_WRONG)]
     assert told == [
