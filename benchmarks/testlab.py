@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import sys
 import uuid
 from collections.abc import Callable, Iterator
@@ -13,6 +12,7 @@ from types import FrameType
 
 from agent.lab.lab import Lab
 from agent.lab.plan import LabPlan
+from tests.ports import free_ports
 
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -24,7 +24,7 @@ def running(make_plan: Callable[[str, int, int], LabPlan]) -> Iterator[Lab]:
     From the first of these signals on they are ignored, so that a second Ctrl-C cannot leave half a lab. Raises
     as Lab.up.
     """
-    page, consul = _free_ports(2)
+    page, consul = free_ports(2)
     lab = Lab(make_plan(f"hmt-{uuid.uuid4().hex[:6]}", page, consul), lambda step: note(f"lab: {step}"))
     before = {number: signal.signal(number, _interrupt) for number in _ENDING}
     try:
@@ -56,14 +56,3 @@ def _interrupt(number: int, _frame: FrameType | None) -> None:
 def _ignore_endings() -> None:
     for number in _ENDING:
         signal.signal(number, signal.SIG_IGN)
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()

@@ -28,8 +28,9 @@ from agent.lab.processes import in_network_namespaces, name_of
 from agent.lab.programs import find_programs
 from agent.mesh.service import Port, Protocol, ServiceKey
 from benchmarks.testlab import running
-from tests.integration.meshlab import envoy_admin, wait_for
+from tests.integration.meshlab import envoy_admin
 from tests.mesh_certificates import TestAuthority
+from tests.waiting import wait_for
 
 FOLDER = Path(__file__).parent
 SUBNET = "10.78.90.0/24"

@@ -16,7 +16,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.integration.netns import Host, end, environment, eventually
+from tests.integration.netns import Host, end, environment
+from tests.waiting import wait_for
 
 TOP = Path(__file__).parents[2]
 PACKAGES = "systemd,systemd-sysv,dbus,udev,iptables,dnsmasq,iproute2,python3,procps,netbase,curl,ca-certificates"
@@ -79,9 +80,9 @@ def booted(host: Host, binds: Sequence[Path] = ()) -> Iterator[Machine]:
             argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True, env=environment()
         )
     try:
-        leader = eventually(lambda: _leader(process, log), seconds=20)
+        leader = wait_for(lambda: _leader(process, log), timeout=20)
         machine = Machine(name, leader, host)
-        eventually(lambda: _is_up(machine), seconds=60, interval=0.2)
+        wait_for(lambda: _is_up(machine), timeout=60, interval=0.2)
         yield machine
         log.unlink()
     finally:

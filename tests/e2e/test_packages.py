@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.machine import TOP, Machine, booted
-from tests.integration.netns import environment, eventually, lan
+from tests.integration.netns import environment, lan
+from tests.waiting import wait_for
 
 CONSUL_UNIT = """[Unit]
 Description=Consul
@@ -64,7 +65,7 @@ def machine(packages: Path) -> Iterator[Machine]:
         running.write("/srv/hello/index.html", "hello from the mesh\n")
         running.run("systemctl", "daemon-reload")
         running.run("systemctl", "start", "consul", "hello")
-        eventually(lambda: '"' in consul(running, "/v1/status/leader", raw=True).replace('""', ""), seconds=30)
+        wait_for(lambda: '"' in consul(running, "/v1/status/leader", raw=True).replace('""', ""), timeout=30)
         running.run("sh", "-c", "dpkg -i /mnt/dist/hostmesh-*.deb", timeout=120)
         yield running
 
@@ -116,11 +117,11 @@ def the_agent_starts_and_the_instance_is_in_the_catalog(machine: Machine) -> Non
     started = machine.run("systemctl", "start", "hostmesh-agent", check=False, timeout=120)
     assert started.returncode == 0, machine.journal("hostmesh-agent")
     try:
-        assert eventually(lambda: serving(machine), seconds=30, interval=0.3) == ["hostmesh-hello-8080"]
+        assert wait_for(lambda: serving(machine), timeout=30, interval=0.3) == ["hostmesh-hello-8080"]
     except AssertionError as error:
         raise AssertionError(machine.journal("hostmesh-agent")) from error
     # Agents write their status at most once a second.
-    status = eventually(lambda: machine.run("hostmesh", "proxy-status").stdout.partition("SYNCED")[2], seconds=5)
+    status = wait_for(lambda: machine.run("hostmesh", "proxy-status").stdout.partition("SYNCED")[2], timeout=5)
     assert "1.40" in status
     assert "23h" in status  # the certificate's remaining life
 
@@ -150,7 +151,7 @@ def stop_leaves_nothing_behind(machine: Machine) -> None:
     assert "240.240" not in left
     assert machine.run("pgrep", "envoy", check=False).stdout == ""
     assert machine.run("sh", "-c", "ls /dev/shm").stdout == ""
-    eventually(lambda: machine.run("getent", "hosts", "hello", check=False).returncode != 0, seconds=5)
+    wait_for(lambda: machine.run("getent", "hosts", "hello", check=False).returncode != 0, timeout=5)
 
 
 def purge_leaves_nothing_behind(machine: Machine) -> None:

@@ -18,9 +18,9 @@ from click.testing import CliRunner
 
 from agent.cli.main import cli
 from tests.mesh_certificates import TestAuthority
+from tests.programs import ENVOY
 
 CASES = sorted(path.name for path in (Path(__file__).parent / "cases").iterdir())
-ENVOY = Path(__file__).parents[2] / "build/tools/bin/envoy"
 SPIFFE_ID = "spiffe://example.org/ns/default/sa/bookinfo-reviews"
 
 

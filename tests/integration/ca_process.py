@@ -17,6 +17,7 @@ import yaml
 
 from agent.adapters.identity import CaClient
 from agent.adapters.identity.administration import CaAdministration
+from tests.ports import free_ports
 
 _START_SECONDS = 30.0
 
@@ -28,7 +29,7 @@ class CaProcess:
         """Write the configuration; `settings` are ca.yaml's (`lifetime="4s"`)."""
         directory.mkdir(exist_ok=True)
         self.directory = directory
-        self.enrolment_port, self.renewal_port = _free_ports()
+        self.enrolment_port, self.renewal_port = free_ports(2)
         self.socket = directory / "admin.sock"
         self.log_path = directory / "log"
         self.config = directory / "ca.yaml"
@@ -111,10 +112,3 @@ def _says_ready(ready: socket.socket) -> bool:
         return b"READY=1" in ready.recv(4096)
     except TimeoutError:
         return False
-
-
-def _free_ports() -> tuple[int, int]:
-    with socket.socket() as one, socket.socket() as two:
-        one.bind(("127.0.0.1", 0))
-        two.bind(("127.0.0.1", 0))
-        return one.getsockname()[1], two.getsockname()[1]

@@ -14,7 +14,8 @@ from typing import Any
 from agent.adapters.command import SystemRunner
 from agent.adapters.netfilter.interception import Interception
 from agent.translate.netfilter import NetfilterOptions, NetfilterText, OutboundMode, ruleset
-from tests.integration.netns import Host, eventually
+from tests.integration.netns import Host
+from tests.waiting import wait_for
 
 PROXY = 1337
 USER = 1000
@@ -120,7 +121,7 @@ def listening(host: Host, loopback: tuple[int, ...] = (), everywhere: tuple[int,
             if ports:
                 stack.enter_context(host.running(*PYTHON, LISTENER, addresses, *map(str, ports)))
         wanted = 2 * (len(loopback) + len(everywhere))
-        eventually(lambda: len(host.run("ss", "-Hltn").stdout.splitlines()) >= wanted)
+        wait_for(lambda: len(host.run("ss", "-Hltn").stdout.splitlines()) >= wanted)
         yield
 
 

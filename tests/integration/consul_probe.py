@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Generic, TypeVar
 
@@ -31,17 +31,6 @@ class Probe(Generic[_T]):
         except TimeoutError as error:
             raise AssertionError(f"never came true; the last of {len(self.updates)}: {self.updates[-3:]}") from error
         return self.updates
-
-
-async def eventually(condition: Callable[[], Awaitable[object]], seconds: float = 15.0) -> None:
-    """Wait until the awaited condition is true; raises AssertionError after the deadline."""
-    last: object = None
-    try:
-        async with asyncio.timeout(seconds):
-            while not (last := await condition()):  # noqa: ASYNC110  # other processes change it
-                await asyncio.sleep(0.05)
-    except TimeoutError as error:
-        raise AssertionError(f"never came true; last: {last!r}") from error
 
 
 @asynccontextmanager

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-import socket
 import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -19,9 +18,9 @@ from typing import Any, Self
 import aiohttp
 
 from agent.adapters.consul.address import ConsulAddress
+from tests.ports import free_ports
+from tests.programs import CONSUL
 
-REPOSITORY = Path(__file__).parents[2]
-CONSUL = REPOSITORY / "build/tools/bin/consul"
 START_SECONDS = 30.0
 STOP_SECONDS = 10.0
 
@@ -46,7 +45,7 @@ class ConsulProcess:
         self.node, self.bind = node, bind
         self._join, self._prefix, self._settings = join, tuple(prefix), dict(settings or {})
         self._durable = durable
-        self.ports = free_ports(bind, 4) if not prefix else (8500, 8301, 8302, 8300)
+        self.ports = free_ports(4, bind) if not prefix else (8500, 8301, 8302, 8300)
         self._process: asyncio.subprocess.Process | None = None
         self._folder: tempfile.TemporaryDirectory[str] | None = None
 
@@ -164,25 +163,3 @@ async def running_consul(**arguments: Any) -> AsyncIterator[ConsulProcess]:
     """Run a ConsulProcess for the length of the block."""
     async with ConsulProcess(**arguments) as process:
         yield process
-
-
-def free_ports(address: str, count: int) -> tuple[int, ...]:
-    """Return ports that are free for TCP and UDP now; Consul's gossip needs both."""
-    held: list[socket.socket] = []
-    ports: list[int] = []
-    try:
-        while len(ports) < count:
-            stream = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-            datagram = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-            held += [stream, datagram]
-            stream.bind((address, 0))
-            port = stream.getsockname()[1]
-            try:
-                datagram.bind((address, port))
-            except OSError:
-                continue
-            ports.append(port)
-    finally:
-        for each in held:
-            each.close()
-    return tuple(ports)

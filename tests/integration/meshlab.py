@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,23 +19,13 @@ from agent.lab.host import Host
 from agent.lab.lab import Lab
 from agent.lab.plan import LabPlan, bookinfo_plan
 from agent.mesh.status import NodeStatus
+from tests.ports import free_ports
+from tests.waiting import wait_for
 
 LOAD = Path(__file__).with_name("load.py")
 HOSTMESH = Path(sys.executable).with_name("hostmesh")
 APP_UID = 2000
 REVIEWS = "http://reviews:9080/reviews/0"
-
-
-def free_ports(count: int) -> list[int]:
-    """Return loopback ports that are free now."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for listener in sockets:
-            listener.bind(("127.0.0.1", 0))
-        return [listener.getsockname()[1] for listener in sockets]
-    finally:
-        for listener in sockets:
-            listener.close()
 
 
 def bookinfo(subnet: str, ca_settings: Mapping[str, Any] | None = None) -> LabPlan:
@@ -47,17 +35,6 @@ def bookinfo(subnet: str, ca_settings: Mapping[str, Any] | None = None) -> LabPl
     return msgspec.structs.replace(
         bookinfo_plan(page, consul), name=name, prefix=f"{name}-", subnet=subnet, ca_settings=ca_settings or {}
     )
-
-
-def wait_for(condition: Callable[[], object], what: str, timeout: float = 20.0) -> None:
-    """Wait until the condition is truthy; fail with `what` and its last value after timeout seconds."""
-    deadline = time.monotonic() + timeout
-    while True:
-        value = condition()
-        if value:
-            return
-        assert time.monotonic() < deadline, f"not within {timeout:.0f} s: {what} (last: {value!r})"
-        time.sleep(0.02)
 
 
 def hostmesh(lab: Lab, *arguments: str, stdin: str = "", check: bool = True) -> str:

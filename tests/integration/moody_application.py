@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import ssl
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from tests.integration.server_thread import serving
 
 
 class MoodyApplication:
@@ -35,14 +36,8 @@ def moody_application(
 ) -> Iterator[MoodyApplication]:
     """Serve until the block ends."""
     application = MoodyApplication(name, address, port, tls)
-    thread = threading.Thread(target=application.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    try:
+    with serving(application.server):
         yield application
-    finally:
-        application.server.shutdown()
-        application.server.server_close()
-        thread.join()
 
 
 def server_tls(folder: str, *, clients_from: str = "") -> ssl.SSLContext:

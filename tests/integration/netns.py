@@ -9,19 +9,16 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-T = TypeVar("T")
+from tests.programs import TOOLS
 
-TOOL_PATH = os.pathsep.join(
-    [str(Path(__file__).parents[2] / "build/tools/bin"), os.environ.get("PATH", ""), "/usr/sbin", "/sbin"]
-)
+TOOL_PATH = os.pathsep.join([str(TOOLS), os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
 
 
 @dataclass(frozen=True)
@@ -88,21 +85,6 @@ def end(process: subprocess.Popen[Any], seconds: float = 3.0) -> None:
         except subprocess.TimeoutExpired:
             continue
     process.wait(seconds)
-
-
-def eventually(check: Callable[[], T], seconds: float = 5.0, interval: float = 0.02) -> T:
-    """Return check's first true result; AssertionError (its own last one, if it raises them) after some seconds."""
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            if result := check():
-                return result
-            failure = AssertionError(f"not true within {seconds} s")
-        except AssertionError as error:
-            failure = error
-        if time.monotonic() > deadline:
-            raise failure
-        time.sleep(interval)
 
 
 @contextmanager

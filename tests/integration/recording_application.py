@@ -13,6 +13,8 @@ from urllib.parse import parse_qs, urlsplit
 
 from msgspec import Struct
 
+from tests.integration.server_thread import serving
+
 
 class Seen(Struct, frozen=True):
     """A request as it arrived."""
@@ -98,11 +100,5 @@ def _handler(application: RecordingApplication) -> type[BaseHTTPRequestHandler]:
 def recording_application(name: str, address: str, port: int) -> Iterator[RecordingApplication]:
     """Serve until the block ends."""
     application = RecordingApplication(name, address, port)
-    thread = threading.Thread(target=application.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    try:
+    with serving(application.server):
         yield application
-    finally:
-        application.server.shutdown()
-        application.server.server_close()
-        thread.join()

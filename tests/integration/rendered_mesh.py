@@ -9,7 +9,6 @@ import random
 import socket
 import socketserver
 import subprocess
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,21 +18,15 @@ from pathlib import Path
 from click.testing import CliRunner
 
 from agent.cli.main import cli
+from tests.integration.server_thread import serving
+from tests.programs import ENVOY
 
-ENVOY = Path(__file__).parents[2] / "build/tools/bin/envoy"
 START_SECONDS = 20.0
 
 
 def loopback_network() -> str:
     """Return the first three octets of a loopback network that nobody else uses, by chance."""
     return f"127.{random.randint(2, 254)}.{random.randint(1, 254)}"
-
-
-def free_port(address: str) -> int:
-    """Return a port that is free at that address now."""
-    with socket.socket() as probe:
-        probe.bind((address, 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager
@@ -99,7 +92,7 @@ def http_application(name: str, address: str, port: int) -> Iterator[None]:
         def log_message(self, format: str, *args: object) -> None:
             """Keep quiet."""
 
-    with _serving(ThreadingHTTPServer((address, port), Handler)):
+    with serving(ThreadingHTTPServer((address, port), Handler)):
         yield
 
 
@@ -117,20 +110,8 @@ def greeting_application(name: str, address: str, port: int) -> Iterator[None]:
         allow_reuse_address = True
         daemon_threads = True
 
-    with _serving(Server((address, port), Handler)):
+    with serving(Server((address, port), Handler)):
         yield
-
-
-@contextmanager
-def _serving(server: socketserver.BaseServer) -> Iterator[None]:
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 class Answer:

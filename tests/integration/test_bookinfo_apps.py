@@ -19,15 +19,10 @@ from typing import Any
 import pytest
 from serving import Answer, Application, Request, Server, json_answer
 
+from tests.ports import free_port
+
 APPS = Path(__file__).parents[2] / "vagrant" / "bookinfo"
 Start = Callable[..., int]
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def fetch(port: int, path: str, body: bytes | None = None, **headers: str) -> tuple[int, str]:

@@ -10,7 +10,8 @@ import msgspec
 import pytest
 
 from agent.lab.lab import Lab
-from tests.integration.meshlab import bookinfo, free_ports, hostmesh, wait_settled
+from tests.integration.meshlab import bookinfo, hostmesh, wait_settled
+from tests.ports import free_port
 
 V1 = """apiVersion: config.istio.io/v1alpha2
 kind: RouteRule
@@ -33,7 +34,7 @@ CLIENT = "productpage"
 def lab() -> Iterator[Lab]:
     plan = bookinfo("10.79.3.0/24")
     hosts = tuple(host for host in plan.hosts if host.name in ("consul", CLIENT, "ratings", "reviews-v1"))
-    consul = free_ports(1)[0]
+    consul = free_port()
     with Lab(msgspec.structs.replace(plan, hosts=hosts, page_host="", consul_port=consul)) as lab:
         wait_settled(lab)
         yield lab

@@ -15,7 +15,8 @@ from agent.errors import ConflictError, ConsulRefused, ConsulUnavailable, Partia
 from agent.mesh.names import config_key, status_key
 from agent.mesh.service import Port, Protocol, ServiceKey
 from agent.mesh.status import NodeStatus
-from tests.integration.consul_process import ConsulProcess, free_ports
+from tests.integration.consul_process import ConsulProcess
+from tests.ports import free_port
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +131,7 @@ def test_external_instances(address: ConsulAddress, host: str) -> None:
 
 
 def test_a_consul_that_is_away_is_unavailable() -> None:
-    address = ConsulAddress(port=free_ports("127.0.0.1", 1)[0], token="s3cret")
+    address = ConsulAddress(port=free_port(), token="s3cret")
     with pytest.raises(ConsulUnavailable, match="check that the local Consul agent runs") as caught:
         RuleStore(address).list()
     assert "s3cret" not in str(caught.value)

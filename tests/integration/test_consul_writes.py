@@ -17,8 +17,10 @@ from agent.adapters.consul.registration import Registrar
 from agent.adapters.consul.status import StatusWriter
 from agent.mesh.service import Check, Instance, Port, Protocol, ServiceKey, Workload
 from agent.mesh.status import NodeStatus
-from tests.integration.consul_probe import Probe, background, eventually
-from tests.integration.consul_process import ConsulProcess, free_ports
+from tests.integration.consul_probe import Probe, background
+from tests.integration.consul_process import ConsulProcess
+from tests.ports import free_port
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -101,7 +103,7 @@ async def has_port(consul: ConsulProcess, port: int) -> bool:
 
 
 async def test_the_check_asks_the_application(consul: ConsulProcess) -> None:
-    (port,) = free_ports("127.0.0.1", 1)
+    port = free_port()
     check = Check(http_path="/health", interval_seconds=0.2, timeout_seconds=1)
     workload = Workload(ServiceKey("default", "app"), "10.1.2.3", (Port(port, "http", Protocol.HTTP),), check=check)
 

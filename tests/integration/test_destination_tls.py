@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from tests.integration.moody_application import moody_application, server_tls
-from tests.integration.rendered_mesh import Client, free_port, http_application, loopback_network, rendered_envoy
+from tests.integration.rendered_mesh import Client, http_application, loopback_network, rendered_envoy
 from tests.mesh_certificates import TestAuthority
+from tests.ports import free_port
 
 DOMAIN, HOST = "mesh.test", "secure.example.org"
 SERVER_ID = f"spiffe://{DOMAIN}/ns/default/sa/ratings"
@@ -27,7 +28,7 @@ class Site:
         self.folder = folder
         net = loopback_network()
         self.client_address, self.server, self.outside = f"{net}.1", f"{net}.10", f"{net}.20"
-        self.mesh_port, self.outside_port = free_port("127.0.0.1"), free_port("127.0.0.1")
+        self.mesh_port, self.outside_port = free_port(), free_port()
         self.authority = TestAuthority()
         self.outside_files = str(self.authority.write_for_host(folder / "outside", HOST))
         self.client_files = str(self.authority.write(folder / "client", CLIENT_ID))

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import math
-import time
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tests.integration.moody_application import MoodyApplication, moody_application
-from tests.integration.rendered_mesh import Client, free_port, loopback_network, rendered_envoy
+from tests.integration.rendered_mesh import Client, loopback_network, rendered_envoy
+from tests.ports import free_port
+from tests.waiting import wait_for
 
 PLACES = {"v1": "eu/a/1", "v2": "eu/a/2", "v3": "us/b/1"}
 DEADLINE_SECONDS = 20.0
@@ -196,10 +198,7 @@ def test_an_instance_that_fails_is_ejected_and_comes_back(site: Site, rules: str
         assert site.stat("outlier_detection.ejections_enforced_total") == 1
         assert {client.get("reviews").name for _ in range(12)} == {"v1", "v3"}
         site.applications["v2"].status = 200
-        deadline = time.monotonic() + DEADLINE_SECONDS
-        while client.get("reviews").name != "v2":
-            assert time.monotonic() < deadline, "the ejected instance never comes back"
-            time.sleep(0.02)
+        wait_for(lambda: client.get("reviews").name == "v2", "the ejected instance comes back", DEADLINE_SECONDS)
 
 
 HASH = """
@@ -259,10 +258,7 @@ spec:
         for failing, next_best in (("v1", "v2"), ("v2", "v3")):
             site.applications[failing].status = 503
             # Ejection goes by Envoy's main thread, so the next request may still be too early for it.
-            deadline = time.monotonic() + EJECTION_SECONDS
-            while client.get("reviews").name == failing:
-                assert time.monotonic() < deadline, f"{failing} is never given up"
-                time.sleep(0.02)
+            wait_for(partial(_is_avoided, client, failing), f"{failing} is ejected", EJECTION_SECONDS)
             assert {client.get("reviews").name for _ in range(12)} == {next_best}
 
 
@@ -281,3 +277,7 @@ spec:
         counts = Counter(client.get("reviews").name for _ in range(requests))
     assert counts["v1"] == 0
     assert abs(counts["v3"] - 0.2 * requests) <= 5 * math.sqrt(requests * 0.2 * 0.8), counts
+
+
+def _is_avoided(client: Client, name: str) -> bool:
+    return client.get("reviews").name != name

@@ -21,7 +21,8 @@ from agent.mesh.snapshot import Vip
 from agent.mesh.vips import allocate
 from agent.translate.dns import DnsmasqOptions, dnsmasq_conf, hosts_file
 from tests.integration.dnsquery import Answer, ask
-from tests.integration.netns import Host, eventually, lan
+from tests.integration.netns import Host, lan
+from tests.waiting import wait_for
 
 V4, V6 = IPv4Network("240.240.0.0/16"), IPv6Network("fdf0:240:240::/112")
 REVIEWS, RATINGS, LATE = (ServiceKey("default", name) for name in ("reviews", "ratings", "late"))
@@ -74,7 +75,7 @@ def running_consul(host: Host, folder: Path) -> Iterator[int]:
         arguments = ("agent", "-dev", "-log-level=warn", f"-config-file={folder}/consul.json")
         with host.running("consul", *arguments, stdout=log, stderr=log) as process:
             catalog = ("curl", "-s", "http://127.0.0.1:8500/v1/catalog/service/billing")
-            eventually(lambda: "10.0.0.6" in host.run(*catalog, check=False).stdout, 20)
+            wait_for(lambda: "10.0.0.6" in host.run(*catalog, check=False).stdout, timeout=20)
             yield process.pid
 
 
@@ -82,7 +83,7 @@ def running_consul(host: Host, folder: Path) -> Iterator[int]:
 def running_dnsmasq(host: Host, folder: Path) -> Iterator[None]:
     arguments = ("--keep-in-foreground", "--log-facility=-", "--pid-file=", f"--conf-file={folder}/dnsmasq.conf")
     with (folder / "dnsmasq.log").open("wb") as log, host.running("dnsmasq", *arguments, stdout=log, stderr=log):
-        eventually(lambda: "127.0.0.1:53" in host.run("ss", "-Hlun").stdout)
+        wait_for(lambda: "127.0.0.1:53" in host.run("ss", "-Hlun").stdout)
         yield
 
 
@@ -103,23 +104,23 @@ def test_names_come_and_go_within_two_seconds(server: NameServer) -> None:
     v4, v6 = addresses(REVIEWS)
     for _ in range(2):
         server.write(REVIEWS, RATINGS)
-        eventually(lambda: server.ask("reviews").values == v4, 2)
+        wait_for(lambda: server.ask("reviews").values == v4, timeout=2)
         for name in ("reviews", "reviews.default", "reviews.default.svc.cluster.local", "Reviews.service.consul"):
             assert (server.ask(name).values, server.ask(name, "AAAA").values) == (v4, v6)
         server.write(RATINGS)
-        eventually(lambda: server.ask("reviews").values == (), 2)
+        wait_for(lambda: server.ask("reviews").values == (), timeout=2)
         assert server.ask("reviews", "AAAA").values == ()
         assert server.ask("ratings").values == addresses(RATINGS)[0]
         server.hosts.clear()
-        eventually(lambda: server.ask("ratings").values == (), 2)
+        wait_for(lambda: server.ask("ratings").values == (), timeout=2)
 
 
 def test_a_changed_address_replaces_the_old_one(server: NameServer) -> None:
     server.write(REVIEWS)
-    eventually(lambda: server.ask("reviews").values == addresses(REVIEWS)[0], 2)
+    wait_for(lambda: server.ask("reviews").values == addresses(REVIEWS)[0], timeout=2)
     moved = {REVIEWS: Vip(IPv4Address("240.240.9.9"), IPv6Address("fdf0:240:240::99"))}
     server.hosts.write(hosts_file([REVIEWS], moved, "default"))
-    eventually(lambda: server.ask("reviews").values == ("240.240.9.9",), 2)
+    wait_for(lambda: server.ask("reviews").values == ("240.240.9.9",), timeout=2)
     assert server.ask("reviews", "AAAA").values == ("fdf0:240:240::99",)
 
 
@@ -132,13 +133,13 @@ def test_a_name_that_did_not_exist_before(server: NameServer) -> None:
         assert server.ask("late.service.consul").code == 3, "it is cached"
     server.write(RATINGS, LATE)
     v4, v6 = addresses(LATE)
-    eventually(lambda: server.ask("late.service.consul").values == v4, 2)
+    wait_for(lambda: server.ask("late.service.consul").values == v4, timeout=2)
     assert server.ask("late.service.consul", "AAAA").values == v6
 
 
 def test_everything_else_under_consul_is_consuls(server: NameServer) -> None:
     server.write(REVIEWS)
-    eventually(lambda: server.ask("reviews.service.consul").values == addresses(REVIEWS)[0], 2)
+    wait_for(lambda: server.ask("reviews.service.consul").values == addresses(REVIEWS)[0], timeout=2)
     srv = server.ask("reviews.service.consul", "SRV").values
     assert len(srv) == 1
     assert srv[0].startswith("9080 ")
@@ -152,7 +153,7 @@ def test_everything_else_under_consul_is_consuls(server: NameServer) -> None:
 
 def test_mesh_names_are_answered_while_consul_hangs(server: NameServer) -> None:
     server.write(REVIEWS)
-    eventually(lambda: server.ask("reviews.service.consul").values == addresses(REVIEWS)[0], 2)
+    wait_for(lambda: server.ask("reviews.service.consul").values == addresses(REVIEWS)[0], timeout=2)
     with hanging_consul(server):
         assert server.ask("other.service.consul", timeout=0.3).code == -1, "Consul does hang"
         for name in ("reviews", "reviews.service.consul", "reviews.default.svc.cluster.local"):
@@ -162,7 +163,7 @@ def test_mesh_names_are_answered_while_consul_hangs(server: NameServer) -> None:
                 assert answer.seconds < 0.2
         server.write(REVIEWS, RATINGS)
         started = time.monotonic()
-        eventually(lambda: server.ask("ratings").values == addresses(RATINGS)[0], 2)
+        wait_for(lambda: server.ask("ratings").values == addresses(RATINGS)[0], timeout=2)
         assert time.monotonic() - started < 2
 
 
@@ -170,6 +171,6 @@ def test_two_thousand_services(server: NameServer) -> None:
     keys = [ServiceKey("default", f"service-{number}") for number in range(2000)]
     vips = allocate({}, keys, V4, V6)
     server.hosts.write(hosts_file(keys, vips, "default"))
-    eventually(lambda: server.ask("service-1999").values == (str(vips[keys[1999]].v4),), 5)
+    wait_for(lambda: server.ask("service-1999").values == (str(vips[keys[1999]].v4),), timeout=5)
     server.hosts.clear()
-    eventually(lambda: server.ask("service-1999").values == (), 5)
+    wait_for(lambda: server.ask("service-1999").values == (), timeout=5)

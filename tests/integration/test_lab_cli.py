@@ -17,8 +17,9 @@ import pytest
 
 from agent.lab import network
 from agent.lab.plan import bookinfo_plan
-from tests.integration.netns import eventually
-from tests.integration.test_lab_network import free_port, machine
+from tests.integration.test_lab_network import machine
+from tests.ports import free_port
+from tests.waiting import wait_for
 
 SAMPLES = Path(__file__).parents[2] / "vagrant" / "samples" / "bookinfo"
 Hostmesh = Callable[..., subprocess.CompletedProcess[str]]
@@ -65,10 +66,10 @@ def test_lab_up_rules_status_half_up_down(hostmesh: Hostmesh, name: str, tmp_pat
 
     applied = hostmesh("apply", "-f", str(SAMPLES / "route-rule-reviews-v3.yaml"))  # by the context that `up` chose
     assert applied.returncode == 0, applied.stderr
-    eventually(lambda: all("<b>reviews-v3</b>" in page(port) for _ in range(6)), 5)
+    wait_for(lambda: all("<b>reviews-v3</b>" in page(port) for _ in range(6)), timeout=5)
     applied = hostmesh("apply", "-f", str(SAMPLES / "route-rule-reviews-test-v2.yaml"))
     assert applied.returncode == 0, applied.stderr
-    eventually(lambda: all("<b>reviews-v2</b>" in page(port, Cookie="user=jason") for _ in range(6)), 5)
+    wait_for(lambda: all("<b>reviews-v2</b>" in page(port, Cookie="user=jason") for _ in range(6)), timeout=5)
     assert "<b>reviews-v3</b>" in page(port, Cookie="user=bob")
 
     assert "up already" in hostmesh("lab", "up", *arguments).stdout
@@ -79,7 +80,7 @@ def test_lab_up_rules_status_half_up_down(hostmesh: Hostmesh, name: str, tmp_pat
     assert set(hosts["reviews-v1"]) == {"consul", "dnsmasq", "reviews", "agent", "envoy"}
 
     os.kill(hosts["details"]["details"], 9)
-    eventually(lambda: hostmesh("lab", "status", "--name", name).returncode == 1, 5)
+    wait_for(lambda: hostmesh("lab", "status", "--name", name).returncode == 1, timeout=5)
     again = hostmesh("lab", "up", *arguments)
     assert again.returncode == 1
     assert "half up, these do not run: details: details" in again.stderr

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import signal
-import socket
 import subprocess
 import sys
 import urllib.request
@@ -21,15 +20,9 @@ from agent.lab import network
 from agent.lab.lab import Lab
 from agent.lab.plan import CONSUL_HOST, App, HostPlan, LabPlan, bookinfo_app
 from agent.lab.processes import identify, in_network_namespaces
+from tests.ports import free_port
 
 CONSUL = msgspec.structs.replace(CONSUL_HOST, ca=False)
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def plan_of(*hosts: HostPlan) -> LabPlan:

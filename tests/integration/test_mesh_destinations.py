@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from agent.lab.lab import Lab
-from tests.integration.meshlab import bookinfo, envoy_admin, hostmesh, wait_for, wait_settled
+from tests.integration.meshlab import bookinfo, envoy_admin, hostmesh, wait_settled
+from tests.waiting import wait_for
 
 CLUSTER = "outbound|9080||reviews.service.consul"
 OLD = """

@@ -29,9 +29,9 @@ from tests.integration.meshlab import (
     hostmesh,
     load,
     node_status,
-    wait_for,
     wait_settled,
 )
+from tests.waiting import wait_for
 
 AGENT = Path(sys.executable).with_name("hostmesh-agent")
 GREETER = str(Path(__file__).with_name("greeter.py"))

@@ -22,9 +22,9 @@ from tests.integration.meshlab import (
     load,
     metric_lines,
     node_status,
-    wait_for,
     wait_settled,
 )
+from tests.waiting import wait_for
 
 SAMPLES = Path(__file__).parents[2] / "vagrant/samples/bookinfo"
 STARS = '"stars"'

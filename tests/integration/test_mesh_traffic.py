@@ -26,9 +26,9 @@ from tests.integration.meshlab import (
     hostmesh,
     node_status,
     sent_resources,
-    wait_for,
     wait_settled,
 )
+from tests.waiting import wait_for
 
 GREETER = str(Path(__file__).with_name("greeter.py"))
 LEGACY = str(Path(__file__).parents[2] / "vagrant/bookinfo/details.py")

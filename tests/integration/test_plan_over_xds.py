@@ -17,12 +17,13 @@ from agent.mesh.settings import MeshSettings, MtlsMode, OutboundTrafficPolicy
 from agent.mesh.snapshot import Certificate, MeshSnapshot
 from agent.translate.bootstrap import BootstrapOptions, bootstrap
 from agent.translate.plan import Planner
-from tests.integration.netns import Host, eventually, lan
+from tests.integration.netns import Host, lan
 from tests.integration.xds_envoy import socket_folder
 from tests.mesh_certificates import TestAuthority
+from tests.programs import ENVOY
 from tests.unit.mesh_samples import HTTP, MYSQL, OPTIONS, key, mesh, route, service, workload
+from tests.waiting import wait_for
 
-ENVOY = Path(__file__).parents[2] / "build/tools/bin/envoy"
 REVIEWS, DB = key("reviews"), key("mysql")
 
 
@@ -111,11 +112,11 @@ def certified(tmp_path: Path) -> MeshSnapshot:
 async def test_first_start_serves_nothing_by_halves_and_flips_touch_endpoints_only(certified: MeshSnapshot) -> None:
     with socket_folder() as folder:
         async with envoy_without_server(Path(folder)) as site:
-            eventually(lambda: (Path(folder) / "admin.sock").exists(), 10)
+            wait_for(lambda: (Path(folder) / "admin.sock").exists(), timeout=10)
             assert site.get(15021, "/healthz/ready")[0] == 0, "not ready before the first configuration"
             await site.server.start()
             await site.apply(certified)
-            eventually(lambda: site.get(15021, "/healthz/ready")[0] == 200, 10)
+            wait_for(lambda: site.get(15021, "/healthz/ready")[0] == 200, timeout=10)
             assert site.get(15021, "/other")[0] == 404
             assert site.get(15090, "/quitquitquit")[0] == 404
             assert site.get(15090, "/")[0] == 404
@@ -142,4 +143,4 @@ async def test_every_mode_and_every_way_between_them_is_accepted(certified: Mesh
                     await site.apply(structs.replace(certified, settings=settings))
             await site.apply(structs.replace(certified, services={}, policies={}, workloads=()))
             await site.apply(certified)
-            eventually(lambda: site.get(15021, "/healthz/ready")[0] == 200, 10)
+            wait_for(lambda: site.get(15021, "/healthz/ready")[0] == 200, timeout=10)

@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -23,16 +22,10 @@ import pytest
 from agent.adapters.proxy.options import ProxyOptions
 from agent.adapters.proxy.supervisor import EnvoySupervisor, ProxyProcess
 from agent.errors import HostError
+from tests.ports import free_port
+from tests.programs import ENVOY
 
 TYPES = "type.googleapis.com/envoy.extensions.filters"
-ENVOY = Path(__file__).parents[2] / "build/tools/bin/envoy"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def bootstrap(options: ProxyOptions, port: int, body: str = "hello", delay: str = "") -> bytes:

@@ -19,10 +19,11 @@ from agent.mesh.snapshot import Vip
 from agent.mesh.vips import allocate
 from agent.translate.netfilter import NetfilterOptions, ruleset
 from tests.integration.capture import PYTHON, USER, interception
-from tests.integration.netns import Host, eventually, lan
+from tests.integration.netns import Host, lan
 from tests.mesh_certificates import TestAuthority
+from tests.programs import ENVOY
+from tests.waiting import wait_for
 
-ENVOY = Path(__file__).parents[2] / "build/tools/bin/envoy"
 V4, V6 = IPv4Network("240.240.0.0/16"), IPv6Network("fdf0:240:240::/112")
 HTTP, MYSQL, SECOND = 9080, 3306, 8000
 RATINGS, DB, CALLER = (ServiceKey("default", name) for name in ("ratings", "mysql", "caller"))
@@ -67,8 +68,9 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Host]]
             _start_mesh(stack, folder, name, made[name], ports, account, catalog)
         stack.enter_context(made["server"].running(*PYTHON, HTTP_APPLICATION, str(HTTP), stderr=subprocess.DEVNULL))
         stack.enter_context(made["server"].running(*PYTHON, TCP_APPLICATION, str(MYSQL), stderr=subprocess.DEVNULL))
-        eventually(lambda: curl(made["client"], f"http://{vip(RATINGS).v4}:{HTTP}/", "ratings").startswith("200"), 15)
-        eventually(lambda: talk(made["client"], str(vip(DB).v4)) == ["mysql", "echo"], 15)
+        ratings = f"http://{vip(RATINGS).v4}:{HTTP}/"
+        wait_for(lambda: curl(made["client"], ratings, "ratings").startswith("200"), timeout=15)
+        wait_for(lambda: talk(made["client"], str(vip(DB).v4)) == ["mysql", "echo"], timeout=15)
         yield made
 
 

@@ -14,13 +14,13 @@ import pytest
 
 from tests.integration.rendered_mesh import (
     Client,
-    free_port,
     greeting_application,
     http_application,
     loopback_network,
     rendered_envoy,
 )
 from tests.mesh_certificates import TestAuthority
+from tests.ports import free_port
 
 DOMAIN = "mesh.test"
 SERVER_ID = f"spiffe://{DOMAIN}/ns/default/sa/bookinfo-ratings"
@@ -34,7 +34,7 @@ class Pair:
         self.folder = folder
         net = loopback_network()
         self.server, self.client = f"{net}.10", f"{net}.1"
-        self.http_port, self.tcp_port = free_port("127.0.0.1"), free_port("127.0.0.1")
+        self.http_port, self.tcp_port = free_port(), free_port()
         self.authority = TestAuthority()
         self._certificates = 0
 

@@ -13,12 +13,12 @@ import pytest
 
 from tests.integration.rendered_mesh import (
     Client,
-    free_port,
     greeting_application,
     http_application,
     loopback_network,
     rendered_envoy,
 )
+from tests.ports import free_port
 
 REQUESTS = 400
 SIGMAS = 5.0

@@ -14,7 +14,8 @@ import pytest
 
 from tests.integration.action_rules import route_rules, virtual_service
 from tests.integration.recording_application import recording_application
-from tests.integration.rendered_mesh import Answer, Client, free_port, loopback_network, rendered_envoy
+from tests.integration.rendered_mesh import Answer, Client, loopback_network, rendered_envoy
+from tests.ports import free_port
 
 REQUESTS = 400
 SIGMAS = 5.0

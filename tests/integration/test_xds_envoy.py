@@ -25,15 +25,15 @@ from tests.integration.xds_envoy import (
     cluster,
     endpoints,
     envoy_running,
-    free_port,
     get,
     listener,
     resource,
     resources,
     routes,
     socket_folder,
-    until,
 )
+from tests.ports import free_port
+from tests.waiting import eventually
 
 DOWNSTREAM_TLS = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext"
 
@@ -89,7 +89,7 @@ async def test_a_change_of_endpoints_sends_endpoints_only(bench: Bench) -> None:
     async with application("one") as one, application("two") as two:
         sent = await bench.push(*rest, endpoints("a", one))
         assert only(sent, cluster=1, endpoint=1, listener=1, route=1)
-        await until(lambda: answers(port, "one"))
+        await eventually(lambda: answers(port, "one"))
         assert only(await bench.push(*rest, endpoints("a", two)), endpoint=1)
         assert await get(port) == (200, "two")
         # Nothing new: acknowledged without a word to Envoy.
@@ -119,7 +119,7 @@ async def test_reconnect_sends_nothing_unchanged(bench: Bench) -> None:
     rest = (cluster("a"), cluster("b"), listener("l", port, "r"), routes("r", "a"))
     async with application("one") as one, application("two") as two:
         await bench.push(*rest, endpoints("a", one), endpoints("b", one))
-        await until(lambda: answers(port, "one"))
+        await eventually(lambda: answers(port, "one"))
         await bench.restart_server()
         started = time.monotonic()
         sent = await bench.push(*rest, endpoints("a", two), endpoints("b", one))
@@ -136,7 +136,7 @@ async def test_a_cluster_that_warms_over_a_reconnect_gets_its_endpoints(bench: B
     rest = (listener("l", port, "r"), routes("r", "a"))
     async with application("one") as one:
         await bench.push(*rest, cluster("a"), endpoints("a", one))
-        await until(lambda: answers(port, "one"))
+        await eventually(lambda: answers(port, "one"))
         await warm_without_endpoints(bench, *rest)
         await bench.restart_server()
         await bench.push(*rest, cluster("a", connect_timeout="2s"), endpoints("a", one))
@@ -157,7 +157,7 @@ async def warm_without_endpoints(bench: Bench, *rest: Resource) -> None:
     await bench.push(*rest, cluster("a"), garbled)
     bench.revision += 1
     bench.server.publish(resources(*rest, cluster("a", connect_timeout="2s"), garbled), bench.revision)
-    await until(lambda: is_warming(bench.envoy))
+    await eventually(lambda: is_warming(bench.envoy))
     assert [nack.subject for nack in bench.server.state.nacks] == ["a"]
 
 
@@ -178,7 +178,7 @@ async def test_an_invalid_cluster_is_named_and_the_others_live(bench: Bench) -> 
             await bench.push(*rest, *clusters, endpoints("a", two), endpoints("held", one), endpoints("new", one))
             assert [nack.subject for nack in bench.server.state.nacks] == ["held", "new"]
             assert all("\n" not in nack.reason and len(nack.reason) < 500 for nack in bench.server.state.nacks)
-            await until(lambda: answers(port, "two"))
+            await eventually(lambda: answers(port, "two"))
             assert await bench.envoy.counter("cluster.held.membership_total") == 1
             sent = await bench.push(
                 *rest, *clusters, endpoints("a", one), endpoints("held", one), endpoints("new", one)
@@ -194,14 +194,14 @@ async def test_replacing_cluster_and_route_loses_no_request(bench: Bench) -> Non
     port = free_port()
     async with application("one", delay=0.002) as one:
         await bench.push(cluster("v0"), endpoints("v0", one), listener("l", port, "r"), routes("r", "v0"))
-        await until(lambda: answers(port, "one"))
+        await eventually(lambda: answers(port, "one"))
         statuses: list[int] = []
         load = asyncio.create_task(request_constantly(port, statuses))
         for number in range(1, 31):
             name = f"v{number}"
             await bench.push(cluster(name), endpoints(name, one), listener("l", port, "r"), routes("r", name))
         enough = len(statuses) + 20
-        await until(lambda: asyncio.sleep(0, len(statuses) > enough))
+        await eventually(lambda: asyncio.sleep(0, len(statuses) > enough))
         load.cancel()
     assert set(statuses) == {200}
     assert await bench.envoy.counter("cluster_manager.active_clusters") == 2  # the newest, and the static one of ADS
@@ -219,9 +219,9 @@ async def test_a_secret_rotates_alone(bench: Bench) -> None:
     rest = (cluster("a"), endpoints("a"), listener("l", port, "r", tls=socket), routes("r", "a"))
     sent = await bench.push(*rest, secret("first"))
     assert sent[SECRET_TYPE] == 1
-    await until(lambda: serves(port, "first"))
+    await eventually(lambda: serves(port, "first"))
     assert only(await bench.push(*rest, secret("second")), secret=1)
-    await until(lambda: serves(port, "second"))
+    await eventually(lambda: serves(port, "second"))
 
 
 async def serves(port: int, common_name: str) -> bool:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import socket
 import tempfile
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -25,8 +23,8 @@ from google.protobuf.json_format import ParseDict
 
 from agent.mesh.names import CLUSTER_TYPE, ENDPOINT_TYPE, LISTENER_TYPE, ROUTE_TYPE, SECRET_TYPE
 from agent.mesh.snapshot import Resource, Resources
+from tests.programs import ENVOY
 
-ENVOY = Path(__file__).parents[2] / "build/tools/bin/envoy"
 HTTP_MANAGER = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 ADS = {"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "0s"}
 MESSAGES: dict[str, Any] = {
@@ -140,13 +138,6 @@ def routes(name: str, cluster_name: str) -> Resource:
     return resource(ROUTE_TYPE, name, {"name": name, "virtual_hosts": [host]}, (CLUSTER_TYPE, cluster_name))
 
 
-def free_port() -> int:
-    """Return a TCP port of the loopback address that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 class Envoy:
     """A running Envoy."""
 
@@ -217,14 +208,6 @@ async def get(port: int) -> tuple[int, str]:
             return answer.status, await answer.text()
     except aiohttp.ClientError:
         return 0, ""
-
-
-async def until(condition: Callable[[], Awaitable[bool]], timeout: float = 10.0) -> None:
-    """Poll a condition until it holds; fails the test at the deadline."""
-    deadline = time.monotonic() + timeout
-    while not await condition():
-        assert time.monotonic() < deadline, "condition not met in time"
-        await asyncio.sleep(0.01)
 
 
 def socket_folder() -> tempfile.TemporaryDirectory[str]:
