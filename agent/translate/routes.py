@@ -54,7 +54,7 @@ def virtual_host(
     approaches: tuple[tuple[str, Approach], ...] = (),
 ) -> VirtualHost:
     """Return the virtual host of a service port; `hosts` are the names it has for this host's caller."""
-    message = route_components_pb2.VirtualHost(name=f"{key}:{port}", domains=_domains(hosts, vip, port))
+    message = route_components_pb2.VirtualHost(name=f"{key}:{port}", domains=_domains(hosts, vip))
     clusters: set[str] = set()
     faults: list[Fault] = []
     for route in resolved.routes:
@@ -76,7 +76,12 @@ def virtual_host(
 def route_table(port: int, hosts: tuple[VirtualHost, ...], passes_unknown: bool) -> Resource:
     """Return the route table of a port; requests for unknown names pass to where they were going, or get 502."""
     hosts = (*hosts, _passing_host() if passes_unknown else _refusing_host())
-    table = route_pb2.RouteConfiguration(name=str(port), virtual_hosts=[host.message for host in hosts])
+    table = route_pb2.RouteConfiguration(
+        name=str(port),
+        virtual_hosts=[host.message for host in hosts],
+        # `Host: reviews:9080` is `reviews`: half the domains, so half the work for Envoy's main thread at a change.
+        ignore_port_in_host_matching=True,
+    )
     table.request_headers_to_remove.extend(INTERNAL_HEADERS)
     table.max_direct_response_body_size_bytes.value = MAX_DIRECT_RESPONSE_BYTES
     clusters = {cluster for host in hosts for cluster in host.clusters}
@@ -111,12 +116,12 @@ def hosts_in_tables(keys: tuple[ServiceKey, ...], namespace: str) -> dict[Servic
     return result
 
 
-def _domains(hosts: Iterable[str], vip: Vip | None, port: int) -> list[str]:
+def _domains(hosts: Iterable[str], vip: Vip | None) -> list[str]:
     """Return the Host headers that mean a service port; names that no Host header can have are left out."""
     names = [host for host in hosts if _HOST.fullmatch(host) and not is_ip(host)]
     if vip is not None:
         names += [str(vip.v4), f"[{vip.v6}]"]
-    return [domain for name in names for domain in (name, f"{name}:{port}")]
+    return names
 
 
 def _plain_route(name: str, cluster: str) -> Any:
