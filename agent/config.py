@@ -158,8 +158,11 @@ def load_config(config_dir: Path, state_dir: Path, run_dir: Path) -> Config:
     if problems:
         raise ConfigError(problems)
     interception = file.interception
-    if interception.inbound_ports == ():
-        interception = msgspec.structs.replace(interception, inbound=False)
+    notes = _notes(variables)
+    if interception.inbound_ports and not interception.inbound:
+        notes += ("interception.inboundPorts has no effect beside inbound: false (remove one of them)",)
+    if interception.inbound_ports == () or not interception.inbound:
+        interception = msgspec.structs.replace(interception, inbound=False, inbound_ports=())
     return Config(
         config_dir=config_dir,
         state_dir=state_dir,
@@ -174,7 +177,7 @@ def load_config(config_dir: Path, state_dir: Path, run_dir: Path) -> Config:
         vip_range_v6=IPv6Network(file.vips.v6),
         dns=file.dns,
         log=file.log,
-        notes=_notes(variables),
+        notes=notes,
     )
 
 

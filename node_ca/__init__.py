@@ -1,0 +1,1 @@
+"""hostmesh-ca: the mesh's certificate authority. Stands alone; the agent knows its protocol (proto/) only."""

@@ -1,0 +1,1 @@
+"""The `hostmesh` command, one module for each group of commands; listed in main.py."""

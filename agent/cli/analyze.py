@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from agent.cli.command import Command, given_flags
-from agent.cli.documents import files_option, read_files
+from agent.cli.documents import files_option_else, read_files
 from agent.cli.output import to_json, to_yaml
 from agent.errors import UserError
 
@@ -37,7 +37,7 @@ hostmesh analyze -f rules/ --catalog catalog.yaml
 hostmesh analyze -f rules/ --live -o json
 """,
 )
-@files_option
+@files_option_else("the mesh itself is looked at")
 @click.option("--live", is_flag=True, help="With -f: as if the files were applied to the mesh.")
 @click.option(
     "--catalog", "catalog_file", metavar="FILE", help="With -f: the services, as `hostmesh render` reads them."

@@ -20,15 +20,21 @@ if TYPE_CHECKING:
 
 _SUFFIXES = (".yaml", ".yml", ".json")
 
-files_option: Callable[[Callable[..., None]], Callable[..., None]] = click.option(
-    "-f",
-    "--file",
-    "files",
-    multiple=True,
-    metavar="FILE|DIR|-",
-    help="File, folder (its *.yaml, *.yml and *.json, sorted) or - for standard input; may be given several times. "
-    "Without it, standard input is read.",
-)
+
+def files_option_else(otherwise: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return the option -f; `otherwise` says what is done without it."""
+    return click.option(
+        "-f",
+        "--file",
+        "files",
+        multiple=True,
+        metavar="FILE|DIR|-",
+        help="File, folder (its *.yaml, *.yml and *.json, sorted) or - for standard input; may be given several times. "
+        f"Without it, {otherwise}.",
+    )
+
+
+files_option = files_option_else("standard input is read")
 
 
 class Loaded(NamedTuple):

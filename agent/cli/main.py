@@ -25,7 +25,7 @@ _SUBCOMMANDS = {
     "schema": ("agent.cli.schema:schema", "Print the JSON Schema of a kind, for editors."),
     "convert": ("agent.cli.convert:convert", "Rewrite rules of the first generation (v1alpha2) as networking v1."),
     "register": ("agent.cli.register:register", "Enter an instance on a host without an agent into the catalog."),
-    "deregister": ("agent.cli.register:deregister", "Take such an instance out of the catalog."),
+    "deregister": ("agent.cli.register:deregister", "Take an instance that `register` entered out of the catalog."),
     "proxy-status": (
         "agent.cli.proxy_status:proxy_status",
         "Show what each node's proxy has acknowledged (alias: ps).",

@@ -102,6 +102,13 @@ def test_variables_lie_over_agent_yaml(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("setting", ["inbound: false", "inboundPorts: []", "inbound: false, inboundPorts: [9080]"])
+def test_nothing_is_captured_inbound_where_one_setting_says_so(tmp_path: Path, setting: str) -> None:
+    config = load(tmp_path, agent_yaml=f"interception: {{{setting}}}\n")
+    assert (config.interception.inbound, config.interception.inbound_ports) == (False, ())
+    assert len(config.notes) == ("9080" in setting)
+
+
 def test_wrong_variables_are_told_where_they_stand(tmp_path: Path) -> None:
     told = problems(
         tmp_path,

@@ -1,0 +1,1 @@
+"""What dnsmasq reads of hostmesh, and what this host's resolver is told to ask."""

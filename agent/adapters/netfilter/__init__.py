@@ -1,0 +1,1 @@
+"""iptables and the routes of the virtual addresses, on this host."""

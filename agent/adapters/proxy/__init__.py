@@ -1,0 +1,1 @@
+"""The supervised Envoy as a process: started, adopted, watched, drained and ended."""
