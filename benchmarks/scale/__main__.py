@@ -37,16 +37,19 @@ def main() -> None:
     parser.add_argument("--fast", type=int, default=400, help="changes at 10 a second (all kinds in turn)")
     parser.add_argument("--idle", type=float, default=30.0, help="seconds of the idle measurement")
     parser.add_argument("--rules", type=int, default=0, help="services that have RouteRules (two each, to subsets)")
+    parser.add_argument("--same-services", action="store_true", help="no service comes or goes among the changes")
     parser.add_argument("--watcher", action="store_true", help="the catalog watch alone: no agent, no Envoy, no root")
     parser.add_argument("--json", default="", metavar="FILE")
     arguments = parser.parse_args()
     size = Size(arguments.services, arguments.instances, arguments.nodes)
     plan = {rate: count for rate, count in {1.0: arguments.slow, 10.0: arguments.fast}.items() if count}
     if arguments.watcher:
-        result = asyncio.run(follow_with_watcher(size, plan, arguments.idle))
+        result = asyncio.run(follow_with_watcher(size, plan, arguments.idle, not arguments.same_services))
     else:
         with running(lab_plan) as lab:
-            result = asyncio.run(follow_with_agent(lab, size, plan, arguments.idle, arguments.rules))
+            result = asyncio.run(
+                follow_with_agent(lab, size, plan, arguments.idle, arguments.rules, not arguments.same_services)
+            )
     text = msgspec.json.format(msgspec.json.encode(result), indent=2)
     if arguments.json == "-":
         sys.stdout.buffer.write(text + b"\n")
@@ -56,7 +59,7 @@ def main() -> None:
         Path(arguments.json).write_bytes(text + b"\n")
 
 
-async def follow_with_watcher(size: Size, plan: dict[float, int], idle: float) -> Result:
+async def follow_with_watcher(size: Size, plan: dict[float, int], idle: float, new_names: bool) -> Result:
     """Measure the watch alone, on the machine's loopback; changes go to the server."""
     async with (
         ConsulProcess(node="server", durable=True) as server,
@@ -64,16 +67,18 @@ async def follow_with_watcher(size: Size, plan: dict[float, int], idle: float) -
         loaded(server.http_address, size) as writer,
     ):
         consuls = {"consul client": client.pid, "consul server": server.pid}
-        return await measure(WatcherProbe(client.address), writer, consuls, size, plan, idle)
+        return await measure(WatcherProbe(client.address), writer, consuls, size, plan, idle, new_names)
 
 
-async def follow_with_agent(lab: Lab, size: Size, plan: dict[float, int], idle: float, rules: int) -> Result:
+async def follow_with_agent(
+    lab: Lab, size: Size, plan: dict[float, int], idle: float, rules: int, new_names: bool
+) -> Result:
     """Measure the agent of a lab; changes go to the lab's server."""
     async with loaded(f"http://127.0.0.1:{lab.plan.consul_port}", size) as writer:
         await write_rules(writer, rules)
         pids = {"consul client": lab[HOST].pid("consul"), "consul server": lab[CONSUL_HOST.name].pid("consul")}
         consuls = {name: pid for name, pid in pids.items() if pid is not None}
-        return await measure(AgentProbe(lab, size.services), writer, consuls, size, plan, idle)
+        return await measure(AgentProbe(lab, size.services), writer, consuls, size, plan, idle, new_names)
 
 
 @asynccontextmanager

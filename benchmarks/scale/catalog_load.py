@@ -125,10 +125,10 @@ class CatalogWriter:
                 raise RuntimeError(f"PUT {path}: {answer.status} {await answer.text()}")
 
 
-def changes(size: Size, seed: int = 1) -> Iterator[Change]:
+def changes(size: Size, new_names: bool = True, seed: int = 1) -> Iterator[Change]:
     """Yield changes for ever: flips, new instances, new services, new metadata, deregistrations, of APART services.
 
-    Changes of one service stay APART apart, so that one can't hide its predecessor before anybody could see it.
+    Without `new_names` no service comes or goes. Changes of one service stay APART apart, so that one can't hide its predecessor before anybody could see it.
     """
     draw = random.Random(seed)
     critical: set[tuple[int, int]] = set()
@@ -139,7 +139,7 @@ def changes(size: Size, seed: int = 1) -> Iterator[Change]:
         added = [(service, draw.randrange(size.instances, size.nodes)) for service in services]
         yield from (_change(Kind.FLIP, size, *which, critical=which in critical) for which in flipped)
         yield from (_change(Kind.NEW, size, *which) for which in added)
-        fresh = [(size.services + draw.randrange(10**6), 0) for _ in services]
+        fresh = [(size.services + draw.randrange(10**6), 0) for _ in services] if new_names else []
         yield from (_change(Kind.SERVICE, size, *which) for which in fresh)
         yield from (_change(Kind.METADATA, size, *which, version="v2") for which in added)
         yield from (_change(Kind.GONE, size, *which, version="v2") for which in added)

@@ -78,14 +78,16 @@ async def measure(
     size: Size,
     plan: Mapping[float, int],
     idle: float,
+    new_names: bool = True,
 ) -> Result:
     """Start the probe and return its figures.
 
-    `consuls`: name → pid; `plan`: changes a second → how many; `idle`: seconds of the idle measurement.
+    `consuls`: name → pid; `plan`: changes a second → how many; `idle`: seconds of the idle measurement;
+    `new_names`: whether services come and go too.
     """
     load = round(os.getloadavg()[0], 1)
     before = {name: _rss(pid) for name, pid in consuls.items()}
-    made, catalog = changes(size), Catalog(size)
+    made, catalog = changes(size, new_names), Catalog(size)
     batch = [next(made) for _ in range(ALONE_CHANGES)]
     alone = await _alone(writer, batch, consuls, idle)
     catalog.apply(batch)
@@ -155,7 +157,9 @@ async def _at_rate(
         name: (_cpu(pid) - before[name] - idle[name] * elapsed) * 1000 / len(batch) for name, pid in processes.items()
     }
     by_kind = {
-        kind.value: [each for change, each in zip(batch, seconds, strict=True) if change.kind is kind] for kind in Kind
+        kind.value: [each for change, each in zip(batch, seconds, strict=True) if change.kind is kind]
+        for kind in Kind
+        if any(change.kind is kind for change in batch)
     }
     latency = {kind: Latency.of(each) for kind, each in by_kind.items()}
     return RateResult(rate, latency, {name: round(each, 2) for name, each in cpu.items()})
