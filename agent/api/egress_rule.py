@@ -35,6 +35,9 @@ def _whole(report: Report, path: str, spec: dict[str, Any]) -> None:
     if spec["destination"]["service"] == "*":
         reason = 'the wildcard "*" is known, but not supported yet (name a domain: "*.example.com")'
         report.unsupported(child(path, "destination.service"), reason)
+    elif "%" in spec["destination"]["service"]:
+        reason = "an address of one network interface (with %) is known, but not supported yet"
+        report.unsupported(child(path, "destination.service"), reason)
     numbers: set[int] = set()
     service = spec["destination"]["service"]
     for index, port in enumerate(spec["ports"]):

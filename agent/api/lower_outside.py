@@ -116,7 +116,7 @@ def _entry_service(document: Document, key: ServiceKey) -> Service:
         resolution,
         given if resolution.asks_dns else (),
         addresses,
-        subject_alt_names=tuple(spec.get("subjectAltNames") or ()),
+        subject_alt_names=tuple(name for name in spec.get("subjectAltNames") or () if name),
         exported_to=_exported(document),
     )
     return Service(key, ports, () if resolution.asks_dns else given, outside)

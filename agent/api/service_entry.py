@@ -55,6 +55,8 @@ def _unsupported(report: Report, path: str, spec: dict[str, Any], resolution: st
         report.unsupported(child(path, "workloadSelector"), f"{_NOT_YET} (register the workloads in Consul)")
     if resolution == "DYNAMIC_DNS":
         report.unsupported(path, f"the resolution DYNAMIC_DNS {_NOT_YET} (NONE sends wildcards to their own addresses)")
+    if any("%" in address for address in spec.get("addresses") or ()):
+        report.unsupported(path, f"an address of one network interface (with %) {_NOT_YET}")
     for index, port in enumerate(spec.get("ports") or ()):
         if (port.get("protocol") or port["name"]).lower() == "udp":
             report.unsupported(f"{child(path, 'ports')}[{index}]", "udp cannot go through the mesh")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from ipaddress import ip_address
 from typing import Any
@@ -26,6 +27,7 @@ REFRESH_SECONDS = 30.0
 """How often names are looked up again where the answer doesn't say (TTL 0)."""
 FAILED_REFRESH_SECONDS = (1.0, 10.0)
 """The first pause after a lookup that failed, and the longest."""
+_WILDCARD = re.compile(r"\*[-.]?[a-z0-9_]([a-z0-9._-]*[a-z0-9_])?", re.ASCII)
 _WEB_PORTS = (80, 443)
 _CAPTURE_ALL = "set interception.outbound to all, or list ranges in interception.includeOutboundCidrs"
 
@@ -76,6 +78,8 @@ def _obstacle(service: Service, outside: Outside, options: PlanOptions) -> str |
     """Return why this host can't have the service, or None."""
     if own := [port.number for port in service.ports if port.number in LISTENER_PORTS]:
         return f"{service.key} has no effect: port {own[0]} is Envoy's own on every host"
+    if not service.has_address and not outside.addresses and not _WILDCARD.fullmatch(service.key.name):
+        return f"{service.key} has no effect: no request can name such a host"
     if not service.has_address and not options.captures_foreign:
         what = "a range of addresses" if outside.addresses else "a wildcard"
         return (

@@ -167,23 +167,25 @@ class _Round:
         """Return the listeners of port numbers that foreign traffic comes to too."""
         chains: dict[int, list[Chain]] = {number: [] for number in http_ports}
         for key, ports in resolved.items():
-            for port, rules in ports if self._facts[key].outside else ():
-                chain = chain_of(self._services[key], port, rules, self._approaches_of(key, port, rules))
+            for port, rules in ports if key.is_outside else ():
+                inputs = (self._services[key], port, rules, self._approaches_of(key, port, rules))
+                chain = self._memo.get(("chain", key, port.number), inputs, chain_of)
                 if isinstance(chain, Fault):
                     self._faults.append(chain)
                 elif chain and port.number not in self._capture_ports:
                     chains.setdefault(port.number, []).append(chain)
         result = []
         for number, found in sorted(chains.items()):
-            inputs = (number, number in http_ports, tuple(found), self._options, self._passes_unknown)
-            made = self._memo.get(("port listener", number), inputs, port_listener)
+            wanted = (number, number in http_ports, tuple(found), self._options, self._passes_unknown)
+            made = self._memo.get(("port listener", number), wanted, port_listener)
             result.append(made.resource)
             self._faults += made.faults
         return result
 
     def _passing(self, key: ServiceKey) -> tuple[list[Resource], list[Resource]]:
         """Return clusters and listeners of what no rule declares of a host outside: it goes on as without a rule."""
-        facts, vip = undeclared(self._services[key]), self._snapshot.vips.get(key)
+        facts = self._memo.get(("undeclared", key), (self._services[key],), undeclared)
+        vip = self._snapshot.vips.get(key)
         if facts is None or vip is None:
             return [], []
         inputs = (facts, (), self._outbound, ServiceTraffic.unsaid(), self._options.dns_upstreams)
@@ -236,7 +238,8 @@ class _Round:
                     inputs = (key, port.number, hosts[key], vip, rules, ways)
                     host = self._memo.get(("virtual host", key, port.number), inputs, virtual_host)
                     self._faults += host.faults
-                    tables[port.number].append(host)
+                    if host.message.domains:  # Envoy refuses the whole table for one without
+                        tables[port.number].append(host)
         passes = self._passes_unknown and self._options.intercepted
         return [
             self._memo.get(("route table", number), (number, tuple(members), passes), route_table)

@@ -106,6 +106,7 @@ def test_endpoints_and_target_ports() -> None:
     [
         ("{hosts: [a.example], workloadSelector: {labels: {a: b}}}", "spec.workloadSelector"),
         ("{hosts: ['*.a.example'], resolution: DYNAMIC_DNS}", "spec"),
+        ("{hosts: [a.example], addresses: ['fe80::1%eth0']}", "spec"),
         ("{hosts: [a.example], ports: [{number: 53, name: dns, protocol: UDP}]}", "spec.ports[0]"),
         (
             "{hosts: [a.example], ports: [{number: 1, name: x}], resolution: STATIC,"

@@ -8,8 +8,12 @@ from ipaddress import ip_network
 import pytest
 from envoy.config.cluster.v3 import cluster_pb2
 from envoy.config.listener.v3 import listener_pb2
+from envoy.config.route.v3 import route_pb2
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from msgspec import structs
 
+from agent.api.document import Document
 from agent.api.lower import lower
 from agent.mesh.names import CLUSTER_TYPE, LISTENER_TYPE, ROUTE_TYPE
 from agent.mesh.service import ServiceKey
@@ -18,6 +22,7 @@ from agent.mesh.snapshot import Desired, MeshSnapshot
 from agent.mesh.vips import allocate
 from agent.translate.netfilter import NetfilterOptions, OutboundMode
 from agent.translate.plan import Planner, PlanOptions
+from tests.unit.api_samples import mutated
 from tests.unit.mesh_samples import V4, V6, mesh, service, workload
 from tests.unit.test_api_outside import egress, entry
 
@@ -29,10 +34,10 @@ LISTED = PlanOptions(structs.replace(CAPTURE, included_cidrs=(ip_network("10.9.0
 TCP = "resolution: NONE, ports: [{number: 5432, name: tcp}]"
 
 
-def snapshot(*documents: object, policy: OutboundTrafficPolicy = OutboundTrafficPolicy.ALLOW_ANY) -> MeshSnapshot:
+def snapshot(*documents: Document, policy: OutboundTrafficPolicy = OutboundTrafficPolicy.ALLOW_ANY) -> MeshSnapshot:
     """Return a mesh with one service of the catalog, and what the documents declare."""
     base = mesh([service("reviews")], workloads=(workload("reviews"),), certified=False)
-    lowered = lower(documents, base.services)  # type: ignore[arg-type]  # the callers give Documents
+    lowered = lower(documents, base.services)
     services = {**base.services, **lowered.outside}
     vips = allocate({}, (key for key, one in services.items() if one.has_address), V4, V6)
     settings = MeshSettings(outbound_traffic_policy=policy)
@@ -161,6 +166,16 @@ def test_web_ports_that_no_rule_declares_pass_where_any_may(options: PlanOptions
     assert "outbound|80||httpbin.org" not in strict.resources.of(CLUSTER_TYPE)
 
 
+def test_a_host_that_no_request_can_name_spoils_no_table() -> None:
+    desired = plan(snapshot(egress("a", "*..foo.com"), egress("b", "*.foo.com")), WIDE)
+    assert faults(desired) == ["EgressRule/a.default: *..foo.com has no effect: no request can name such a host"]
+    fictional = entry("{hosts: [db.example], addresses: [10.0.0.0/8], ports: [{number: 80, name: http}]}")
+    table = plan(snapshot(fictional), WIDE).resources.of(ROUTE_TYPE)["80"]
+    hosts = route_pb2.RouteConfiguration.FromString(table.value).virtual_hosts
+    assert all(host.domains for host in hosts)
+    assert any("db.example" in host.domains for host in hosts)
+
+
 def changed(before: Desired, after: Desired) -> set[str]:
     """Return the names of the resources that are other objects than before."""
     old = {(kind, name): one for kind, named in before.resources.by_type.items() for name, one in named.items()}
@@ -168,7 +183,7 @@ def changed(before: Desired, after: Desired) -> set[str]:
     return {name for kind, name in old.keys() | new.keys() if old.get((kind, name)) is not new.get((kind, name))}
 
 
-def entries(names: Iterable[str]) -> list[object]:
+def entries(names: Iterable[str]) -> list[Document]:
     ports = "[{number: 80, name: http}, {number: 443, name: tls}]"
     return [entry(f"{{hosts: [{name}.example], resolution: DNS, ports: {ports}}}", name) for name in names]
 
@@ -181,3 +196,30 @@ def test_one_more_host_changes_its_own_resources_alone() -> None:
     own = {"outbound|80||c.example", "outbound|443||c.example", f"{vip}_443"}
     assert changed(before, after) == own | {"80", "0.0.0.0_443"}
     assert changed(after, planner.plan(snapshot(*entries("abc")), WIDE)) == set()
+
+
+SPECS = (
+    egress("a", "*.foo.com", "[{port: 80, protocol: http}, {port: 443, protocol: https}]"),
+    egress("b", "10.1.0.0/16", "[{port: 27017, protocol: mongo}]"),
+    entry(
+        "{hosts: [a.example, '*.b.example'], addresses: [10.0.0.1], exportTo: [.], subjectAltNames: [a.example],"
+        " ports: [{number: 80, name: http, targetPort: 8080}, {number: 443, name: tls, protocol: TLS}]}"
+    ),
+    entry(
+        "{hosts: [a.example], resolution: STATIC, location: MESH_INTERNAL, ports: [{number: 5432, name: tcp}],"
+        " endpoints: [{address: 10.0.0.1, ports: {tcp: 1}, labels: {a: b}, locality: a/b, weight: 1}]}"
+    ),
+    entry(
+        "{hosts: [a.example], resolution: DNS_ROUND_ROBIN, ports: [{number: 80, name: http}],"
+        " endpoints: [{address: b.example}]}"
+    ),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(SPECS), st.data())
+def test_whatever_a_document_holds_a_plan_comes_of_it(document: Document, data: st.DataObject) -> None:
+    """What validation lets through never breaks the translation."""
+    changed = structs.replace(document, spec=data.draw(mutated(dict(document.spec))))
+    for options in (NARROW, WIDE):
+        plan(snapshot(changed, egress("z", "a.example")), options)
