@@ -4,7 +4,7 @@ set -eu
 export DEBIAN_FRONTEND=noninteractive
 if ! dpkg-query -W dnsmasq >/dev/null 2>&1; then
   apt-get update -q
-  apt-get install -yq --no-install-recommends dnsmasq iptables iproute2 python3 curl jq
+  apt-get install -yq --no-install-recommends dnsmasq iptables iproute2 ca-certificates python3 curl jq
 fi
 if ! grep -qx 'nameserver 127.0.0.1' /etc/resolv.conf; then
   grep '^nameserver' /etc/resolv.conf >/etc/dnsmasq-upstream.conf || echo 'nameserver 9.9.9.9' >/etc/dnsmasq-upstream.conf
