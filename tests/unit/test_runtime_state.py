@@ -133,3 +133,28 @@ def test_certificates_of_another_trust_domain_are_a_fault() -> None:
     (fault,) = trust_domain_faults(held, "corp")
     assert "corp2" in fault.subject
     assert "trustDomain is corp" in fault.reason
+
+
+def test_a_host_outside_comes_with_its_rule_and_gives_way_to_the_catalog(state: MeshState) -> None:
+    key = ServiceKey("", "ratings")
+    spec = {"hosts": ["ratings"], "resolution": "DNS", "ports": [{"number": 80, "name": "http"}]}
+    document = {
+        "apiVersion": "networking.istio.io/v1",
+        "kind": "ServiceEntry",
+        "metadata": {"name": "ratings", "namespace": "default"},
+        "spec": spec,
+    }
+    values = {config_key("default", "ServiceEntry", "ratings"): (1, json.dumps(document).encode())}
+    state.apply([ConfigUpdate(1, values)])
+    before = state.snapshot()
+    assert set(before.services) == {key}
+    assert key in before.vips
+    state.apply([ServiceEntries("ratings", (instance("ratings"),))])
+    assert set(state.snapshot().services) == {ServiceKey("default", "ratings")}
+    assert "the service ratings.default of the catalog" in state.faults[0].reason
+    state.apply([ServiceEntries("ratings", ())])
+    assert set(state.snapshot().services) == {key}
+    assert state.snapshot().vips[key] == before.vips[key]
+    assert state.faults == ()
+    state.apply([ConfigUpdate(2, {})])
+    assert state.snapshot().services == {}
