@@ -128,7 +128,9 @@ class CatalogWriter:
 def changes(size: Size, new_names: bool = True, seed: int = 1) -> Iterator[Change]:
     """Yield changes for ever: flips, new instances, new services, new metadata, deregistrations, of APART services.
 
-    Without `new_names` no service comes or goes. Changes of one service stay APART apart, so that one can't hide its predecessor before anybody could see it.
+    Without `new_names` no service comes or goes.
+
+    Changes of one service stay APART apart, so that one can't hide its predecessor before anybody could see it.
     """
     draw = random.Random(seed)
     critical: set[tuple[int, int]] = set()
