@@ -30,7 +30,6 @@ DOWNSTREAM_PEER_CERT_V_START DOWNSTREAM_PEER_CERT_V_END
 _PLAIN = frozenset(_PLAIN_NAMES.split())
 _WITH_NAME = frozenset({"REQ", "RESP", "TRAILER", "QUERY_PARAM", "ENVIRONMENT"})
 _NAME = re.compile(r"\([-:A-Za-z0-9_.]+(\?[-:A-Za-z0-9_.]+)?\)")
-OPERATORS = _PLAIN | _WITH_NAME
 
 
 def header_value(empty: bool) -> Check:

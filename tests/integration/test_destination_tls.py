@@ -6,7 +6,7 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -77,12 +77,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
 
 def ask(address: str, port: int, host: str) -> tuple[int, dict[str, object]]:
     """Return the status of a GET, and the application's JSON (empty unless it answered)."""
-    client = Client(address, port)
-    try:
+    with closing(Client(address, port)) as client:
         answer = client.get(host)
         return answer.status, answer.document if answer.body.startswith(b"{") else {}
-    finally:
-        client.close()
 
 
 def secured(site: Site, tls: str) -> tuple[int, dict[str, object]]:

@@ -8,7 +8,7 @@ import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -65,9 +65,8 @@ services:
             self.folder, "page", self.catalog, rules, listening, bind_outbound=self.client_address, admin=admin
         ) as said:
             assert "left out" not in said, said
-            client = Client(self.client_address, self.port)
-            yield client
-            client.close()
+            with closing(Client(self.client_address, self.port)) as client:
+                yield client
 
     def stat(self, name: str) -> int:
         """Return the sum of the reviews clusters' counters of that name."""
@@ -79,11 +78,8 @@ services:
         """Send so many requests at once; return the status codes."""
 
         def one(_: int) -> int:
-            client = Client(self.client_address, self.port)
-            try:
+            with closing(Client(self.client_address, self.port)) as client:
                 return client.get("reviews").status
-            finally:
-                client.close()
 
         with ThreadPoolExecutor(count) as pool:
             return list(pool.map(one, range(count)))

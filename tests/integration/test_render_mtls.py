@@ -7,7 +7,7 @@ import socket
 import ssl
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -73,10 +73,11 @@ services:
     def calling(self, mode: str, certs: str) -> Iterator[Client]:
         """Run the client's Envoy; yields a client of it."""
         listening, catalog = (self.client, self.http_port), self.catalog(mode)
-        with rendered_envoy(self.folder, "client", catalog, "", listening, bind_outbound=self.client, certs=certs):
-            client = Client(self.client, self.http_port)
+        with (
+            rendered_envoy(self.folder, "client", catalog, "", listening, bind_outbound=self.client, certs=certs),
+            closing(Client(self.client, self.http_port)) as client,
+        ):
             yield client
-            client.close()
 
 
 @pytest.fixture(scope="module")

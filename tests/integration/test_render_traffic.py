@@ -6,7 +6,7 @@ import math
 import socket
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -67,10 +67,11 @@ services:
         """Run the node's Envoy with these rules; yields a client of it."""
         address = self.outbound[node]
         listening = (address, self.http_port)
-        with rendered_envoy(self.folder, node, self.catalog, rules, listening, bind_outbound=address):
-            client = Client(address, self.http_port)
+        with (
+            rendered_envoy(self.folder, node, self.catalog, rules, listening, bind_outbound=address),
+            closing(Client(address, self.http_port)) as client,
+        ):
             yield client
-            client.close()
 
 
 @pytest.fixture(scope="module")

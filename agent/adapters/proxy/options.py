@@ -29,7 +29,6 @@ class ProxyOptions(Struct, frozen=True):
     """Run Envoy as this user; needs root."""
     gid: int | None = None
     """None: the same number as uid."""
-    extra_arguments: tuple[str, ...] = ()
 
     @property
     def bootstrap_file(self) -> Path:
@@ -56,7 +55,6 @@ class ProxyOptions(Struct, frozen=True):
             *("--drain-time-s", str(max(1, math.ceil(self.drain_seconds)))),
             *("--drain-strategy", "immediate"),
             *("--log-level", self.log_level),
-            *self.extra_arguments,
         ]
 
     def executable(self) -> str:
