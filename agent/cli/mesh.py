@@ -60,6 +60,8 @@ def set_settings(ctx: click.Context, assignments: tuple[str, ...]) -> None:
     from agent.cli.connection import resolve
     from agent.cli.settings import change_settings
 
+    if len(assignments) == 2 and not any("=" in word for word in assignments):
+        assignments = ("=".join(assignments),)  # NAME VALUE, as other tools want it
     changes = {}
     for assignment in assignments:
         name, equals, value = assignment.partition("=")

@@ -89,6 +89,8 @@ def test_mesh_settings(hostmesh: CommandLine) -> None:
     assert '"never" is not one of disabled, permissive, strict' in hostmesh.refused("mesh", "set", "mtls=never")
     assert "unknown setting" in hostmesh.refused("mesh", "set", "mtsl=strict")
     assert hostmesh.run("mesh", "set", "mtls").exit_code == 2
+    assert hostmesh.run("mesh", "set", "mtls", "permissive").exit_code == 0
+    assert hostmesh.ok("mesh", "get", "mtls") == "permissive\n"
 
 
 def test_stored_settings_that_are_none_are_told_with_the_way_out(hostmesh: CommandLine) -> None:

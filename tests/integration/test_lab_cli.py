@@ -79,6 +79,11 @@ def test_lab_up_rules_status_half_up_down(hostmesh: Hostmesh, name: str, tmp_pat
     hosts = {host["name"]: host["parts"] for host in document["hosts"]}
     assert set(hosts["reviews-v1"]) == {"consul", "dnsmasq", "reviews", "agent", "envoy"}
 
+    reviews = ["ip", "netns", "exec", f"{name}-details", "curl", "-sS", "-m", "5", "http://reviews:9080/reviews/0"]
+    answer = subprocess.run(reviews, capture_output=True, text=True, check=False)
+    assert "reviews-v3" in answer.stdout, answer.stderr  # names and rules as on the host
+    assert answer.stderr == ""
+
     os.kill(hosts["details"]["details"], 9)
     wait_for(lambda: hostmesh("lab", "status", "--name", name).returncode == 1, timeout=5)
     again = hostmesh("lab", "up", *arguments)
@@ -90,6 +95,7 @@ def test_lab_up_rules_status_half_up_down(hostmesh: Hostmesh, name: str, tmp_pat
     assert machine() == before
     assert not [space for space in bookinfo_plan(name=name).namespaces if network.exists(space)]
     assert not (Path("/run") / name).exists()
+    assert not list(Path("/etc").glob(f"netns/{name}*"))
     assert not [pid for parts in hosts.values() for pid in parts.values() if Path(f"/proc/{pid}/exe").exists()]
     assert not list(tmp_path.iterdir())
     assert hostmesh("lab", "down", "--name", name).returncode == 0
