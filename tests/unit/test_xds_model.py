@@ -101,7 +101,7 @@ class Wire:
         raise AssertionError("the two sides never come to rest")
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(STEPS, desired(), st.sampled_from([1, 2, 2000]))
 def test_envoy_ends_with_the_newest_resources(steps: list[Resources | str], last: Resources, size: int) -> None:
     wire = Wire(Limits(response_resources=size))
