@@ -93,7 +93,7 @@ class HostAgent:
             self._post,
         )
         self._registrar = Registrar(client, (), self._update_status)
-        self._status_writer = StatusWriter(client, config.node)
+        self._status_writer = StatusWriter(client, config.node, self._note_silence)
         metrics = MetricsPage(self.status, self._counters)
         envoy = AdminClient(_admin_socket(config), timeout_seconds=30.0)
         self._endpoint = Endpoint(self.status, metrics.render, self._xds.wait_acked, envoy.get, self._xds.follow_acks)
@@ -240,6 +240,11 @@ class HostAgent:
         status = self.status()
         self._status_writer.write(status)
         self._fault_log.note(status.faults + status.proxy.nacks)
+
+    def _note_silence(self, reason: str | None) -> None:
+        """Take what keeps Consul from hearing of this node, None if it does."""
+        faults = (Fault("Consul", f"{reason}; proxy-status cannot show this node"),) if reason else ()
+        self._post(FaultsChanged("status", faults))
 
     def status(self) -> NodeStatus:
         """Return this node's present status."""

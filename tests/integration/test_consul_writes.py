@@ -129,7 +129,8 @@ async def is_serving(consul: ConsulProcess) -> bool:
 
 async def test_a_consul_that_forgot_everything_gets_it_again() -> None:
     async with ConsulProcess() as consul, ConsulClient(consul.address) as client:
-        registrar, status = Registrar(client, (DATABASE,)), StatusWriter(client, "n1")
+        told: list[str | None] = []
+        registrar, status = Registrar(client, (DATABASE,)), StatusWriter(client, "n1", told.append)
         registrar.set_ready(True)
         status.write(NodeStatus("n1", address="10.0.0.1"))
         async with background(registrar.run()), background(status.run()):
@@ -137,10 +138,13 @@ async def test_a_consul_that_forgot_everything_gets_it_again() -> None:
             await eventually(lambda: status_of(consul, "n1"))
             await consul.stop(hard=True)
             await eventually(lambda: is_true(registrar.faults))
+            await eventually(lambda: is_true(told), 20)
+            assert "Connect call failed" in str(told[0])
             await consul.start()
             await eventually(lambda: instances(consul, "mysql"), 20)
             await eventually(lambda: status_of(consul, "n1"), 20)
             await eventually(lambda: is_true(not registrar.faults))
+            await eventually(lambda: is_true(told[1:] == [None]))
 
 
 async def is_true(value: object) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import NoReturn
 
 import msgspec
@@ -25,10 +26,14 @@ MAX_DOCUMENT = 128 * 2**10
 
 
 class StatusWriter:
-    """Owns `hostmesh/status/<node>`. `run` must be running for anything to be written."""
+    """Owns `hostmesh/status/<node>`. `run` must be running for anything to be written.
 
-    def __init__(self, client: ConsulClient, node: str) -> None:
-        self._client, self._node, self._key = client, node, status_key(node)
+    `tell` gets the reason when Consul doesn't take it, and None when it does again: the first to notice a Consul that
+    hangs, as the watches wait minutes for their answers.
+    """
+
+    def __init__(self, client: ConsulClient, node: str, tell: Callable[[str | None], None] = lambda _: None) -> None:
+        self._client, self._node, self._key, self._tell = client, node, status_key(node), tell
         self._session = ""
         self._may_take_over = True
         self._wanted: NodeStatus | None = None
@@ -53,9 +58,13 @@ class StatusWriter:
                 wrote = await self._write_wanted()
                 if backoff.failures > 1:
                     log.info("consul: status of %s is written again", self._node)
+                if backoff.failures:
+                    self._tell(None)
                 backoff.reset()
             except (ConsulUnavailable, ConsulRefused) as error:
                 self._written, delay = None, backoff.next()
+                if backoff.failures == 1:
+                    self._tell(str(error))
                 if backoff.failures == 2:
                     log.warning("consul: status of %s can't be written: %s", self._node, error)
                 await asyncio.sleep(REFUSED_WAIT if isinstance(error, ConsulRefused) else delay)
