@@ -20,7 +20,8 @@ from agent.api.problem import one_line
 from agent.api.services import read_services
 from agent.config_checks import network, ports, read_agent_yaml
 from agent.errors import ConfigError
-from agent.mesh.service import ServiceKey, Workload
+from agent.mesh.gateway import INGRESS_LABELS
+from agent.mesh.service import Labels, ServiceKey, Workload, labels_of
 
 
 class OutboundCapture(StrEnum):
@@ -29,6 +30,13 @@ class OutboundCapture(StrEnum):
     MESH = "mesh"
     ALL = "all"
     NONE = "none"
+
+
+class Role(StrEnum):
+    """What this host is in the mesh: one that runs services, or a gateway into it."""
+
+    HOST = "host"
+    GATEWAY = "gateway"
 
 
 class ConsulConfig(Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
@@ -96,6 +104,8 @@ class LogConfig(Struct, frozen=True, rename="camel", forbid_unknown_fields=True)
 
 
 class _File(Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
+    role: Role = Role.HOST
+    labels: dict[str, str] = {}
     node: str = ""
     address: str = ""
     consul: ConsulConfig = ConsulConfig()
@@ -124,8 +134,15 @@ class Config(Struct, frozen=True):
     vip_range_v6: IPv6Network
     dns: DnsConfig
     log: LogConfig
+    gateway_labels: Labels | None = None
+    """What Gateway objects select this host by; None: it is no gateway."""
     notes: tuple[str, ...] = field(default_factory=tuple)
     """Things worth a line in the log, such as variables that are read by nobody."""
+
+    @property
+    def secrets_dir(self) -> Path:
+        """Return where a gateway's certificates are: a folder for each `credentialName`."""
+        return self.config_dir / "secrets"
 
     @property
     def token_file(self) -> Path:
@@ -161,6 +178,9 @@ def load_config(config_dir: Path, state_dir: Path, run_dir: Path) -> Config:
     notes = _notes(variables)
     if interception.inbound_ports and not interception.inbound:
         notes += ("interception.inboundPorts has no effect beside inbound: false (remove one of them)",)
+    if file.role is Role.GATEWAY:
+        # Its Envoy listens for clients itself; local programs are no part of the mesh.
+        interception = msgspec.structs.replace(interception, inbound=False, outbound=OutboundCapture.NONE)
     if interception.inbound_ports == () or not interception.inbound:
         interception = msgspec.structs.replace(interception, inbound=False, inbound_ports=())
     return Config(
@@ -177,6 +197,7 @@ def load_config(config_dir: Path, state_dir: Path, run_dir: Path) -> Config:
         vip_range_v6=IPv6Network(file.vips.v6),
         dns=file.dns,
         log=file.log,
+        gateway_labels=_gateway_labels(file),
         notes=notes,
     )
 
@@ -275,6 +296,12 @@ def _with_variables(file: _File, variables: Mapping[str, _Variable], problems: l
     return msgspec.structs.replace(
         file, vips=vips, interception=interception, address=address.value if address else file.address
     )
+
+
+def _gateway_labels(file: _File) -> Labels | None:
+    if file.role is not Role.GATEWAY:
+        return None
+    return labels_of(file.labels) if file.labels else INGRESS_LABELS
 
 
 def _given(variables: Mapping[str, _Variable], name: str) -> _Variable | None:

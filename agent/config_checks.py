@@ -9,7 +9,7 @@ from typing import Any
 from agent.adapters.consul.address import ConsulAddress
 from agent.api import words
 from agent.api.problem import one_line
-from agent.api.schema import Report, Rule, boolean, integer, listing, message, one_of, text
+from agent.api.schema import Report, Rule, boolean, integer, listing, mapping, message, one_of, text
 from agent.api.yaml_text import YamlValue, read_yaml
 from agent.errors import ConfigError
 
@@ -120,6 +120,8 @@ _PORT = integer(1, 65535)
 _PORTS = listing(_PORT)
 _AGENT = message(
     {
+        "role": one_of("host", "gateway"),
+        "labels": mapping(text(empty=True)),
         "node": text(_or_empty(words.host), empty=True),
         "address": text(_or_empty(words.address), empty=True),
         "consul": message(

@@ -32,6 +32,13 @@ class TestAuthority:
         """Write the same for a server outside the mesh, known by its host name."""
         return self._write(folder, x509.DNSName(host))
 
+    def write_secret(self, folder: Path, host: str) -> Path:
+        """Write what a gateway's folder of a `credentialName` holds: tls.key, tls.crt, ca.crt (of this authority)."""
+        self.write_for_host(folder, host)
+        for old, new in (("key.pem", "tls.key"), ("cert-chain.pem", "tls.crt"), ("root-cert.pem", "ca.crt")):
+            (folder / old).rename(folder / new)
+        return folder
+
     def _write(self, folder: Path, name: x509.GeneralName) -> Path:
         key = ec.generate_private_key(ec.SECP256R1())
         san = x509.SubjectAlternativeName([name])

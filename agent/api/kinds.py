@@ -68,7 +68,7 @@ KINDS: tuple[Kind, ...] = (
     Kind("IngressRule", CONFIG, snake_case=True),
     Kind("VirtualService", NETWORKING, supported=True, shorthand="vs"),
     Kind("DestinationRule", NETWORKING, supported=True, shorthand="dr"),
-    Kind("Gateway", NETWORKING, shorthand="gw"),
+    Kind("Gateway", NETWORKING, supported=True, shorthand="gw"),
     Kind("ServiceEntry", NETWORKING, supported=True, shorthand="se"),
     Kind("WorkloadEntry", NETWORKING, shorthand="we"),
     Kind("WorkloadGroup", NETWORKING, shorthand="wg"),

@@ -16,10 +16,12 @@ from agent.api.enforce import enforceable
 from agent.api.envelope import Document
 from agent.api.istio_service import Unresolved
 from agent.api.lower_destinations import lower_destination_policy, lower_destination_rule, united
+from agent.api.lower_gateway import bound_gateways, is_for_mesh, lower_gateway
 from agent.api.lower_outside import declared_services, outside_services
 from agent.api.lower_route_rule import LoweredRule, lower_route_rule
 from agent.api.lower_virtual_service import Subsets, declared_subsets, lower_virtual_service
-from agent.mesh.routes import Fault, PolicyRule, Route, ServicePolicy, Subset
+from agent.mesh.gateway import BoundRoutes, Ingress
+from agent.mesh.routes import Fault, ObjectRef, PolicyRule, Route, ServicePolicy, Subset
 from agent.mesh.service import Service, ServiceKey
 
 T = TypeVar("T")
@@ -35,6 +37,7 @@ class Lowered(Struct, frozen=True):
     faults: tuple[Fault, ...]
     outside: Mapping[ServiceKey, Service] = {}
     """The services that rules declare, beside the catalog's."""
+    ingress: Ingress = Ingress()
 
 
 def lower(documents: Iterable[Document], services: Collection[ServiceKey]) -> Lowered:
@@ -52,6 +55,7 @@ class Lowerer:
         self._subsets: Subsets = {}
         self._memos: dict[int, _Memo] = {}
         self._policies: Mapping[ServiceKey, ServicePolicy] = {}
+        self._ingress = Ingress()
 
     def lower(self, documents: Iterable[Document], services: Collection[ServiceKey]) -> Lowered:
         """Return what the documents mean for the services of the catalog; each document's name is given once."""
@@ -73,7 +77,12 @@ class Lowerer:
             _ordered([*by_kind.get("DestinationPolicy", ()), *by_kind.get("DestinationRule", ())]), policies, faults
         )
         self._policies = {service: self._same(service, policy) for service, policy in sorted(policies.items())}
-        return Lowered(self._policies, tuple(sorted(set(faults))), self._outside)
+        ingress = Ingress(
+            tuple(lower_gateway(memo.document) for memo in _ordered(by_kind.get("Gateway", ()))),
+            self._bound_routes(_ordered(by_kind.get("VirtualService", ())), faults),
+        )
+        self._ingress = ingress if ingress != self._ingress else self._ingress
+        return Lowered(self._policies, tuple(sorted(set(faults))), self._outside, self._ingress)
 
     def _same(self, service: ServiceKey, policy: ServicePolicy) -> ServicePolicy:
         """Return the policy object of last time if it is equal: whoever compares it next is done at once."""
@@ -112,14 +121,17 @@ class Lowerer:
         owners: dict[ServiceKey, Document] = {}
         for memo in services:
             document = memo.document
-            routes = memo.routes(self._catalog, self._subsets)
+            routes = memo.routes(self._catalog, self._subsets)[None] if is_for_mesh(document) else ()
             if isinstance(routes, Fault):
                 faults.append(routes)
+                continue
+            if not routes:  # it is for gateways only
                 continue
             for host in document.spec["hosts"]:
                 service = self._catalog.resolve(host, document.namespace)
                 if service is None:
-                    faults.append(Fault(str(document.ref), f"service {host} is not in the catalog"))
+                    if not bound_gateways(document):  # what clients of a gateway ask for need not be a service
+                        faults.append(Fault(str(document.ref), f"service {host} is not in the catalog"))
                     continue
                 owner = owners.setdefault(service, document)
                 if owner is document:
@@ -127,6 +139,20 @@ class Lowerer:
                 else:
                     faults.append(Fault(str(document.ref), f"not used for {host}: {owner.ref} is about it too"))
         return policies
+
+    def _bound_routes(self, services: Iterable[_Memo], faults: list[Fault]) -> tuple[BoundRoutes, ...]:
+        """Return what VirtualServices say of requests through gateways."""
+        bound = []
+        for memo in services:
+            for gateway, routes in memo.routes(self._catalog, self._subsets).items():
+                if gateway is None:
+                    continue
+                if isinstance(routes, Fault):
+                    faults.append(routes)
+                elif routes:
+                    hosts = tuple(memo.document.spec["hosts"])
+                    bound.append(BoundRoutes(memo.document.ref, gateway, hosts, routes))
+        return tuple(bound)
 
     def _add_route_rules(
         self, rules: Iterable[_Memo], policies: dict[ServiceKey, ServicePolicy], faults: list[Fault]
@@ -179,6 +205,10 @@ class _Result(Generic[T]):
         return all(mine is other for mine, other in zip(self._inputs, inputs, strict=True))
 
 
+_RoutesThrough = Mapping[ObjectRef | None, tuple[Route, ...] | Fault]
+"""Gateway (None: the mesh) → its routes, or why there are none."""
+
+
 class _Memo:
     """What came of one document."""
 
@@ -196,7 +226,7 @@ class _Memo:
         if self.is_usable and document.kind in ("EgressRule", "ServiceEntry"):
             self.declared = declared_services(self.document)
         self._rule: _Result[LoweredRule | Fault] | None = None
-        self._routes: _Result[tuple[Route, ...] | Fault] | None = None
+        self._routes: _Result[_RoutesThrough] | None = None
         self._connection: _Result[tuple[ServiceKey, PolicyRule] | Fault] | None = None
 
     def rule(self, catalog: Catalog) -> LoweredRule | Fault:
@@ -205,8 +235,8 @@ class _Memo:
             self._rule = _Result((catalog,), self._lower_rule(catalog))
         return self._rule.value
 
-    def routes(self, catalog: Catalog, subsets: Subsets) -> tuple[Route, ...] | Fault:
-        """Return the VirtualService's routes, or why it has none."""
+    def routes(self, catalog: Catalog, subsets: Subsets) -> _RoutesThrough:
+        """Return the VirtualService's routes through each gateway (None: the mesh), or why it has none."""
         if self._routes is None or not self._routes.is_of(catalog, subsets):
             self._routes = _Result((catalog, subsets), self._lower_routes(catalog, subsets))
         return self._routes.value
@@ -230,8 +260,9 @@ class _Memo:
         except Unresolved as unresolved:
             return Fault(str(self.document.ref), str(unresolved))
 
-    def _lower_routes(self, catalog: Catalog, subsets: Subsets) -> tuple[Route, ...] | Fault:
+    def _lower_routes(self, catalog: Catalog, subsets: Subsets) -> _RoutesThrough:
+        through = (*((None,) if is_for_mesh(self.document) else ()), *bound_gateways(self.document))
         try:
-            return lower_virtual_service(self.document, catalog, subsets)
+            return {gateway: lower_virtual_service(self.document, catalog, subsets, gateway) for gateway in through}
         except Unresolved as unresolved:
-            return Fault(str(self.document.ref), str(unresolved))
+            return dict.fromkeys(through, Fault(str(self.document.ref), str(unresolved)))

@@ -9,20 +9,35 @@ from agent.api.catalog import Catalog
 from agent.api.envelope import Document
 from agent.api.istio_service import Unresolved
 from agent.api.lower_actions import http_route_actions, lower_headers, mirror_percent, percentage
+from agent.api.lower_gateway import matches_through
 from agent.api.matching import header_matches, query_matches, string_match
-from agent.mesh.routes import Destination, HttpMatch, Mirror, Route, SourceMatch, Subset, WeightedDestination
+from agent.mesh.routes import (
+    Destination,
+    HttpMatch,
+    Mirror,
+    ObjectRef,
+    Route,
+    SourceMatch,
+    Subset,
+    WeightedDestination,
+)
 from agent.mesh.service import ServiceKey, labels_of
 
 Subsets = Mapping[ServiceKey, Mapping[str, Subset]]
 """Service → subset name → subset."""
 
 
-def lower_virtual_service(document: Document, catalog: Catalog, subsets: Subsets) -> tuple[Route, ...]:
-    """Return the routes in order, the same for each of its hosts; raises Unresolved."""
-    return tuple(
-        _route(route, route.get("name") or str(index), document, catalog, subsets)
-        for index, route in enumerate(document.spec.get("http") or ())
-    )
+def lower_virtual_service(
+    document: Document, catalog: Catalog, subsets: Subsets, gateway: ObjectRef | None = None
+) -> tuple[Route, ...]:
+    """Return the routes of requests within the mesh, or through a gateway, in order; raises Unresolved."""
+    routes = []
+    for index, route in enumerate(document.spec.get("http") or ()):
+        matches = matches_through(route.get("match") or (), document.namespace, gateway)
+        if matches or not route.get("match"):
+            name = route.get("name") or str(index)
+            routes.append(_route({**route, "match": matches}, name, document, catalog, subsets))
+    return tuple(routes)
 
 
 def declared_subsets(document: Document) -> tuple[Subset, ...]:

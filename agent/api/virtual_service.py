@@ -59,19 +59,14 @@ def export_to(report: Report, path: str, value: Any) -> None:
             )
 
 
-def _mesh_only(report: Report, path: str, value: Any) -> None:
-    listing(text())(report, path, value)
-    for index, gateway in enumerate(value if isinstance(value, list) else ()):
-        if not isinstance(gateway, str) or gateway in ("mesh", ""):
-            continue
-        place = f"{path}[{index}]"
-        wrong = [words.dns_label(part) for part in gateway.split("/", 1)[:-1]] + [words.host(gateway.split("/", 1)[-1])]
-        if any(wrong):
-            report.invalid(place, f'"{one_line(gateway, 60)}" is not the name of a gateway')
-        else:
-            report.unsupported(
-                place, f'the gateway "{one_line(gateway, 60)}": known, but not supported yet (allowed: mesh)'
-            )
+def _gateway_name(gateway: str) -> str | None:
+    """Want `mesh`, NAME, NAMESPACE/NAME or the old NAME.NAMESPACE.svc.cluster.local."""
+    *namespace, name = gateway.split("/", 1)
+    wrong = gateway and ([words.dns_label(part) for part in namespace if words.dns_label(part)] or words.host(name))
+    return f'"{one_line(gateway, 60)}" is not the name of a gateway' if wrong else None
+
+
+_GATEWAYS = listing(text(_gateway_name))
 
 
 _DESTINATION = message(
@@ -95,7 +90,7 @@ _HTTP_MATCH = message(
         "sourceLabels": LABELS,
         "sourceNamespace": text(words.dns_label),
         "ignoreUriCase": boolean,
-        "gateways": _mesh_only,
+        "gateways": _GATEWAYS,
         "statPrefix": UNSUPPORTED,
     }
 )
@@ -204,8 +199,8 @@ def _whole(report: Report, path: str, spec: dict[str, Any]) -> None:
 
 SPEC: Check = message(
     {
-        "hosts": listing(wildcardless, at_most=256),
-        "gateways": _mesh_only,
+        "hosts": listing(text(words.wildcard_host), at_most=256),
+        "gateways": _GATEWAYS,
         "http": listing(_HTTP),
         "tcp": TCP_ROUTES,
         "tls": TLS_ROUTES,

@@ -16,9 +16,10 @@ from agent.api.schema import Check, Report, boolean, integer, listing, mapping, 
 from agent.api.settings import settings_from
 from agent.api.yaml_text import YamlValue, read_yaml
 from agent.errors import ConfigError, ValidationError
+from agent.mesh.gateway import INGRESS_LABELS
 from agent.mesh.names import DEFAULT_NAMESPACE
 from agent.mesh.ports import LISTENER_PORTS
-from agent.mesh.service import Instance, Locality, Port, Protocol, Service, ServiceKey, Workload, labels_of
+from agent.mesh.service import Instance, Labels, Locality, Port, Protocol, Service, ServiceKey, Workload, labels_of
 from agent.mesh.settings import MeshSettings
 from agent.translate.netfilter import OutboundMode
 
@@ -30,6 +31,8 @@ class HostSettings(Struct, frozen=True):
 
     outbound: OutboundMode = OutboundMode.MESH
     dns_upstreams: tuple[str, ...] = ()
+    gateway: Labels | None = None
+    """The labels of the node, which is a gateway; None: it is none."""
 
 
 class Catalog(Struct, frozen=True):
@@ -112,7 +115,9 @@ def _catalog(plain: dict[str, Any], mesh_source: str) -> Catalog:
 
 def _host(plain: dict[str, Any]) -> HostSettings:
     outbound = (plain.get("interception") or {}).get("outbound", OutboundMode.MESH)
-    return HostSettings(OutboundMode(outbound), tuple((plain.get("dns") or {}).get("upstreams") or ()))
+    upstreams = tuple((plain.get("dns") or {}).get("upstreams") or ())
+    labels = labels_of(plain.get("labels") or {}) or INGRESS_LABELS
+    return HostSettings(OutboundMode(outbound), upstreams, labels if plain.get("role") == "gateway" else None)
 
 
 def _service(plain: dict[str, Any], nodes: dict[str, str], places: dict[str, str]) -> Service:
@@ -258,6 +263,8 @@ _SERVICE = message(
 _CATALOG = message(
     {
         "mesh": _settings,
+        "role": one_of("host", "gateway"),
+        "labels": _LABELS,
         "interception": message({"outbound": one_of(*OutboundMode)}),
         "dns": message({"upstreams": listing(text(words.dns_server), at_most=16)}),
         "nodes": listing(

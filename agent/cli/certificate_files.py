@@ -38,7 +38,7 @@ def read_certificates(folder: str) -> CertificateFolder:
     _certificates(root)
     if _key(key).public_key() != leaf.public_key():
         raise UserError(f"{key}: is not the key of the first certificate in {chain.name} (the leaf comes first)")
-    return CertificateFolder(CertificateFiles(str(key), str(chain), str(root)), _uri(leaf))
+    return CertificateFolder(CertificateFiles(str(key), str(chain), str(root), str(path / "secrets")), _uri(leaf))
 
 
 def _certificates(path: Path) -> list[x509.Certificate]:

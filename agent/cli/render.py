@@ -56,7 +56,8 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option(
         "--certs",
         metavar="DIR",
-        help="Folder of key.pem, cert-chain.pem and root-cert.pem, which Envoy reads from there; for mutual TLS.",
+        help="Folder of key.pem, cert-chain.pem and root-cert.pem, which Envoy reads from there; for mutual TLS. A "
+        "gateway's secrets are in its folder secrets.",
     ),
     click.option("--admin", metavar="SOCKET|IP:PORT", help="Give Envoy an admin interface there (default: none)."),
 )

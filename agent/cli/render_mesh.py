@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
 
+from agent.adapters.credentials import read_credentials
 from agent.api.lower import Lowered
 from agent.cli.catalog_file import Catalog, HostSettings
 from agent.cli.certificate_files import CertificateFolder
 from agent.config import VipConfig
 from agent.errors import UserError
+from agent.mesh.gateway import Credential
 from agent.mesh.service import Workload
 from agent.mesh.settings import MtlsMode
 from agent.mesh.snapshot import Certificate, MeshSnapshot
@@ -41,12 +44,27 @@ def node_snapshot(
         vips=allocate({}, (key for key, service in services.items() if service.has_address), *_RANGES),
         certificates=dict.fromkeys(bearers, _IN_FILES) if certificates else {},
         trust_bundle_pem=b"in a file" if certificates else b"",
+        ingress=lowered.ingress,
+        credentials=_credentials(certificates),
     )
+
+
+def _credentials(certificates: CertificateFolder | None) -> dict[str, Credential]:
+    """Return what is in the folder's own folder of a gateway's secrets; the contents stay there."""
+    if certificates is None:
+        return {}
+    read = read_credentials(Path(certificates.files.secrets))
+    return {
+        name: Credential(b"", b"", b"in a file" if held.authorities_pem else b"")
+        for name, held in read.credentials.items()
+    }
 
 
 def node_options(host: HostSettings, bind_outbound: str | None, bind_inbound: str | None) -> PlanOptions:
     """Return how listeners are reached: by iptables on 15001 and 15006, or at the addresses given."""
     upstreams = host.dns_upstreams
+    if host.gateway is not None:
+        return PlanOptions(intercepted=False, dns_upstreams=upstreams, gateway=host.gateway)
     if bind_outbound or bind_inbound:
         return PlanOptions(
             intercepted=False, bind_outbound=bind_outbound, bind_inbound=bind_inbound, dns_upstreams=upstreams

@@ -38,6 +38,7 @@ from agent.lab.readiness import (
 )
 from agent.lab.state import HostState, LabState, StateFile
 from agent.lab.tokens import create_tokens
+from agent.mesh.gateway import INGRESS_ACCOUNT
 
 RUN = Path("/run")
 _FOLDERS = ("etc/services.d", "var/dns", "run", "log", "consul")
@@ -46,7 +47,7 @@ _USERS: dict[str, tuple[int, tuple[str, ...]]] = {
     "consul": (CONSUL_UID, ()),
     "ca": (CA_UID, ()),
     "dnsmasq": (DNS_UID, ("net_bind_service",)),
-    "agent": (AGENT_UID, ("net_admin", "net_raw")),
+    "agent": (AGENT_UID, ("net_admin", "net_raw", "net_bind_service")),
 }
 """Part → the user it runs as and the capabilities it keeps."""
 _PROGRAMS = {"ca": "hostmesh-ca", "agent": "hostmesh-agent"}
@@ -273,6 +274,8 @@ class Lab:
         if not self._state.ca_socket:
             return
         identities = sorted({f"ns/{app.namespace}/sa/{app.service_account}" for app in host.plan.apps if app.proxied})
+        if host.plan.settings.get("role") == "gateway":
+            identities.append(f"ns/default/sa/{INGRESS_ACCOUNT}")
         tokens = create_tokens(Path(self._state.ca_socket), identities)
         path = host.path("etc/join-token")
         write_atomic(path, "".join(f"{identity} {token}\n" for identity, token in tokens).encode())

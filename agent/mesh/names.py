@@ -27,6 +27,7 @@ KV_MESH = "hostmesh/mesh"
 KV_STATUS = "hostmesh/status/"
 
 TRUST_BUNDLE_SECRET = "trust-bundle"
+CREDENTIAL_PREFIX = "credential/"
 
 
 def canonical_host(key: ServiceKey) -> str:
@@ -96,6 +97,11 @@ def inbound_cluster(port: int) -> str:
 def certificate_secret(identity: Identity, trust_domain: str) -> str:
     """Return the SDS name of a workload's certificate: its SPIFFE ID (as SPIRE's SDS does)."""
     return identity.spiffe_id(trust_domain)
+
+
+def credential_secrets(credential: str) -> tuple[str, str]:
+    """Return the SDS names of a gateway's `credentialName`: its certificate, and its clients' authorities."""
+    return f"{CREDENTIAL_PREFIX}{credential}", f"{CREDENTIAL_PREFIX}{credential}/authorities"
 
 
 def config_key(namespace: str, kind: str, name: str) -> str:

@@ -7,6 +7,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 from msgspec import Struct, field
 
+from agent.mesh.gateway import Credential, Ingress
 from agent.mesh.routes import Fault, ServicePolicy
 from agent.mesh.service import Identity, Service, ServiceKey, Workload
 from agent.mesh.settings import MeshSettings
@@ -38,6 +39,9 @@ class MeshSnapshot(Struct, frozen=True):
     vips: Mapping[ServiceKey, Vip]
     certificates: Mapping[Identity, Certificate]
     trust_bundle_pem: bytes
+    ingress: Ingress = Ingress()
+    credentials: Mapping[str, Credential] = {}
+    """Of a gateway host: the folders under its `secrets` that can be used."""
 
     @property
     def default_workload(self) -> Workload | None:

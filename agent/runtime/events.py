@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from msgspec import Struct
 
+from agent.mesh.gateway import Credential
 from agent.mesh.routes import Fault
 from agent.mesh.service import Identity, Workload
 from agent.mesh.snapshot import Certificate
@@ -23,6 +24,13 @@ class CertificatesChanged(Struct, frozen=True):
 
     certificates: Mapping[Identity, Certificate]
     trust_bundle_pem: bytes
+
+
+class CredentialsChanged(Struct, frozen=True):
+    """A gateway host's secrets were read."""
+
+    credentials: Mapping[str, Credential]
+    faults: tuple[Fault, ...] = ()
 
 
 class FaultsChanged(Struct, frozen=True):

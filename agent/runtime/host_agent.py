@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from agent.adapters.consul.client import ConsulClient
 from agent.adapters.consul.kv import watch_config
 from agent.adapters.consul.registration import Registrar
 from agent.adapters.consul.status import StatusWriter
+from agent.adapters.credentials import CredentialsRead, read_credentials, watch_credentials
 from agent.adapters.dns.hosts import HostsFile
 from agent.adapters.dns.upstreams import read_upstreams
 from agent.adapters.dns.vip_table import VipTable
@@ -37,7 +38,7 @@ from agent.runtime import garbage
 from agent.runtime.certificates import certificate_status, trust_domain_faults
 from agent.runtime.datapath import DataPath
 from agent.runtime.endpoint import Endpoint
-from agent.runtime.events import CertificatesChanged, FaultsChanged, WorkloadsChanged
+from agent.runtime.events import CertificatesChanged, CredentialsChanged, FaultsChanged, WorkloadsChanged
 from agent.runtime.fault_log import FaultLog
 from agent.runtime.last_known import LastKnownFile
 from agent.runtime.metrics import Counters, MetricsPage
@@ -45,7 +46,7 @@ from agent.runtime.notify import notify
 from agent.runtime.reconciler import Reconciler
 from agent.runtime.rotator import Rotator
 from agent.runtime.state import MeshState, bounded
-from agent.runtime.workloads import read_workloads, served
+from agent.runtime.workloads import gateway_workload, read_workloads, served
 from agent.translate.bootstrap import BootstrapOptions, bootstrap
 from agent.translate.netfilter import NetfilterOptions, OutboundMode
 from agent.translate.options import PlanOptions
@@ -102,8 +103,12 @@ class HostAgent:
         """Read services.d again (SIGHUP)."""
         self._workloads, faults = read_workloads(self._config, self._address)
         workloads = tuple(served(workload, self._config.interception) for workload in self._workloads)
-        self._post(WorkloadsChanged(workloads, faults))
+        gateway = gateway_workload(self._config, self._address)
+        self._workloads = (*gateway, *self._workloads)
+        self._post(WorkloadsChanged((*gateway, *workloads), faults))
         self._registrar.set_workloads(workloads)
+        if gateway:
+            self._take_credentials(read_credentials(self._config.secrets_dir))
         if self._rotator is not None:
             self._rotator.set_identities(self._identities())
 
@@ -141,6 +146,7 @@ class HostAgent:
                 "virtual addresses": self._keep_vips(),
                 "certificates": self._rotate(),
                 "readiness": self._announce(),
+                **self._gateway_parts(),
                 "garbage": garbage.keep_short(self._data_path.ready),
             }.items()
         ]
@@ -156,6 +162,11 @@ class HostAgent:
             for task in [*tasks, stopping]:
                 task.cancel()
             await asyncio.gather(*tasks, stopping, return_exceptions=True)
+
+    def _gateway_parts(self) -> dict[str, Coroutine[None, None, None]]:
+        if self._config.gateway_labels is None:
+            return {}
+        return {"secrets": watch_credentials(self._config.secrets_dir, self._take_credentials)}
 
     async def _stop(self) -> None:
         """Leave in the order in which peers and local programs notice nothing."""
@@ -218,6 +229,9 @@ class HostAgent:
         self._post(CertificatesChanged(certificates, trust_bundle))
         self._certificates = certificate_status(certificates)
         self._update_status()
+
+    def _take_credentials(self, read: CredentialsRead) -> None:
+        self._post(CredentialsChanged(read.credentials, tuple(Fault("secrets", line) for line in read.problems)))
 
     def _publish(self, snapshot: MeshSnapshot, desired: Desired, revision: int) -> None:
         self._data_path.publish(desired, revision)
@@ -290,6 +304,8 @@ def _plan_options(config: Config) -> PlanOptions:
             excluded_inbound_ports=interception.exclude_inbound_ports,
         ),
         capture_inbound=interception.inbound,
+        intercepted=config.gateway_labels is None,
+        gateway=config.gateway_labels,
         ipv6=_has_ipv6(),
         dns_upstreams=config.dns.upstreams or read_upstreams(),
     )
@@ -304,6 +320,7 @@ def _proxy_options(config: Config) -> ProxyOptions:
         drain_seconds=config.proxy.drain_seconds,
         log_level=config.proxy.log_level,
         log_file=config.state_dir / "envoy.log",
+        low_ports=config.gateway_labels is not None,
     )
 
 

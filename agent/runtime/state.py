@@ -12,13 +12,14 @@ from agent.adapters.consul.kv import ConfigLost, ConfigRecovered, ConfigUpdate, 
 from agent.api.lower import Lowerer
 from agent.api.settings import parse_settings
 from agent.errors import HostError, ValidationError
+from agent.mesh.gateway import Credential, Ingress
 from agent.mesh.names import KV_MESH
 from agent.mesh.routes import Fault, ServicePolicy
 from agent.mesh.service import Identity, Instance, Service, ServiceKey, Workload
 from agent.mesh.settings import MeshSettings
 from agent.mesh.snapshot import Certificate, MeshSnapshot, Vip
 from agent.mesh.vips import allocate
-from agent.runtime.events import CertificatesChanged, FaultsChanged, WorkloadsChanged
+from agent.runtime.events import CertificatesChanged, CredentialsChanged, FaultsChanged, WorkloadsChanged
 from agent.runtime.rulebook import RuleBook
 
 Event = (
@@ -32,6 +33,7 @@ Event = (
     | SettingsUpdate
     | WorkloadsChanged
     | CertificatesChanged
+    | CredentialsChanged
     | FaultsChanged
 )
 
@@ -72,6 +74,8 @@ class MeshState:
         self._workloads: tuple[Workload, ...] = ()
         self._certificates: Mapping[Identity, Certificate] = {}
         self._trust_bundle = b""
+        self._credentials: Mapping[str, Credential] = {}
+        self._ingress = Ingress()
         self._lowerer = Lowerer()
         self._policies: Mapping[ServiceKey, ServicePolicy] = {}
         self._outside: Mapping[ServiceKey, Service] = {}
@@ -150,6 +154,9 @@ class MeshState:
                     self._certificates = dict(certificates)
                     self._trust_bundle = trust_bundle
                     self.certificates_known = True
+                case CredentialsChanged(credentials, faults):
+                    self._credentials = credentials
+                    self._set_faults("secrets", faults)
                 case FaultsChanged(source, faults):
                     self._set_faults(source, faults)
 
@@ -158,6 +165,7 @@ class MeshState:
         if self._names_changed or self._rules_changed:
             lowered = self._lowerer.lower(self._rules.documents, self._services.keys())
             self._policies = lowered.policies
+            self._ingress = lowered.ingress
             self._set_faults("rules", self._rules.faults + lowered.faults)
             if self._names_changed or lowered.outside != self._outside:
                 self._outside = lowered.outside
@@ -172,6 +180,8 @@ class MeshState:
             vips=self.vips,
             certificates=self._certificates,
             trust_bundle_pem=self._trust_bundle,
+            ingress=self._ingress,
+            credentials=self._credentials,
         )
 
     def _set_faults(self, source: str, faults: tuple[Fault, ...]) -> None:

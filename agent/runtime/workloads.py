@@ -7,9 +7,11 @@ import logging
 import msgspec
 
 from agent.config import Config, InterceptionConfig, load_workloads
+from agent.mesh.gateway import INGRESS_ACCOUNT, INGRESS_SERVICE
+from agent.mesh.names import DEFAULT_NAMESPACE
 from agent.mesh.ports import NEVER_CAPTURED
 from agent.mesh.routes import Fault
-from agent.mesh.service import Workload
+from agent.mesh.service import ServiceKey, Workload
 
 log = logging.getLogger(__name__)
 
@@ -20,6 +22,14 @@ def read_workloads(config: Config, address: str) -> tuple[tuple[Workload, ...], 
     for line in problems:
         log.error("%s", line)
     return workloads, tuple(Fault("services.d", line) for line in problems)
+
+
+def gateway_workload(config: Config, address: str) -> tuple[Workload, ...]:
+    """Return what stands for a gateway host itself, in whose name it calls services; none on any other host."""
+    if config.gateway_labels is None:
+        return ()
+    key = ServiceKey(DEFAULT_NAMESPACE, INGRESS_SERVICE)
+    return (Workload(key, address, (), config.gateway_labels, INGRESS_ACCOUNT),)
 
 
 def served(workload: Workload, interception: InterceptionConfig) -> Workload:

@@ -44,6 +44,25 @@ def outbound_http(stat_prefix: str, route_table: str) -> Any:
     return _filter(manager)
 
 
+def gateway_http(stat_prefix: str, route_table: str) -> Any:
+    """Return the network filter of a gateway's HTTP listener: an edge, which believes no header about the client.
+
+    A client's certificate, where one was asked for, goes to the application in x-forwarded-client-cert.
+    """
+    manager = _manager(stat_prefix)
+    manager.rds.route_config_name = route_table
+    manager.rds.config_source.CopyFrom(ADS)
+    manager.ClearField("http_filters")
+    manager.http_filters.extend([*route_filters(), _ROUTER])
+    manager.use_remote_address.value = True
+    manager.normalize_path.value = True
+    manager.forward_client_cert_details = _HCM.SANITIZE_SET
+    manager.set_current_client_cert_details.subject.value = True
+    manager.set_current_client_cert_details.uri = True
+    manager.set_current_client_cert_details.dns = True
+    return _filter(manager)
+
+
 def inbound_http(stat_prefix: str, cluster: str) -> Any:
     """Return the network filter of an inbound HTTP chain: everything to one cluster.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from agent.mesh.ports import INBOUND_PORT, OUTBOUND_PORT
+from agent.mesh.service import Labels
 from agent.translate.netfilter import NetfilterOptions, OutboundMode
 
 
@@ -26,6 +27,10 @@ class PlanOptions(Struct, frozen=True):
     dns_upstreams: tuple[str, ...] = ()
     """DNS servers (ADDRESS, or with :PORT) that Envoy asks for hosts outside of the mesh; the host's own answers with
     virtual addresses. None: without interception Envoy asks as any program does."""
+
+    gateway: Labels | None = None
+    """This host is a gateway with these labels: it listens for what Gateway objects that select them say, and for
+    nothing else."""
 
     @property
     def captures_foreign(self) -> bool:

@@ -11,8 +11,9 @@ from collections.abc import Collection, Iterable, Mapping
 from msgspec import structs
 
 from agent.mesh import names
+from agent.mesh.gateway import BoundRoutes
 from agent.mesh.routes import Fault, ServicePolicy
-from agent.mesh.service import Port, ServiceKey
+from agent.mesh.service import Port, Protocol, ServiceKey
 from agent.mesh.settings import OutboundTrafficPolicy
 from agent.mesh.snapshot import Desired, MeshSnapshot, Resource, Resources
 from agent.translate.captured import Chain, chain_of, port_listener
@@ -20,6 +21,7 @@ from agent.translate.clusters import fallback_clusters, service_clusters, unusab
 from agent.translate.dns import hosts_file
 from agent.translate.endpoints import service_endpoints, unusable_instances
 from agent.translate.facts import Caller, Security, ServiceFacts, ServiceSubset, distinct
+from agent.translate.gateway import OpenPort, gateway_port, open_ports, unmatched
 from agent.translate.inbound import inbound_ports, inbound_resources
 from agent.translate.listeners import http_listener, tcp_listener, virtual_outbound
 from agent.translate.locality import Place
@@ -30,7 +32,7 @@ from agent.translate.outside import policy_faults, undeclared, usable_services
 from agent.translate.policies import Approach, ServiceTraffic, approaches
 from agent.translate.resolve import ResolvedPort, resolve_port, services_named
 from agent.translate.routes import VirtualHost, hosts_in_tables, route_table, virtual_host
-from agent.translate.secrets import certificate, trust_bundle
+from agent.translate.secrets import certificate, credential_resources, trust_bundle
 
 __all__ = ["PlanOptions", "Planner"]
 
@@ -73,11 +75,16 @@ class _Round:
         self._approaches: dict[str, Approach] = {}
 
     def desired(self) -> Desired:
-        resolved = {key: self._resolve(key) for key in self._keys}
-        subsets = self._subsets(resolved)
+        # A gateway is no caller in the mesh: what it sends is decided by the routes bound to its servers.
+        resolved = {key: self._resolve(key) for key in self._keys} if self._options.gateway is None else {}
+        opened = self._open_ports()
+        through = [port for each in opened for server in each.servers for _, port in server.routes]
+        subsets = self._subsets([*(port for ports in resolved.values() for _, port in ports), *through])
         clusters, endpoints = self._destinations(subsets)
         inbound_clusters, inbound_listeners = self._inbound()
         listeners = self._outbound_listeners(resolved)
+        gateway = [made for port in opened for made in self._gateway_port(port)]
+        listeners += [made for made in gateway if made.type_url == names.LISTENER_TYPE]
         if self._passes_unknown and self._options.intercepted:
             passing = [self._passing(key) for key in self._keys if key.is_outside]
             clusters += [made for found, _ in passing for made in found]
@@ -86,7 +93,10 @@ class _Round:
             names.CLUSTER_TYPE: clusters + inbound_clusters,
             names.ENDPOINT_TYPE: endpoints,
             names.LISTENER_TYPE: listeners + inbound_listeners,
-            names.ROUTE_TYPE: self._route_tables(resolved),
+            names.ROUTE_TYPE: [
+                *self._route_tables(resolved),
+                *(made for made in gateway if made.type_url == names.ROUTE_TYPE),
+            ],
             names.SECRET_TYPE: self._secrets(),
         }
         resources = Resources({type_url: {r.name: r for r in of_type} for type_url, of_type in by_type.items()})
@@ -110,13 +120,50 @@ class _Round:
         self._faults += [fault for _, port in resolved for fault in port.faults]
         return resolved
 
-    def _subsets(self, resolved: _Resolved) -> dict[ServiceKey, tuple[ServiceSubset, ...]]:
+    def _open_ports(self) -> tuple[OpenPort, ...]:
+        """Return what a gateway host listens for; any other host listens for none of it."""
+        snapshot, labels = self._snapshot, self._options.gateway
+        if labels is None:
+            return ()
+        selected = tuple(gateway for gateway in snapshot.ingress.gateways if gateway.selects(labels))
+        usable = {name: bool(held.authorities_pem) for name, held in snapshot.credentials.items()}
+        ports, faults = open_ports(selected, usable)
+        routed = tuple(self._with_routes(port) for port in ports)
+        self._faults += [*faults, *unmatched(routed, snapshot.ingress.bound)]
+        return routed
+
+    def _with_routes(self, port: OpenPort) -> OpenPort:
+        servers = []
+        for opened in port.servers:
+            bound = [bound for bound in self._snapshot.ingress.bound if bound.gateway == opened.origin]
+            routes = tuple((one, self._resolve_bound(one, port.number)) for one in bound)
+            servers.append(structs.replace(opened, routes=routes))
+        return structs.replace(port, servers=tuple(servers))
+
+    def _resolve_bound(self, bound: BoundRoutes, port: int) -> ResolvedPort:
+        policy = ServicePolicy(bound.routes, default_route=False)
+        known = tuple(self._facts[name] for name in services_named(policy) if name in self._facts)
+        inputs = (policy, (Port(port, "", Protocol.HTTP),), self._caller, known)
+        ((_, resolved),) = self._memo.get(("bound", bound.origin, bound.gateway, port), inputs, _ruled)
+        self._faults += resolved.faults
+        return resolved
+
+    def _gateway_port(self, port: OpenPort) -> tuple[Resource, ...]:
+        used = {
+            name for opened in port.servers for _, found in opened.routes for r in found.routes for name in r.clusters
+        }
+        ways = tuple((name, self._approaches[name]) for name in sorted(used & self._approaches.keys()))
+        inputs = (port, self._options.ipv6, ways)
+        made, faults = self._memo.get(("gateway", port.number, port.bind), inputs, gateway_port)
+        self._faults += faults
+        return made
+
+    def _subsets(self, resolved: Iterable[ResolvedPort]) -> dict[ServiceKey, tuple[ServiceSubset, ...]]:
         """Return the subsets that some route sends to, by service."""
         wanted: dict[ServiceKey, set[ServiceSubset]] = {}
-        for ports in resolved.values():
-            for _, port in ports:
-                for key, subset in port.subsets:
-                    wanted.setdefault(key, set()).add(subset)
+        for port in resolved:
+            for key, subset in port.subsets:
+                wanted.setdefault(key, set()).add(subset)
         return {key: tuple(sorted(subsets)) for key, subsets in wanted.items()}
 
     def _destinations(
@@ -261,10 +308,14 @@ class _Round:
             secrets.append(memo.get(("secret", name), (name, held), certificate))
         if snapshot.trust_bundle_pem:
             secrets.append(memo.get("trust bundle", (snapshot.trust_bundle_pem,), trust_bundle))
+        for name, credential in sorted(snapshot.credentials.items()) if self._options.gateway is not None else ():
+            secrets += memo.get(("credential", name), (name, credential), credential_resources)
         return secrets
 
     def _dns_hosts(self) -> str:
         """Return the names dnsmasq gives out; the address table is compared whole, it changes seldom."""
+        if self._options.gateway is not None:
+            return ""  # nothing captures connections to virtual addresses there
         inputs = (self._keys, self._snapshot.vips, self._caller.namespace)
         return self._memo.get("dns", inputs, hosts_file)
 

@@ -54,7 +54,20 @@ def virtual_host(
     approaches: tuple[tuple[str, Approach], ...] = (),
 ) -> VirtualHost:
     """Return the virtual host of a service port; `hosts` are the names it has for this host's caller."""
-    message = route_components_pb2.VirtualHost(name=f"{key}:{port}", domains=_domains(hosts, vip))
+    default = outbound_cluster(key, port) if resolved.default_route else None
+    return routed_host(f"{key}:{port}", _domains(hosts, vip), port, resolved, default, approaches)
+
+
+def routed_host(
+    name: str,
+    domains: Iterable[str],
+    port: int,
+    resolved: ResolvedPort,
+    default: str | None,
+    approaches: tuple[tuple[str, Approach], ...] = (),
+) -> VirtualHost:
+    """Return the virtual host of these domains; `default` is the cluster of what no route matches, None: 404."""
+    message = route_components_pb2.VirtualHost(name=name, domains=domains)
     clusters: set[str] = set()
     faults: list[Fault] = []
     for route in resolved.routes:
@@ -63,10 +76,9 @@ def virtual_host(
             clusters.update(route.clusters)
         except UnusableMatch as problem:
             faults.append(Fault(route.name.rsplit("/", 1)[0], f"left out: {problem}"))
-    if resolved.default_route:
-        own = outbound_cluster(key, port)
-        message.routes.append(_plain_route("default", own))
-        clusters.add(own)
+    if default is not None:
+        message.routes.append(_plain_route("default", default))
+        clusters.add(default)
     if approaches:
         set_hash_policies(message.routes, dict(approaches))
     message.retry_policy.CopyFrom(_RETRY)

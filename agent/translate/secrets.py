@@ -5,7 +5,8 @@ from __future__ import annotations
 from envoy.config.core.v3 import base_pb2
 from envoy.extensions.transport_sockets.tls.v3 import common_pb2, secret_pb2
 
-from agent.mesh.names import SECRET_TYPE, TRUST_BUNDLE_SECRET
+from agent.mesh.gateway import Credential
+from agent.mesh.names import SECRET_TYPE, TRUST_BUNDLE_SECRET, credential_secrets
 from agent.mesh.snapshot import Certificate, Resource
 from agent.translate.resource import resource
 
@@ -17,6 +18,17 @@ def certificate(name: str, held: Certificate) -> Resource:
         private_key=base_pb2.DataSource(inline_bytes=held.key_pem),
     )
     return resource(SECRET_TYPE, name, secret_pb2.Secret(name=name, tls_certificate=pair))
+
+
+def credential_resources(name: str, held: Credential) -> tuple[Resource, ...]:
+    """Return the secrets of a gateway's `credentialName`: its certificate and, if it has any, clients' authorities."""
+    pair_name, authorities = credential_secrets(name)
+    pair = certificate(pair_name, Certificate(held.key_pem, held.chain_pem))
+    if not held.authorities_pem:
+        return (pair,)
+    context = common_pb2.CertificateValidationContext(trusted_ca=base_pb2.DataSource(inline_bytes=held.authorities_pem))
+    secret = secret_pb2.Secret(name=authorities, validation_context=context)
+    return (pair, resource(SECRET_TYPE, authorities, secret))
 
 
 def trust_bundle(pem: bytes) -> Resource:

@@ -33,6 +33,8 @@ class CertificateFiles(Struct, frozen=True):
     key: str
     chain: str
     root: str
+    secrets: str = ""
+    """Of a gateway: where the folders of its `credentialName`s are."""
 
 
 def static_bootstrap(
@@ -89,13 +91,25 @@ def _secrets(resources: Resources, files: CertificateFiles | None) -> list[Any]:
     secrets = []
     for _, held in sorted(resources.of(names.SECRET_TYPE).items()):
         secret = secret_pb2.Secret.FromString(held.value)
-        if files and secret.HasField("tls_certificate"):
+        if files and files.secrets and secret.name.startswith(names.CREDENTIAL_PREFIX):
+            _name_files(secret, files.secrets)
+        elif files and secret.HasField("tls_certificate"):
             secret.tls_certificate.private_key.filename = files.key
             secret.tls_certificate.certificate_chain.filename = files.chain
         elif files:
             secret.validation_context.trusted_ca.filename = files.root
         secrets.append(secret)
     return secrets
+
+
+def _name_files(secret: Any, folder: str) -> None:
+    """Let a gateway's secret name its files, as the agent reads them."""
+    place = f"{folder}/{secret.name.removeprefix(names.CREDENTIAL_PREFIX)}"
+    if secret.HasField("tls_certificate"):
+        secret.tls_certificate.private_key.filename = f"{place}/tls.key"
+        secret.tls_certificate.certificate_chain.filename = f"{place}/tls.crt"
+    else:
+        secret.validation_context.trusted_ca.filename = f"{place.removesuffix('/authorities')}/ca.crt"
 
 
 def _localize_upstream(socket: Any) -> None:

@@ -12,7 +12,8 @@ from envoy.extensions.transport_sockets.tls.v3 import common_pb2, secret_pb2, tl
 from envoy.type.matcher.v3 import string_pb2
 from google.protobuf import struct_pb2, wrappers_pb2
 
-from agent.mesh.names import TRUST_BUNDLE_SECRET
+from agent.mesh.gateway import ServerTls
+from agent.mesh.names import TRUST_BUNDLE_SECRET, credential_secrets
 from agent.mesh.traffic_policy import ClientTls, TlsMode
 from agent.translate.resource import ADS, is_ip, packed
 
@@ -63,6 +64,33 @@ def server_socket(certificate: str, trust_domain: str) -> Any:
         require_client_certificate=wrappers_pb2.BoolValue(value=True),
     )
     return _socket("envoy.transport_sockets.tls", context)
+
+
+def gateway_socket(tls: ServerTls) -> Any:
+    """Return the transport socket of a gateway's server, whose certificates are secrets of the gateway host."""
+    kinds = common_pb2.TlsParameters
+    common = tls_pb2.CommonTlsContext(tls_params=_TLS_PARAMETERS, alpn_protocols=["h2", "http/1.1"])
+    if tls.min_version not in ("", "TLS_AUTO"):
+        common.tls_params.tls_minimum_protocol_version = kinds.TlsProtocol.Value(_version(tls.min_version))
+    if tls.max_version not in ("", "TLS_AUTO"):
+        common.tls_params.tls_maximum_protocol_version = kinds.TlsProtocol.Value(_version(tls.max_version))
+    certificate, authorities = credential_secrets(tls.credential)
+    common.tls_certificate_sds_secret_configs.add(name=certificate, sds_config=ADS)
+    context = tls_pb2.DownstreamTlsContext(common_tls_context=common)
+    if tls.client_certificate is not None:
+        context.require_client_certificate.value = tls.client_certificate
+        combined = context.common_tls_context.combined_validation_context
+        combined.default_validation_context.match_typed_subject_alt_names.extend(
+            _san(name) for name in tls.subject_alt_names
+        )
+        combined.validation_context_sds_secret_config.name = authorities
+        combined.validation_context_sds_secret_config.sds_config.CopyFrom(ADS)
+    return _socket("envoy.transport_sockets.tls", context)
+
+
+def _version(word: str) -> str:
+    """Return Envoy's name of a TLS version that Istio calls TLSV1_2."""
+    return word.replace("TLSV", "TLSv")
 
 
 def plain_socket() -> Any:

@@ -28,7 +28,10 @@ SPIFFE_ID = "spiffe://example.org/ns/default/sa/bookinfo-reviews"
 def rendered(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
     """Render every case once; the files name the real folder of certificates."""
     folder = tmp_path_factory.mktemp("golden")
-    certs = TestAuthority().write(folder / "certs", SPIFFE_ID)
+    authority = TestAuthority()
+    certs = authority.write(folder / "certs", SPIFFE_ID)
+    for name in ("shop", "books"):
+        authority.write_secret(certs / "secrets" / name, f"{name}.example.com")
     return {case: _render(case, folder / f"{case}.json", certs) for case in CASES}
 
 

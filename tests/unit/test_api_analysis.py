@@ -83,7 +83,7 @@ SUBSETS = f"{DR}  host: reviews\n  subsets: [{{name: v1, labels: {{version: v1}}
         ),
         (
             [f"{VS}  hosts: [reviews]\n  gateways: [mesh, edge]\n  http: [{{{TO_REVIEWS}}}]\n"],
-            ["IST0101 spec.gateways[1]", "HM0101 spec.gateways[1]"],
+            ["IST0101 spec.gateways[1]"],
         ),
         ([f"{VS}  hosts: [reviews]\n  http: [{{route: []}}]\n"], ["IST0106 spec.http[0].route"]),
         (

@@ -19,7 +19,7 @@ HEAD = "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {nam
 OLD = "apiVersion: config.istio.io/v1alpha2\nkind: RouteRule\nmetadata: {name: x}\nspec:\n"
 TO_V1 = "route: [{destination: {host: reviews, port: {number: 1}}}]"
 TO_V2 = "route: [{destination: {host: reviews, port: {number: 2}}}]"
-GATEWAY = "{gateways: [edge]}"
+UNCHECKED = "{statPrefix: a}"
 REVIEWS = ServiceKey("default", "reviews")
 
 
@@ -31,9 +31,9 @@ def ports(spec: Any) -> list[int]:
     ("http", "left"),
     [
         (f"[{{delegate: {{name: y}}}}, {{{TO_V2}}}]", [2]),
-        (f"[{{match: [{GATEWAY}], {TO_V1}}}, {{{TO_V2}}}]", [2]),
-        (f"[{{match: [{GATEWAY}, {{uri: {{prefix: /a}}, gateways: [edge]}}], {TO_V1}}}, {{{TO_V2}}}]", [2]),
-        (f"[{{match: [{GATEWAY}, {{uri: {{prefix: /a}}}}], {TO_V1}}}, {{{TO_V2}}}]", [1, 2]),
+        (f"[{{match: [{UNCHECKED}], {TO_V1}}}, {{{TO_V2}}}]", [2]),
+        (f"[{{match: [{UNCHECKED}, {{uri: {{prefix: /a}}, statPrefix: a}}], {TO_V1}}}, {{{TO_V2}}}]", [2]),
+        (f"[{{match: [{UNCHECKED}, {{uri: {{prefix: /a}}}}], {TO_V1}}}, {{{TO_V2}}}]", [1, 2]),
         (f'[{{route: [{{destination: {{host: "*"}}}}]}}, {{{TO_V2}}}]', [2]),
     ],
 )
@@ -46,7 +46,7 @@ def test_a_condition_that_cannot_be_checked_never_holds(http: str, left: list[in
 
 
 def test_of_several_matches_the_checkable_ones_stay() -> None:
-    match = f"[{GATEWAY}, {{uri: {{prefix: /a}}}}]"
+    match = f"[{UNCHECKED}, {{uri: {{prefix: /a}}}}]"
     enforced = enforceable(one(f"{HEAD}  http: [{{match: {match}, {TO_V1}}}]\n"))
     assert enforced.document is not None
     assert enforced.document.spec["http"][0]["match"] == [{"uri": {"prefix": "/a"}}]
@@ -55,8 +55,7 @@ def test_of_several_matches_the_checkable_ones_stay() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        f"{HEAD}  gateways: [edge]\n  http: [{{{TO_V1}}}]\n",
-        f"{HEAD}  http: [{{match: [{GATEWAY}], {TO_V1}}}]\n",
+        f"{HEAD}  http: [{{match: [{UNCHECKED}], {TO_V1}}}]\n",
         f"{OLD}  destination: {{name: reviews}}\n  match: {{tcp: {{sourceSubnet: [10.0.0.0/8]}}}}\n",
         f"{OLD}  destination: {{service: '*'}}\n",
         "apiVersion: networking.istio.io/v1\nkind: WorkloadEntry\nmetadata: {name: x}\nspec: {address: 10.0.0.1}\n",

@@ -91,10 +91,9 @@ HTTP = "spec.http[0]"
 VIRTUAL_SERVICE_CASES: list[tuple[str, Any, str]] = [
     ("hosts", [], "spec.hosts: is missing: delegates are known, but not supported yet"),
     ("hosts", ["a", "a"], 'spec.hosts[1]: "a" is given twice'),
-    ("hosts", ["*"], f'spec.hosts[0]: the wildcard "*" is {UNSUPPORTED}'),
+    ("hosts", ["*"], 'spec.hosts[0]: "*" is for gateways only, not for the mesh'),
     ("hosts", ["a.*.x"], 'spec.hosts[0]: "a.*.x" is not a host name (a wildcard can only be the first label'),
     ("hosts", "a", "spec.hosts: must be a list, not text"),
-    ("gateways", ["g"], f'spec.gateways[0]: the gateway "g": {UNSUPPORTED} (allowed: mesh)'),
     ("gateways", ["b@d"], 'spec.gateways[0]: "b@d" is not the name of a gateway'),
     ("exportTo", ["."], f'spec.exportTo[0]: ".": {UNSUPPORTED} (allowed: "*")'),
     ("tcp", [], f"spec.tcp: {UNSUPPORTED}"),
@@ -120,7 +119,7 @@ VIRTUAL_SERVICE_CASES: list[tuple[str, Any, str]] = [
     ("http.0.match.0.queryParams", {"": {}}, "a parameter without a name"),
     ("http.0.match.0.port", 70000, "match[0].port: 70000 is out of range (1 to 65535)"),
     ("http.0.match.0.ignoreUriCase", "yes", "ignoreUriCase: must be true or false, not text"),
-    ("http.0.match.0.gateways", ["mesh", "g"], f'gateways[1]: the gateway "g": {UNSUPPORTED}'),
+    ("http.0.match.0.gateways", ["mesh", "g/"], 'gateways[1]: "g/" is not the name of a gateway'),
     ("http.0.match.0.sourceNamespace", "A", '"A" is not a name'),
     ("http.0.match.0.statPrefix", "A", f"statPrefix: {UNSUPPORTED}"),
 ]
@@ -226,6 +225,7 @@ def test_kinds_are_named_without_ambiguity() -> None:
         "VirtualService",
         "DestinationRule",
         "ServiceEntry",
+        "Gateway",
     }
 
 

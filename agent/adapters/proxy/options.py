@@ -29,6 +29,8 @@ class ProxyOptions(Struct, frozen=True):
     """Run Envoy as this user; needs root."""
     gid: int | None = None
     """None: the same number as uid."""
+    low_ports: bool = False
+    """A gateway's Envoy: it may listen on ports below 1024 (CAP_NET_BIND_SERVICE), if the agent may."""
 
     @property
     def bootstrap_file(self) -> Path:
@@ -68,5 +70,5 @@ class ProxyOptions(Struct, frozen=True):
         except OSError as error:
             raise HostError(f"proxy.binary: {self.binary}: {error.strerror}: install hostmesh-proxy") from error
         binary = (status.st_ino, status.st_size, status.st_mtime_ns)
-        parts = repr((self.command_line(), self.uid, self.gid, binary)).encode()
+        parts = repr((self.command_line(), self.uid, self.gid, binary, *self.low_ports * ("low ports",))).encode()
         return hashlib.sha256(parts + bootstrap).hexdigest()

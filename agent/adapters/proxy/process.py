@@ -22,7 +22,9 @@ from agent.errors import HostError
 _ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR")
 """What a child gets of the agent's environment: not its Consul token."""
 _PR_CAP_AMBIENT = 47
+_PR_CAP_AMBIENT_RAISE = 2
 _PR_CAP_AMBIENT_CLEAR_ALL = 4
+_CAP_NET_BIND_SERVICE = 10
 
 
 class WatchedProcess:
@@ -40,14 +42,19 @@ class WatchedProcess:
 
     @classmethod
     async def spawn(
-        cls, argv: Sequence[str], output: IO[bytes] | None, uid: int | None = None, gid: int | None = None
+        cls,
+        argv: Sequence[str],
+        output: IO[bytes] | None,
+        uid: int | None = None,
+        gid: int | None = None,
+        low_ports: bool = False,
     ) -> WatchedProcess:
         """Start a command in its own session, as another user if uid is given; raises HostError.
 
         output gets its stdout and stderr; None: they are this process's own.
         """
         with ThreadPoolExecutor(1) as thread:
-            child = await asyncio.get_running_loop().run_in_executor(thread, _spawn, argv, output, uid, gid)
+            child = await asyncio.get_running_loop().run_in_executor(thread, _spawn, argv, output, uid, gid, low_ports)
         return cls(child.pid, os.pidfd_open(child.pid), _start_time(child.pid) or 0, child)
 
     @classmethod
@@ -148,12 +155,18 @@ def _start_time(pid: int) -> int | None:
     return int(text.rpartition(")")[2].split()[19])  # the name in parentheses may hold anything
 
 
-def _spawn(argv: Sequence[str], output: IO[bytes] | None, uid: int | None, gid: int | None) -> subprocess.Popen[bytes]:
+def _spawn(
+    argv: Sequence[str], output: IO[bytes] | None, uid: int | None, gid: int | None, low_ports: bool
+) -> subprocess.Popen[bytes]:
     """Start the command, from a thread that is used for nothing else: it gives up its ambient capabilities first.
 
     Those are for the agent's iptables, and the child would inherit them; Linux keeps them per thread.
+    With `low_ports` it keeps the one for ports below 1024, if the agent has it (if not, binding such a port says so).
     """
-    ctypes.CDLL(None).prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+    libc = ctypes.CDLL(None)
+    libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+    if low_ports:
+        libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, _CAP_NET_BIND_SERVICE, 0, 0)
     try:
         return subprocess.Popen(
             argv,

@@ -131,7 +131,9 @@ class EnvoySupervisor:
             self._fingerprint = fingerprint
         self._prepare_files()
         with self._open_log() as output:
-            process = await WatchedProcess.spawn(options.command_line(), output, options.uid, options.gid)
+            process = await WatchedProcess.spawn(
+                options.command_line(), output, options.uid, options.gid, options.low_ports
+            )
         self._process = process
         self._show(pid=process.pid, version=self._version)
         log.info("started Envoy %s, pid %d", self._version, process.pid)

@@ -15,6 +15,7 @@ from agent.api.enforce import enforceable
 from agent.api.envelope import Document
 from agent.api.istio_service import Unresolved, resolve_service
 from agent.api.l4_routes import is_within
+from agent.api.lower_gateway import bound_gateways
 from agent.api.lower_outside import declared_services, outside_services
 from agent.mesh.names import CLUSTER_DOMAIN, CONSUL_DOMAIN
 from agent.mesh.service import Labels, Resolution, Service, ServiceKey, labels_of
@@ -116,7 +117,8 @@ def _places(document: Document) -> Iterator[tuple[str, Any, dict[str, Any]]]:
     """Yield (path, host or IstioService, what else the place says)."""
     spec = document.spec
     if document.kind == "VirtualService":
-        for index, host in enumerate(spec.get("hosts") or ()):
+        # A host that clients of a gateway ask for need not be a service.
+        for index, host in enumerate((spec.get("hosts") or ()) if not bound_gateways(document) else ()):
             yield f"spec.hosts[{index}]", host, {"is_destination": False}
         yield from _routed(spec)
     elif document.kind == "DestinationRule":

@@ -1,0 +1,172 @@
+"""Gateways: which hosts select them, which hosts and routes are bound to what, and what a port cannot be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from agent.adapters.credentials import read_credentials
+from agent.api.enforce import enforceable
+from agent.api.lower import lower
+from agent.api.validate import validate
+from agent.cli.main import cli
+from agent.config import load_config
+from agent.mesh.gateway import INGRESS_LABELS, Gateway, GatewayServer, ServerTls, common_host
+from agent.mesh.routes import ObjectRef
+from agent.mesh.service import ServiceKey, labels_of
+from agent.translate.gateway import open_ports
+from tests.mesh_certificates import TestAuthority
+from tests.unit.api_samples import one
+
+REVIEWS = ServiceKey("default", "reviews")
+EDGE = ObjectRef("Gateway", "default", "edge")
+VS = """
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: x}
+spec:
+"""
+GATEWAY = """
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: edge}
+spec:
+  servers:
+  - {port: {number: 80, name: http, protocol: HTTP}, hosts: ["*"]}
+"""
+ROUTE = "route: [{destination: {host: reviews}}]"
+
+
+@pytest.mark.parametrize(
+    ("selector", "selected"),
+    [
+        ({}, True),
+        ({"istio": "ingress"}, True),
+        ({"istio": "ingressgateway"}, True),
+        ({"istio": "egressgateway"}, False),
+        ({"istio": "ingress", "zone": "a"}, False),
+    ],
+)
+def test_selectors_of_a_gateway_with_the_default_labels(selector: dict[str, str], selected: bool) -> None:
+    assert Gateway(EDGE, labels_of(selector), ()).selects(INGRESS_LABELS) is selected
+
+
+def test_other_labels_answer_their_own_selectors_only() -> None:
+    labels = labels_of({"app": "edge"})
+    assert Gateway(EDGE, labels, ()).selects(labels)
+    assert not Gateway(EDGE, labels_of({"istio": "ingress"}), ()).selects(labels)
+
+
+@pytest.mark.parametrize(
+    ("one_host", "other", "both"),
+    [
+        ("*", "a.example.com", "a.example.com"),
+        ("*.example.com", "a.example.com", "a.example.com"),
+        ("*.example.com", "*.a.example.com", "*.a.example.com"),
+        ("*.example.com", "example.com", None),
+        ("A.example.com", "a.example.com", "a.example.com"),
+        ("*", "*", "*"),
+        ("a.example.com", "b.example.com", None),
+    ],
+)
+def test_hosts_in_common(one_host: str, other: str, both: str | None) -> None:
+    assert common_host(one_host, other) == common_host(other, one_host) == both
+
+
+def test_routes_are_for_the_mesh_unless_they_name_gateways() -> None:
+    inside = one(f"{VS}  hosts: [reviews]\n  http: [{{{ROUTE}}}]\n")
+    outside = one(f'{VS}  hosts: ["*"]\n  gateways: [edge]\n  http: [{{{ROUTE}}}]\n')
+    assert list(lower([inside], [REVIEWS]).policies) == [REVIEWS]
+    assert lower([inside], [REVIEWS]).ingress.bound == ()
+    lowered = lower([outside], [REVIEWS])
+    assert (lowered.policies, lowered.faults) == ({}, ())
+    assert [(bound.gateway, bound.hosts) for bound in lowered.ingress.bound] == [(EDGE, ("*",))]
+
+
+def test_matches_hold_through_their_gateways_alone() -> None:
+    http = (
+        f"[{{name: a, match: [{{uri: {{prefix: /a}}, gateways: [edge]}}], {ROUTE}}},"
+        f" {{name: b, match: [{{uri: {{prefix: /b}}, gateways: [mesh]}}], {ROUTE}}}, {{name: c, {ROUTE}}}]"
+    )
+    lowered = lower(
+        [one(f"{VS}  hosts: [reviews, a.example.com]\n  gateways: [mesh, default/edge]\n  http: {http}\n")], [REVIEWS]
+    )
+    assert [route.name for route in lowered.policies[REVIEWS].routes] == ["b", "c"]
+    assert [route.name for route in lowered.ingress.bound[0].routes] == ["a", "c"]
+    assert lowered.faults == (), "a host that only clients of the gateway know is no fault"
+
+
+@pytest.mark.parametrize(
+    ("server", "said"),
+    [
+        ("{port: {number: 1, name: x, protocol: TCP}, hosts: ['*']}", "TCP: known, but not supported yet"),
+        (
+            "{port: {number: 1, name: x, protocol: HTTPS}, hosts: ['*'], tls: {mode: AUTO_PASSTHROUGH}}",
+            "AUTO_PASSTHROUGH: known, but not supported yet",
+        ),
+        (
+            "{port: {number: 1, name: x, protocol: HTTPS}, hosts: ['*'], tls: {mode: SIMPLE, credentialName: ../x}}",
+            "is not the name of a folder",
+        ),
+    ],
+)
+def test_a_server_that_cannot_be_had_goes_whole_and_the_others_stay(server: str, said: str) -> None:
+    document = one(f"{GATEWAY}  - {server}\n")
+    assert any(said in line for line in validate(document))
+    kept = enforceable(document).document
+    assert kept is not None
+    assert [server["port"]["name"] for server in kept.spec["servers"]] == ["http"]
+
+
+def server(port: int, name: str, host: str, credential: str = "") -> GatewayServer:
+    tls = ServerTls(credential) if credential else None
+    return GatewayServer(name, port, (("*", host),), tls=tls)
+
+
+def test_what_a_port_cannot_be_is_left_out_and_said() -> None:
+    servers = (
+        server(80, "http", "*"),
+        server(443, "a", "a.example.com", "held"),
+        server(443, "again", "a.example.com", "held"),
+        server(443, "plain", "*"),
+        server(443, "unknown", "b.example.com", "absent"),
+        server(15021, "own", "*"),
+    )
+    ports, faults = open_ports([Gateway(EDGE, (), servers)], {"held": False})
+    assert [(port.number, [opened.server.name for opened in port.servers]) for port in ports] == [
+        (80, ["http"]),
+        (443, ["a"]),
+    ]
+    assert [fault.reason.split('"')[1] for fault in faults] == ["again", "plain", "unknown", "own"]
+
+
+def test_a_gateways_configuration(tmp_path: Path) -> None:
+    (tmp_path / "agent.yaml").write_text("role: gateway\n")
+    config = load_config(tmp_path, tmp_path, tmp_path)
+    assert config.gateway_labels == INGRESS_LABELS
+    assert (config.interception.inbound, config.interception.outbound.value) == (False, "none")
+    (tmp_path / "agent.yaml").write_text("role: gateway\nlabels: {app: edge}\n")
+    assert load_config(tmp_path, tmp_path, tmp_path).gateway_labels == (("app", "edge"),)
+
+
+def test_secrets_are_checked_installed_listed_and_removed(tmp_path: Path) -> None:
+    files = TestAuthority().write_secret(tmp_path / "files", "shop.example.com")
+    other = TestAuthority().write_secret(tmp_path / "other", "shop.example.com")
+    where = ["--secrets-dir", str(tmp_path / "secrets")]
+
+    def run(*arguments: str) -> str:
+        return CliRunner().invoke(cli, ["secret", *arguments, *where]).output
+
+    given = ["--cert", str(files / "tls.crt"), "--key"]
+    assert "is not the key of" in run("install", "shop", *given, str(other / "tls.key"))
+    assert "is not the name of a secret" in run("install", "../shop", *given, str(files / "tls.key"))
+    assert "installed" in run("install", "shop", *given, str(files / "tls.key"), "--ca", str(files / "ca.crt"))
+    assert run("list") == "shop  (with ca.crt)\n"
+    (tmp_path / "secrets" / "shop" / "tls.key").write_bytes((other / "tls.key").read_bytes())
+    read = read_credentials(tmp_path / "secrets")
+    assert not read.credentials
+    assert "is not the key of" in read.problems[0]
+    assert "removed" in run("remove", "shop")
+    assert "no such secret" in run("remove", "shop")
