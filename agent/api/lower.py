@@ -19,9 +19,9 @@ from agent.api.lower_destinations import lower_destination_policy, lower_destina
 from agent.api.lower_gateway import bound_gateways, is_for_mesh, lower_gateway
 from agent.api.lower_outside import declared_services, outside_services
 from agent.api.lower_route_rule import LoweredRule, lower_route_rule
-from agent.api.lower_virtual_service import Subsets, declared_subsets, lower_virtual_service
+from agent.api.lower_virtual_service import LoweredRoutes, Subsets, declared_subsets, lower_virtual_service
 from agent.mesh.gateway import BoundRoutes, Ingress
-from agent.mesh.routes import Fault, ObjectRef, PolicyRule, Route, ServicePolicy, Subset
+from agent.mesh.routes import Fault, ObjectRef, PolicyRule, ServicePolicy, Subset
 from agent.mesh.service import Service, ServiceKey
 
 T = TypeVar("T")
@@ -121,11 +121,11 @@ class Lowerer:
         owners: dict[ServiceKey, Document] = {}
         for memo in services:
             document = memo.document
-            routes = memo.routes(self._catalog, self._subsets)[None] if is_for_mesh(document) else ()
-            if isinstance(routes, Fault):
-                faults.append(routes)
+            if not is_for_mesh(document):
                 continue
-            if not routes:  # it is for gateways only
+            lowered = memo.routes(self._catalog, self._subsets)[None]
+            faults += lowered.faults
+            if not lowered.routes:  # each of them is for gateways only
                 continue
             for host in document.spec["hosts"]:
                 service = self._catalog.resolve(host, document.namespace)
@@ -135,7 +135,7 @@ class Lowerer:
                     continue
                 owner = owners.setdefault(service, document)
                 if owner is document:
-                    policies[service] = ServicePolicy(routes, default_route=False)
+                    policies[service] = ServicePolicy(lowered.routes, default_route=False)
                 else:
                     faults.append(Fault(str(document.ref), f"not used for {host}: {owner.ref} is about it too"))
         return policies
@@ -144,14 +144,13 @@ class Lowerer:
         """Return what VirtualServices say of requests through gateways."""
         bound = []
         for memo in services:
-            for gateway, routes in memo.routes(self._catalog, self._subsets).items():
+            for gateway, lowered in memo.routes(self._catalog, self._subsets).items():
                 if gateway is None:
                     continue
-                if isinstance(routes, Fault):
-                    faults.append(routes)
-                elif routes:
+                faults += lowered.faults
+                if lowered.routes:
                     hosts = tuple(memo.document.spec["hosts"])
-                    bound.append(BoundRoutes(memo.document.ref, gateway, hosts, routes))
+                    bound.append(BoundRoutes(memo.document.ref, gateway, hosts, lowered.routes))
         return tuple(bound)
 
     def _add_route_rules(
@@ -205,8 +204,8 @@ class _Result(Generic[T]):
         return all(mine is other for mine, other in zip(self._inputs, inputs, strict=True))
 
 
-_RoutesThrough = Mapping[ObjectRef | None, tuple[Route, ...] | Fault]
-"""Gateway (None: the mesh) → its routes, or why there are none."""
+_RoutesThrough = Mapping[ObjectRef | None, LoweredRoutes]
+"""Gateway (None: the mesh) → its routes."""
 
 
 class _Memo:
@@ -236,7 +235,7 @@ class _Memo:
         return self._rule.value
 
     def routes(self, catalog: Catalog, subsets: Subsets) -> _RoutesThrough:
-        """Return the VirtualService's routes through each gateway (None: the mesh), or why it has none."""
+        """Return the VirtualService's routes through each gateway (None: the mesh)."""
         if self._routes is None or not self._routes.is_of(catalog, subsets):
             self._routes = _Result((catalog, subsets), self._lower_routes(catalog, subsets))
         return self._routes.value
@@ -262,7 +261,4 @@ class _Memo:
 
     def _lower_routes(self, catalog: Catalog, subsets: Subsets) -> _RoutesThrough:
         through = (*((None,) if is_for_mesh(self.document) else ()), *bound_gateways(self.document))
-        try:
-            return {gateway: lower_virtual_service(self.document, catalog, subsets, gateway) for gateway in through}
-        except Unresolved as unresolved:
-            return dict.fromkeys(through, Fault(str(self.document.ref), str(unresolved)))
+        return {gateway: lower_virtual_service(self.document, catalog, subsets, gateway) for gateway in through}

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from agent.api.document import Document
 from agent.api.lower import Lowerer, lower
+from agent.mesh.actions import DirectResponse
 from agent.mesh.routes import HttpMatch, MatchKind, NamedMatch, ServicePolicy, SourceMatch, StringMatch, Subset
 from agent.mesh.service import ServiceKey
 from tests.unit.api_samples import DESTINATION_RULE, ROUTE_RULE, SAMPLES, VIRTUAL_SERVICE, mutated, one
@@ -161,6 +162,23 @@ def test_what_does_not_resolve_is_left_out_alone(document: Document, fault: str)
     assert set(lowered.policies) == {RATINGS}
 
 
+def test_a_virtual_service_route_that_leads_nowhere_answers_503_and_the_others_stay() -> None:
+    spec = """{hosts: [reviews], http: [
+      {match: [{uri: {prefix: /a}}], route: [{destination: {host: reviews, subset: v9}}]},
+      {match: [{uri: {prefix: /b}}],
+       route: [{destination: {host: ratings}, weight: 90}, {destination: {host: x}, weight: 10}]},
+      {route: [{destination: {host: reviews}}], mirror: {host: x}}]}"""
+    lowered = lower([networking("VirtualService", "v", spec)], SERVICES)
+    nowhere, shared, last = lowered.policies[REVIEWS].routes
+    assert (nowhere.destinations, nowhere.actions.answer) == ((), DirectResponse(503))
+    assert [(w.destination.service, w.weight) for w in shared.destinations] == [(RATINGS, 90)]
+    assert ([w.destination.service for w in last.destinations], last.mirrors) == ([REVIEWS], ())
+    assert {found.reason for found in lowered.faults} == {
+        "no DestinationRule of reviews.default declares the subset v9",
+        "service x is not in the catalog",
+    }
+
+
 def test_an_invalid_document_is_a_fault() -> None:
     (fault,) = faults(rule("r", "{destination: {name: 3}}"))
     assert fault.startswith("RouteRule/r.default: rules.yaml:4: RouteRule/r: spec.destination.name: must be text")
@@ -192,7 +210,8 @@ def test_route_rules_give_way_to_a_virtual_service() -> None:
 
 
 def test_route_rules_serve_while_the_virtual_service_is_broken() -> None:
-    lowered = lower([one(ROUTE_RULE), one(VIRTUAL_SERVICE)], SERVICES)
+    broken = "{hosts: [reviews], http: [{route: [{destination: {host: reviews, subset: v9}}]}]}"
+    lowered = lower([one(ROUTE_RULE), networking("VirtualService", "v", broken)], SERVICES)
     assert [str(route.origin) for route in lowered.policies[REVIEWS].routes] == ["RouteRule/reviews-test-v2.default"]
 
 
