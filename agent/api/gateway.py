@@ -27,7 +27,7 @@ def _no_target_port(report: Report, path: str, value: Any) -> None:
         report.invalid(path, "means nothing to a gateway (remove it)")
 
 
-_SERVED = ("http", "http2", "grpc", "https")
+_SERVED = ("http", "http2", "grpc", "https", "tls", "tcp", "mongo", "mysql", "redis")
 _ENDING = ("SIMPLE", "MUTUAL", "OPTIONAL_MUTUAL")
 _LATER = (
     "serverCertificate",
@@ -82,10 +82,11 @@ def _not_yet(report: Report, path: str, server: dict[str, Any]) -> None:
     for field in _LATER:
         if tls.get(field):
             report.unsupported(child(path, f"tls.{field}"), "known, but not supported yet (use credentialName)")
-    if protocol != "https":
+    if protocol not in TLS_PROTOCOLS or mode(tls) == "PASSTHROUGH":
         return
-    if mode(tls) not in _ENDING:
-        reason = f"{mode(tls)}: known, but not supported yet (allowed: {', '.join(_ENDING)})"
+    if mode(tls) not in _ENDING or protocol == "tls":
+        allowed = ("PASSTHROUGH", *(_ENDING if protocol == "https" else ()))
+        reason = f"{mode(tls)}: known, but not supported yet for {protocol.upper()} (allowed: {', '.join(allowed)})"
         report.unsupported(child(path, "tls.mode"), reason)
     elif not tls.get("credentialName"):
         report.unsupported(child(path, "tls.credentialName"), "is missing: certificates by file are not supported yet")

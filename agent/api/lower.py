@@ -15,6 +15,7 @@ from agent.api.catalog import Catalog
 from agent.api.enforce import enforceable
 from agent.api.envelope import Document
 from agent.api.istio_service import Unresolved
+from agent.api.lower_connections import lower_connections
 from agent.api.lower_destinations import lower_destination_policy, lower_destination_rule, united
 from agent.api.lower_gateway import bound_gateways, is_for_mesh, lower_gateway
 from agent.api.lower_outside import declared_services, outside_services
@@ -148,9 +149,11 @@ class Lowerer:
                 if gateway is None:
                     continue
                 faults += lowered.faults
-                if lowered.routes:
+                connections, wrong = lower_connections(memo.document, self._catalog, self._subsets, gateway)
+                faults += wrong
+                if lowered.routes or connections:
                     hosts = tuple(memo.document.spec["hosts"])
-                    bound.append(BoundRoutes(memo.document.ref, gateway, hosts, lowered.routes))
+                    bound.append(BoundRoutes(memo.document.ref, gateway, hosts, lowered.routes, connections))
         return tuple(bound)
 
     def _add_route_rules(

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from agent.api.addresses import HTTP_PROTOCOLS, TLS_PROTOCOLS
 from agent.api.envelope import Document
-from agent.mesh.gateway import Gateway, GatewayServer, ServerTls
+from agent.api.server_tls import mode
+from agent.mesh.gateway import Gateway, GatewayServer, ServerKind, ServerTls
 from agent.mesh.routes import ObjectRef
 from agent.mesh.service import labels_of
 
@@ -62,14 +64,22 @@ def _named(name: str, namespace: str) -> ObjectRef:
 
 def _server(server: Mapping[str, Any], namespace: str) -> GatewayServer:
     port, tls = server["port"], server.get("tls") or {}
+    kind = _kind(port["protocol"].lower(), tls)
     return GatewayServer(
         name=port["name"],
         port=port["number"],
         hosts=tuple(_host(host, namespace) for host in server["hosts"]),
         bind=server.get("bind") or "",
-        tls=_tls(tls) if port["protocol"].lower() == "https" else None,
+        kind=kind,
+        tls=_tls(tls) if kind is ServerKind.HTTPS else None,
         https_redirect=tls.get("httpsRedirect") or False,
     )
+
+
+def _kind(protocol: str, tls: Mapping[str, Any]) -> ServerKind:
+    if protocol in TLS_PROTOCOLS:
+        return ServerKind.PASSTHROUGH if mode(dict(tls)) == "PASSTHROUGH" else ServerKind.HTTPS
+    return ServerKind.HTTP if protocol in HTTP_PROTOCOLS else ServerKind.TCP
 
 
 def _host(text: str, namespace: str) -> tuple[str, str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
+
 from msgspec import Struct
 
 from agent.mesh.routes import ObjectRef, Route
@@ -14,6 +16,22 @@ INGRESS_SERVICE = "istio-ingress"
 """The name that rules know a gateway by, as the source of requests."""
 INGRESS_ACCOUNT = "istio-ingressgateway"
 """The service account of a gateway's own identity."""
+
+
+class ServerKind(StrEnum):
+    """What a server does with connections."""
+
+    HTTP = "HTTP"
+    HTTPS = "HTTPS"
+    """TLS ends here."""
+    PASSTHROUGH = "TLS passed on"
+    """By the server name that the client asks for."""
+    TCP = "TCP"
+
+    @property
+    def is_tls(self) -> bool:
+        """Tell whether its clients speak TLS."""
+        return self in (ServerKind.HTTPS, ServerKind.PASSTHROUGH)
 
 
 class ServerTls(Struct, frozen=True):
@@ -30,7 +48,7 @@ class ServerTls(Struct, frozen=True):
 
 
 class GatewayServer(Struct, frozen=True):
-    """One entry of a Gateway's servers: HTTP, or HTTPS that ends here."""
+    """One entry of a Gateway's servers."""
 
     name: str
     port: int
@@ -38,7 +56,9 @@ class GatewayServer(Struct, frozen=True):
     """(Namespace that routes may be in, or `*`; host name, wildcard, or `*`)."""
     bind: str = ""
     """An IP address; empty: all of the host."""
+    kind: ServerKind = ServerKind.HTTP
     tls: ServerTls | None = None
+    """Given just for HTTPS."""
     https_redirect: bool = False
 
 
@@ -56,6 +76,14 @@ class Gateway(Struct, frozen=True):
         return selects(self.selector, labels)
 
 
+class ConnectionRoute(Struct, frozen=True):
+    """Where connections go whole; its matches look at port and caller alone."""
+
+    server_names: tuple[str, ...]
+    """Of TLS: one of them (wildcards too) must be asked for; (): TCP."""
+    route: Route
+
+
 class BoundRoutes(Struct, frozen=True):
     """What a VirtualService says for requests that come through one Gateway object."""
 
@@ -63,6 +91,7 @@ class BoundRoutes(Struct, frozen=True):
     gateway: ObjectRef
     hosts: tuple[str, ...]
     routes: tuple[Route, ...]
+    connections: tuple[ConnectionRoute, ...] = ()
 
 
 class Ingress(Struct, frozen=True):

@@ -1,7 +1,8 @@
 """The listeners and route tables of a gateway host: what Gateway objects that select it ask for. Pure.
 
 A port has one listener. Its plain HTTP servers share one route table; each HTTPS server is a filter chain, known by the
-server name that the client asks for, with a table of its own. What no route is for gets 404.
+server name that the client asks for, with a table of its own. What no route is for gets 404. TLS that is passed on has
+a chain for each tls route, TCP one for all.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from envoy.config.route.v3 import route_components_pb2, route_pb2
 from envoy.extensions.filters.listener.tls_inspector.v3 import tls_inspector_pb2
 from msgspec import Struct
 
-from agent.mesh.gateway import BoundRoutes, Gateway, GatewayServer, common_host
+from agent.mesh.gateway import BoundRoutes, Gateway, GatewayServer, ServerKind, common_host
 from agent.mesh.names import CLUSTER_TYPE, LISTENER_TYPE, ROUTE_TYPE, SECRET_TYPE, credential_secrets
 from agent.mesh.ports import OWN_PORTS
 from agent.mesh.routes import Fault, ObjectRef
@@ -27,6 +28,7 @@ from agent.translate.policies import Approach
 from agent.translate.resolve import ResolvedPort, ResolvedRoute
 from agent.translate.resource import packed, resource, seconds
 from agent.translate.routes import VirtualHost, routed_host
+from agent.translate.tcp import tcp_to
 from agent.translate.tls import gateway_socket
 
 HANDSHAKE_SECONDS = 15.0
@@ -39,10 +41,17 @@ class OpenServer(Struct, frozen=True):
     origin: ObjectRef
     server: GatewayServer
     routes: tuple[tuple[BoundRoutes, ResolvedPort], ...] = ()
+    connections: tuple[tuple[BoundRoutes, tuple[str, ...], ResolvedPort], ...] = ()
+    """With the server names that each is for; (): TCP."""
+
+    @property
+    def resolved(self) -> list[ResolvedPort]:
+        """Return everything that is routed through it."""
+        return [*(port for _, port in self.routes), *(port for _, _, port in self.connections)]
 
 
 class OpenPort(Struct, frozen=True):
-    """All servers on one port of one address: all plain, or all TLS."""
+    """All servers on one port of one address: all TLS, or all HTTP, or one of TCP."""
 
     number: int
     bind: str
@@ -51,7 +60,7 @@ class OpenPort(Struct, frozen=True):
     @property
     def is_tls(self) -> bool:
         """Tell whether clients must speak TLS."""
-        return self.servers[0].server.tls is not None
+        return self.servers[0].server.kind.is_tls
 
 
 def open_ports(
@@ -90,9 +99,10 @@ def _obstacle(server: GatewayServer, credentials: Mapping[str, bool]) -> str | N
 
 def _conflict(server: GatewayServer, others: Collection[OpenServer]) -> str | None:
     for other in others:
-        if (other.server.tls is None) != (server.tls is None):
-            return f"port {server.port} speaks {'TLS' if server.tls is None else 'plain text'} for {other.origin}"
-        if server.tls is not None and (both := _names(server) & _names(other.server)):
+        both_tls = other.server.kind.is_tls and server.kind.is_tls
+        if not both_tls and (other.server.kind, server.kind) != (ServerKind.HTTP, ServerKind.HTTP):
+            return f"port {server.port} is {other.origin}'s, for {other.server.kind}"
+        if both_tls and (both := _names(server) & _names(other.server)):
             return f"{', '.join(sorted(both))} on port {server.port} is {other.origin}'s"
     return None
 
@@ -137,6 +147,10 @@ def gateway_port(
     made: list[Resource] = []
     faults: list[Fault] = []
     references: list[tuple[str, str]] = []
+    chains, unheard = _connection_chains(port, dict(approaches))
+    faults += unheard
+    message.filter_chains.extend(chain for chain, _ in chains)
+    references += [(CLUSTER_TYPE, cluster) for _, clusters in chains for cluster in clusters]
     for name, servers in _tables(port).items():
         table, wrong = _route_table(name, port.number, servers, approaches)
         made.append(table)
@@ -145,6 +159,8 @@ def gateway_port(
         chain = message.filter_chains.add(name=name, filters=[gateway_http(f"gateway_{port.number}", name)])
         if port.is_tls:
             references += _end_tls(chain, servers[0].server)
+    if not message.filter_chains:
+        return (), tuple(faults)  # Envoy wants one
     if port.is_tls:
         message.listener_filters.append(
             listener_components_pb2.ListenerFilter(
@@ -158,12 +174,64 @@ def gateway_port(
 def _tables(port: OpenPort) -> dict[str, tuple[OpenServer, ...]]:
     """Return the port's route tables by name, each with the servers that it is for."""
     suffix = f"{port.number}" + (f".{port.bind}" if port.bind else "")
+    if port.servers[0].server.kind is ServerKind.TCP:
+        return {}
     if not port.is_tls:
         return {f"http.{suffix}": port.servers}
     return {
         f"https.{suffix}.{opened.server.name}.{opened.origin.name}.{opened.origin.namespace}": (opened,)
         for opened in port.servers
+        if opened.server.tls is not None
     }
+
+
+def _connection_chains(
+    port: OpenPort, approaches: Mapping[str, Approach]
+) -> tuple[list[tuple[Any, tuple[str, ...]]], list[Fault]]:
+    """Return the chains (with their clusters) of connections that pass whole; a server name has one chain."""
+    taken = {name for opened in port.servers if opened.server.tls for name in _names(opened.server)}
+    chains: list[tuple[Any, tuple[str, ...]]] = []
+    faults: list[Fault] = []
+    for opened in port.servers:
+        if opened.server.kind not in (ServerKind.PASSTHROUGH, ServerKind.TCP):
+            continue
+        before = len(chains)
+        for bound, server_names, resolved in opened.connections:
+            names = _passed_names(opened.server, bound, server_names)
+            if not names or not resolved.routes:
+                continue
+            if double := sorted(names & taken):
+                reason = f"{', '.join(double)} on port {port.number} has another server or route already"
+                faults.append(Fault(str(bound.origin), reason))
+            if free := names - taken:
+                taken |= free
+                chains.append(_connection_chain(port, free, resolved.routes[0], approaches))
+        if len(chains) == before:
+            reason = f'server "{opened.server.name}" has no {"tls" if port.is_tls else "tcp"} route: it takes nothing'
+            faults.append(Fault(str(opened.origin), reason))
+    return chains, faults
+
+
+def _passed_names(server: GatewayServer, bound: BoundRoutes, server_names: tuple[str, ...]) -> set[str]:
+    """Return the server names that go by a route, `*` for all (TCP too); none: it is not for this server."""
+    hosts = hosts_for(server, bound)
+    if (server.kind is ServerKind.TCP) == bool(server_names) or not hosts:
+        return set()
+    if server.kind is ServerKind.TCP:
+        return {"*"}
+    return {both for name in server_names for host in hosts if (both := common_host(name, host)) is not None}
+
+
+def _connection_chain(
+    port: OpenPort, names: set[str], route: ResolvedRoute, approaches: Mapping[str, Approach]
+) -> tuple[Any, tuple[str, ...]]:
+    clusters = tuple(target.cluster for target in route.targets)
+    approach = approaches.get(clusters[0], Approach.empty())
+    chain = listener_components_pb2.FilterChain(name=f"{route.name} {','.join(sorted(names))}")
+    chain.filters.append(tcp_to(f"gateway_{port.number}", route.targets, approach))
+    if "*" not in names:
+        chain.filter_chain_match.server_names.extend(sorted(names))
+    return chain, clusters
 
 
 def _end_tls(chain: Any, server: GatewayServer) -> list[tuple[str, str]]:

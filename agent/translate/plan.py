@@ -12,7 +12,7 @@ from msgspec import structs
 
 from agent.mesh import names
 from agent.mesh.gateway import BoundRoutes
-from agent.mesh.routes import Fault, ServicePolicy
+from agent.mesh.routes import Fault, Route, ServicePolicy
 from agent.mesh.service import Port, Protocol, ServiceKey
 from agent.mesh.settings import OutboundTrafficPolicy
 from agent.mesh.snapshot import Desired, MeshSnapshot, Resource, Resources
@@ -78,7 +78,7 @@ class _Round:
         # A gateway is no caller in the mesh: what it sends is decided by the routes bound to its servers.
         resolved = {key: self._resolve(key) for key in self._keys} if self._options.gateway is None else {}
         opened = self._open_ports()
-        through = [port for each in opened for server in each.servers for _, port in server.routes]
+        through = [port for each in opened for server in each.servers for port in server.resolved]
         subsets = self._subsets([*(port for ports in resolved.values() for _, port in ports), *through])
         clusters, endpoints = self._destinations(subsets)
         inbound_clusters, inbound_listeners = self._inbound()
@@ -136,22 +136,26 @@ class _Round:
         servers = []
         for opened in port.servers:
             bound = [bound for bound in self._snapshot.ingress.bound if bound.gateway == opened.origin]
-            routes = tuple((one, self._resolve_bound(one, port.number)) for one in bound)
-            servers.append(structs.replace(opened, routes=routes))
+            routes = tuple((one, self._resolve_bound(one, one.routes, port.number)) for one in bound)
+            connections = tuple(
+                (one, passed.server_names, self._resolve_bound(one, (passed.route,), port.number))
+                for one in bound
+                for passed in one.connections
+            )
+            servers.append(structs.replace(opened, routes=routes, connections=connections))
         return structs.replace(port, servers=tuple(servers))
 
-    def _resolve_bound(self, bound: BoundRoutes, port: int) -> ResolvedPort:
-        policy = ServicePolicy(bound.routes, default_route=False)
+    def _resolve_bound(self, bound: BoundRoutes, routes: tuple[Route, ...], port: int) -> ResolvedPort:
+        policy = ServicePolicy(routes, default_route=False)
         known = tuple(self._facts[name] for name in services_named(policy) if name in self._facts)
         inputs = (policy, (Port(port, "", Protocol.HTTP),), self._caller, known)
-        ((_, resolved),) = self._memo.get(("bound", bound.origin, bound.gateway, port), inputs, _ruled)
+        ((_, resolved),) = self._memo.get(("bound", bound.origin, bound.gateway, port, routes), inputs, _ruled)
         self._faults += resolved.faults
         return resolved
 
     def _gateway_port(self, port: OpenPort) -> tuple[Resource, ...]:
-        used = {
-            name for opened in port.servers for _, found in opened.routes for r in found.routes for name in r.clusters
-        }
+        resolved = [found for opened in port.servers for found in opened.resolved]
+        used = {name for found in resolved for route in found.routes for name in route.clusters}
         ways = tuple((name, self._approaches[name]) for name in sorted(used & self._approaches.keys()))
         inputs = (port, self._options.ipv6, ways)
         made, faults = self._memo.get(("gateway", port.number, port.bind), inputs, gateway_port)

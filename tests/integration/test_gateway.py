@@ -12,13 +12,16 @@ import pytest
 
 from agent.lab.hostfiles import AGENT_UID
 from agent.lab.lab import Lab
-from agent.lab.plan import CONSUL_HOST, HostPlan, bookinfo_app
+from agent.lab.plan import CONSUL_HOST, App, HostPlan, bookinfo_app
 from tests.integration.meshlab import bookinfo, hostmesh, node_status, wait_settled
 from tests.mesh_certificates import TestAuthority
 from tests.waiting import wait_for
 
 SUBNET = "10.79.41.0/24"
 SHOP, BOOKS = "shop.example.com", "books.example.com"
+OWN_TLS = "own.example.com"
+"""Its server ends TLS itself."""
+SECURE = App("secure", (), port=8443, protocol="tls", service_account="bookinfo-reviews", health_path="")
 
 HTTP = """
 apiVersion: networking.istio.io/v1alpha3
@@ -78,6 +81,32 @@ spec:
   - match: [{{uri: {{exact: /reviews/0}}}}]
     route: [{{destination: {{host: reviews}}}}]
 """
+PASSED = f"""
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {{name: passing}}
+spec:
+  selector: {{istio: ingressgateway}}
+  servers:
+  - port: {{number: 443, name: tls, protocol: TLS}}
+    hosts: [{OWN_TLS}]
+    tls: {{mode: PASSTHROUGH}}
+  - port: {{number: 9000, name: tcp, protocol: TCP}}
+    hosts: ["*"]
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {{name: passing}}
+spec:
+  hosts: [{OWN_TLS}]
+  gateways: [passing]
+  tls:
+  - match: [{{port: 443, sniHosts: [{OWN_TLS}]}}]
+    route: [{{destination: {{host: secure, port: {{number: 8443}}}}}}]
+  tcp:
+  - match: [{{port: 9000}}]
+    route: [{{destination: {{host: reviews, port: {{number: 9080}}}}}}]
+"""
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +119,7 @@ def lab() -> Iterator[Lab]:
     hosts = (
         CONSUL_HOST,
         HostPlan("edge", settings={"role": "gateway"}),
-        HostPlan("reviews-v1", (bookinfo_app("reviews", "v1", {}),)),
+        HostPlan("reviews-v1", (bookinfo_app("reviews", "v1", {}), SECURE)),
         HostPlan("reviews-v2", (bookinfo_app("reviews", "v2", {}),)),
     )
     with Lab(msgspec.structs.replace(bookinfo(SUBNET), hosts=hosts, page_host="")) as lab:
@@ -175,6 +204,18 @@ def test_https_by_server_name_mutual_tls_and_the_redirect(lab: Lab, authority: T
     # Two Gateways share port 80: a host of its own is sent to HTTPS, the others are served as before.
     assert ask(lab, f"http://{SHOP}/reviews/0?a=b") == (301, f"https://{SHOP}/reviews/0?a=b")
     assert ask(lab, f"http://{BOOKS}/reviews/0")[0] == 200
+
+
+def test_tls_is_passed_on_by_server_name_and_tcp_by_port(lab: Lab, authority: TestAuthority, tmp_path: Path) -> None:
+    files = authority.write_secret(tmp_path / "own", OWN_TLS)
+    pair = ["-cert", str(files / "tls.crt"), "-key", str(files / "tls.key")]
+    lab["reviews-v1"].start("secure", ["openssl", "s_server", "-quiet", "-accept", "8443", "-www", *pair], uid=0)
+    apply(lab, PASSED)
+    root = str(files / "ca.crt")
+    wait_for(lambda: ask(lab, f"https://{OWN_TLS}/", "--cacert", root)[0] == 200, "the application's own TLS")
+    assert "s_server" in ask(lab, f"https://{OWN_TLS}/", "--cacert", root)[1]
+    assert ask(lab, "https://unknown.example.com/", "--insecure")[0] == 0, "a server name that no server has"
+    assert ask(lab, f"http://{BOOKS}:9000/reviews/0")[0] == 200
 
 
 def test_a_renewed_certificate_is_served_without_a_restart(lab: Lab, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from agent.api.lower import lower
 from agent.api.validate import validate
 from agent.cli.main import cli
 from agent.config import load_config
-from agent.mesh.gateway import INGRESS_LABELS, Gateway, GatewayServer, ServerTls, common_host
+from agent.mesh.gateway import INGRESS_LABELS, Gateway, GatewayServer, ServerKind, ServerTls, common_host
 from agent.mesh.routes import ObjectRef
 from agent.mesh.service import ServiceKey, labels_of
 from agent.translate.gateway import open_ports
@@ -98,10 +98,25 @@ def test_matches_hold_through_their_gateways_alone() -> None:
     assert lowered.faults == (), "a host that only clients of the gateway know is no fault"
 
 
+def test_tls_and_tcp_routes_are_for_gateways() -> None:
+    matches = "[{sniHosts: [a.example.com], port: 443}, {sniHosts: [b.example.com], gateways: [x]}]"
+    tls = f"[{{match: {matches}, {ROUTE}}}]"
+    rest = f"  tls: {tls}\n  tcp: [{{{ROUTE}}}]\n"
+    document = one(f'{VS}  hosts: ["*.example.com"]\n  gateways: [edge]\n{rest}')
+    assert validate(document) == []
+    (bound,) = lower([document], [REVIEWS]).ingress.bound
+    assert [route.server_names for route in bound.connections] == [("a.example.com",), ()]
+    inside = one(f'{VS}  hosts: ["*.example.com"]\n{rest}')
+    assert [line.rsplit("spec.", 1)[1][:3] for line in validate(inside)] == ["tcp", "tls"]
+    missing = lower([document], [])
+    assert missing.ingress.bound == ()
+    assert any("spec.tls[0] is left out: service reviews" in fault.reason for fault in missing.faults)
+
+
 @pytest.mark.parametrize(
     ("server", "said"),
     [
-        ("{port: {number: 1, name: x, protocol: TCP}, hosts: ['*']}", "TCP: known, but not supported yet"),
+        ("{port: {number: 1, name: x, protocol: UDP}, hosts: ['*']}", "UDP: known, but not supported yet"),
         (
             "{port: {number: 1, name: x, protocol: HTTPS}, hosts: ['*'], tls: {mode: AUTO_PASSTHROUGH}}",
             "AUTO_PASSTHROUGH: known, but not supported yet",
@@ -121,8 +136,9 @@ def test_a_server_that_cannot_be_had_goes_whole_and_the_others_stay(server: str,
 
 
 def server(port: int, name: str, host: str, credential: str = "") -> GatewayServer:
-    tls = ServerTls(credential) if credential else None
-    return GatewayServer(name, port, (("*", host),), tls=tls)
+    if not credential:
+        return GatewayServer(name, port, (("*", host),))
+    return GatewayServer(name, port, (("*", host),), kind=ServerKind.HTTPS, tls=ServerTls(credential))
 
 
 def test_what_a_port_cannot_be_is_left_out_and_said() -> None:
