@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 import msgspec
 
@@ -16,12 +17,42 @@ from agent.mesh.service import ServiceKey, Workload
 log = logging.getLogger(__name__)
 
 
-def read_workloads(config: Config, address: str) -> tuple[tuple[Workload, ...], tuple[Fault, ...]]:
-    """Return what services.d declares, and a fault for each thing in it that can't be used."""
+def read_workloads(
+    config: Config, address: str, before: Sequence[Workload] = ()
+) -> tuple[tuple[Workload, ...], tuple[Fault, ...]]:
+    """Return what services.d declares, and a fault for each thing in it that can't be used.
+
+    `before` is what was served until now: a new file never takes a port from a service that has it.
+    """
     workloads, problems = load_workloads(config.config_dir, address)
-    for line in problems:
+    kept, refused = one_identity_per_port(workloads, before)
+    for line in (*problems, *refused):
         log.error("%s", line)
-    return workloads, tuple(Fault("services.d", line) for line in problems)
+    return kept, tuple(Fault("services.d", line) for line in (*problems, *refused))
+
+
+def one_identity_per_port(
+    workloads: Sequence[Workload], before: Sequence[Workload]
+) -> tuple[tuple[Workload, ...], tuple[str, ...]]:
+    """Return the workloads without those on a port that another one serves under its identity, and why not these.
+
+    One port has one certificate: callers of the other service would refuse it. Who was there `before` has the port.
+    """
+    present = {(workload.service, workload.identity) for workload in before}
+    owners: dict[int, Workload] = {}
+    refused: dict[Workload, str] = {}
+    for workload in sorted(workloads, key=lambda w: (w.service, w.identity) not in present):
+        numbers = [port.number for port in workload.ports] if workload.proxied else []
+        taken = [number for number in numbers if owners.get(number, workload).identity != workload.identity]
+        if taken:
+            refused[workload] = (
+                f"service {workload.service}: port {taken[0]} is that of {owners[taken[0]].service}, under another "
+                f"service account; left out (give it the same serviceAccount, another port, or proxied: false)"
+            )
+            continue
+        for number in numbers:
+            owners.setdefault(number, workload)
+    return tuple(workload for workload in workloads if workload not in refused), tuple(refused.values())
 
 
 def gateway_workload(config: Config, address: str) -> tuple[Workload, ...]:
