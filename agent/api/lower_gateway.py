@@ -85,7 +85,7 @@ def _kind(protocol: str, tls: Mapping[str, Any]) -> ServerKind:
 def _host(text: str, namespace: str) -> tuple[str, str]:
     """Return whose routes a host is for, and the host; `./` is the Gateway's own namespace."""
     before, slash, after = text.rpartition("/")
-    return (before if before != "." else namespace) if slash else "*", after.lower()
+    return (before if before != "." else namespace) if slash else "*", after.lower().rstrip(".")
 
 
 def _tls(tls: Mapping[str, Any]) -> ServerTls:

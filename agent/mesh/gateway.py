@@ -43,8 +43,15 @@ class ServerTls(Struct, frozen=True):
     """Whether the client must have one (MUTUAL); False: it may (OPTIONAL_MUTUAL); None: it is not asked."""
     subject_alt_names: tuple[str, ...] = ()
     min_version: str = ""
-    """Istio's word, TLSV1_2; empty: the default."""
+    """Istio's word, TLSV1_2; empty: the default, which is that."""
     max_version: str = ""
+    """Empty: TLSV1_3."""
+
+    @property
+    def versions_contradict(self) -> bool:
+        """Tell whether there is no version from the lowest to the highest one."""
+        named = [word if word != "TLS_AUTO" else "" for word in (self.min_version, self.max_version)]
+        return (named[0] or "TLSV1_2") > (named[1] or "TLSV1_3")
 
 
 class GatewayServer(Struct, frozen=True):

@@ -89,6 +89,8 @@ def _obstacle(server: GatewayServer, credentials: Mapping[str, bool]) -> str | N
         return f"port {server.port} is the mesh's own on every host"
     if server.tls is None:
         return None
+    if server.tls.versions_contradict:
+        return f"there is no TLS version from {server.tls.min_version or 'TLSV1_2'} to {server.tls.max_version}"
     name = server.tls.credential
     if name not in credentials:
         return f"this host has no usable certificate {name} (hostmesh secret install {name} --cert … --key …)"

@@ -135,6 +135,18 @@ def test_a_server_that_cannot_be_had_goes_whole_and_the_others_stay(server: str,
     assert [server["port"]["name"] for server in kept.spec["servers"]] == ["http"]
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "contradict"),
+    [("", "", False), ("TLSV1_3", "TLSV1_2", True), ("", "TLSV1_1", True), ("TLSV1_0", "TLSV1_1", False)],
+)
+def test_tls_versions(low: str, high: str, contradict: bool) -> None:
+    tls = ServerTls("held", min_version=low, max_version=high)
+    assert tls.versions_contradict is contradict
+    one_server = GatewayServer("a", 443, (("*", "*"),), kind=ServerKind.HTTPS, tls=tls)
+    ports, faults = open_ports([Gateway(EDGE, (), (one_server,))], {"held": False})
+    assert (len(ports), len(faults)) == ((0, 1) if contradict else (1, 0)), "Envoy would refuse the whole port"
+
+
 def server(port: int, name: str, host: str, credential: str = "") -> GatewayServer:
     if not credential:
         return GatewayServer(name, port, (("*", host),))

@@ -142,6 +142,11 @@ def _routed(spec: Mapping[str, Any]) -> Iterator[tuple[str, Any, dict[str, Any]]
             yield from _target(f"{place}.mirror", route["mirror"], None)
         for number, mirror in enumerate(route.get("mirrors") or ()):
             yield from _target(f"{place}.mirrors[{number}].destination", mirror["destination"], None)
+    for kind in ("tls", "tcp"):
+        for index, route in enumerate(spec.get(kind) or ()):
+            for number, target in enumerate(route["route"]):
+                place = f"spec.{kind}[{index}].route[{number}].destination"
+                yield from _target(place, target["destination"], target.get("weight"))
 
 
 def _target(path: str, plain: Mapping[str, Any], weight: int | None) -> Iterator[tuple[str, Any, dict[str, Any]]]:
