@@ -178,6 +178,7 @@ def load_config(config_dir: Path, state_dir: Path, run_dir: Path) -> Config:
     notes = _notes(variables)
     if interception.inbound_ports and not interception.inbound:
         notes += ("interception.inboundPorts has no effect beside inbound: false (remove one of them)",)
+    notes += _role_notes(file)
     if file.role is Role.GATEWAY:
         # Its Envoy listens for clients itself; local programs are no part of the mesh.
         interception = msgspec.structs.replace(interception, inbound=False, outbound=OutboundCapture.NONE)
@@ -296,6 +297,14 @@ def _with_variables(file: _File, variables: Mapping[str, _Variable], problems: l
     return msgspec.structs.replace(
         file, vips=vips, interception=interception, address=address.value if address else file.address
     )
+
+
+def _role_notes(file: _File) -> tuple[str, ...]:
+    if file.role is Role.HOST:
+        return ("labels have no effect on a host that is no gateway (role: gateway)",) if file.labels else ()
+    if file.interception != InterceptionConfig():
+        return ("interception has no effect on a gateway, which captures nothing (remove it)",)
+    return ()
 
 
 def _gateway_labels(file: _File) -> Labels | None:

@@ -175,6 +175,11 @@ def test_a_gateways_configuration(tmp_path: Path) -> None:
     config = load_config(tmp_path, tmp_path, tmp_path)
     assert config.gateway_labels == INGRESS_LABELS
     assert (config.interception.inbound, config.interception.outbound.value) == (False, "none")
+    assert config.notes == ()
+    (tmp_path / "agent.yaml").write_text("labels: {app: edge}\n")
+    assert "labels have no effect" in load_config(tmp_path, tmp_path, tmp_path).notes[0]
+    (tmp_path / "agent.yaml").write_text("role: gateway\ninterception: {outbound: all}\n")
+    assert "interception has no effect" in load_config(tmp_path, tmp_path, tmp_path).notes[0]
     (tmp_path / "agent.yaml").write_text("role: gateway\nlabels: {app: edge}\n")
     assert load_config(tmp_path, tmp_path, tmp_path).gateway_labels == (("app", "edge"),)
 
