@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 SESSION_TTL = 15
 RENEW_INTERVAL = 5.0
 WRITE_INTERVAL = 1.0
+GATHER_SECONDS = 0.1
+"""From a change to its write: what is sent to Envoy is acknowledged by then, and one document tells both."""
 MAX_DOCUMENT = 128 * 2**10
 """Bytes; Consul's own limit is 512 KiB, and every `hostmesh proxy-status` reads the documents of all nodes."""
 
@@ -41,7 +43,7 @@ class StatusWriter:
         self._changed = asyncio.Event()
 
     def write(self, status: NodeStatus) -> None:
-        """Have this document written: at once if the last one is old enough, else with the latest within a second."""
+        """Have this document, or the latest by then, written: in a moment, but a second after the last one."""
         self._wanted = status
         self._changed.set()
 
@@ -89,6 +91,7 @@ class StatusWriter:
                 await self._changed.wait()
         except TimeoutError:
             return
+        await asyncio.sleep(GATHER_SECONDS)
 
     async def _keep_session(self) -> None:
         if self._session:
