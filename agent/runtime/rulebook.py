@@ -58,4 +58,5 @@ class RuleBook:
 
 def _fault(key: str, entry: _Entry) -> Fault:
     serving = "its last good form serves on" if entry.document else "it has no effect"
-    return Fault(key, f"{entry.problem}; {serving}"[:500])
+    assert entry.problem is not None
+    return Fault(key, f"{entry.problem.removeprefix(f'{key}: ')}; {serving}"[:500])
