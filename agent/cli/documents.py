@@ -58,7 +58,15 @@ def load_documents(files: Sequence[str], namespace: str, *, check: bool = True) 
 
 def read_files(files: Sequence[str], namespace: str) -> tuple[list[Document], list[str]]:
     """Return the documents of the files, unchecked, and a line for each problem with what is none."""
-    from agent.api.document import merge_documents, read_documents
+    from agent.api.document import merge_documents
+
+    documents, problems = _read_each(files, namespace)
+    documents, conflicts = merge_documents(documents)
+    return documents, problems + conflicts
+
+
+def _read_each(files: Sequence[str], namespace: str) -> tuple[list[Document], list[str]]:
+    from agent.api.document import read_documents
 
     documents: list[Document] = []
     problems: list[str] = []
@@ -66,13 +74,24 @@ def read_files(files: Sequence[str], namespace: str) -> tuple[list[Document], li
         found, faults = read_documents(text, source, namespace)
         documents += found
         problems += faults
-    documents, conflicts = merge_documents(documents)
-    return documents, problems + conflicts
+    return documents, problems
+
+
+def load_each(files: Sequence[str], namespace: str) -> tuple[Loaded, list[str]]:
+    """Return what load_checked does, where files may be alternatives: an object in two of them is a line beside it."""
+    from agent.api.document import merge_documents
+
+    documents, problems = _read_each(files, namespace)
+    return _checked(documents, problems, files), merge_documents(documents)[1]
 
 
 def load_checked(files: Sequence[str], namespace: str, *, check: bool = True) -> Loaded:
     """Return all documents of the files and what of them cannot be enforced; raises ValidationError, UserError."""
     documents, problems = read_files(files, namespace)
+    return _checked(documents, problems, files, check=check)
+
+
+def _checked(documents: list[Document], problems: list[str], files: Sequence[str], *, check: bool = True) -> Loaded:
     unenforceable: list[str] = []
     for document in documents if check else ():
         _sort_problems(document, problems, unenforceable)

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from agent.cli.command import Command, given_flags
-from agent.cli.documents import files_option, load_checked
+from agent.cli.documents import files_option, load_checked, load_each
 from agent.errors import PartialWrite, ValidationError
 
 _OPTIONS = (
@@ -96,10 +96,11 @@ def validate(ctx: click.Context, files: tuple[str, ...]) -> None:
     """Check files of policies and rules; writes nothing and needs no Consul.
 
     An invalid object is an error (exit code 1). One that is valid, but has fields that cannot be enforced here, is a
-    warning that names them (exit code 0); create, replace and apply refuse it unless --allow-unsupported is given.
+    warning that names them (exit code 0); create, replace and apply refuse it unless --allow-unsupported is given. One
+    object in two files is a warning too: they may be alternatives, but cannot be written together.
     """
-    loaded = load_checked(files, given_flags(ctx).get("namespace", "default"))
-    for line in loaded.unenforceable:
+    loaded, alternatives = load_each(files, given_flags(ctx).get("namespace", "default"))
+    for line in (*loaded.unenforceable, *alternatives):
         click.echo(f"Warning: {line}", err=True)
     count = len(loaded.documents)
     partly = ", not all of it enforceable here (see the warnings)" if loaded.unenforceable else ""

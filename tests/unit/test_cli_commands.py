@@ -135,3 +135,13 @@ def test_when_only_some_were_written_the_command_says_which(monkeypatch: pytest.
     assert result.exit_code == 1
     assert result.stdout == "Done: config route-rule/default/a\n"
     assert "not written: routerule/b.default" in result.stderr
+
+
+def test_files_that_are_alternatives_are_each_valid(tmp_path: Path) -> None:
+    for name, version in (("a.yaml", "v1"), ("b.yaml", "v2")):
+        (tmp_path / name).write_text(RULE.replace("v1}", f"{version}}}"))
+    done = CliRunner().invoke(cli, ["validate", "-f", str(tmp_path)])
+    assert (done.exit_code, done.stdout) == (0, "2 objects valid\n")
+    assert "b.yaml:1: RouteRule/a: given twice with different content" in done.stderr
+    (tmp_path / "a.yaml").write_text(RULE + "---\n" + RULE.replace("v1}", "v2}"))
+    assert CliRunner().invoke(cli, ["validate", "-f", str(tmp_path / "a.yaml")]).exit_code == 1
