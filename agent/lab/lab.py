@@ -34,6 +34,7 @@ from agent.lab.readiness import (
     consul_ready,
     names_ready,
     page_ready,
+    registered,
     wait_all,
 )
 from agent.lab.state import HostState, LabState, StateFile
@@ -213,6 +214,8 @@ class Lab:
         wait_all(self.hosts, self._infrastructure_conditions(), deadline)
         self._report("waiting: each Envoy connected to its agent")
         wait_all(self.hosts, self._conditions(agent_ready, lambda plan: plan.agent, "agent"), deadline)
+        self._report("waiting: every instance in the catalog and passing")
+        wait_all(self.hosts, self._registrations(), deadline)
         if self.plan.page_host:
             self._report("waiting: the page, through the mesh")
             page = self[self.plan.page_host]
@@ -294,6 +297,10 @@ class Lab:
                 if app.argv:
                     conditions[host.name, app.service] = app_ready(host, app)
         return conditions
+
+    def _registrations(self) -> dict[tuple[str, str], Condition]:
+        pairs = ((host, app) for host in self if host.plan.agent for app in host.plan.apps if app.argv)
+        return {(host.name, app.service): registered(host, app) for host, app in pairs}
 
     def _agent_folder(self, host: str, kind: str) -> Path:
         return self[host].path({"config": "etc", "state": "var", "run": "run"}[kind])

@@ -108,6 +108,11 @@ def agent_ready(host: Host) -> Condition:
     return _answers(host, "/healthz", 15020, "ready")
 
 
+def registered(host: Host, app: App) -> Condition:
+    """The application is in the catalog and passes its check there: its callers have it."""
+    return _answers(host, f"/v1/agent/health/service/name/{app.service}?format=text", 8500, "passing")
+
+
 def page_ready(host: Host) -> Condition:
     """The product page is whole, several times in a row: each may have its reviews from another version."""
 

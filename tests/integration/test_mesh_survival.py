@@ -40,6 +40,9 @@ def lab() -> Iterator[Lab]:
     with Lab(bookinfo("10.78.2.0/24", {"lifetime": "10s"})) as lab:
         hostmesh(lab, "apply", "-f", str(SAMPLES / "route-rule-reviews-v2-v3.yaml"))
         wait_settled(lab)
+        caller = lab["productpage"]
+        vip = caller.exec("getent", "ahostsv4", "reviews").stdout.split()[0]
+        wait_for(lambda: all(STARS in caller.get("/reviews/0", address=vip)[1] for _ in range(12)), "all have stars")
         yield lab
 
 
