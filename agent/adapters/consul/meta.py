@@ -28,7 +28,7 @@ RESERVED = frozenset({PROTOCOL, NAMESPACE, ACCOUNT})
 REGION, ZONE, SUBZONE = "region", "zone", "subzone"
 """Keys of a node's own meta (`node_meta` of the Consul agent); without a region, Consul's datacenter is it."""
 
-MAX_PAIRS, MAX_KEY, MAX_VALUE = 64, 128, 512
+MAX_PAIRS, MAX_VALUE = 64, 512
 _KEY = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _PORT_VALUE = re.compile(r"(\d{1,5})/([a-z0-9-]{1,32})")
 
