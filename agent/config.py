@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct, field
 
-from agent.api import words
+from agent.api.checks import words
 from agent.api.problem import one_line
 from agent.api.services import read_services
 from agent.config_checks import network, ports, read_agent_yaml

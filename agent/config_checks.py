@@ -7,9 +7,9 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any
 
 from agent.adapters.consul.address import ConsulAddress
-from agent.api import words
+from agent.api.checks import words
+from agent.api.checks.schema import Report, Rule, boolean, integer, listing, mapping, message, one_of, text
 from agent.api.problem import one_line
-from agent.api.schema import Report, Rule, boolean, integer, listing, mapping, message, one_of, text
 from agent.api.yaml_text import YamlValue, read_yaml
 from agent.errors import ConfigError
 

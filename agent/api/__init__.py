@@ -3,10 +3,10 @@
 Where to look:
     text to documents               yaml_text, document, envelope, spelling
     which kinds there are           kinds, known_kinds
-    what a kind's spec may hold     one module each: route_rule, virtual_service, destination_rule, service_entry, …
-    what these are declared with    schema (the mechanism), words, addresses, durations, fields, regex, scope, …
+    what a kind's spec may hold     specs/, one module each
+    what these are declared with    checks/: schema (the mechanism), words, addresses, durations, fields, regex, …
     verdicts                        problem, validate, enforce, json_schema, analysis/
-    documents to mesh types         lower (the entry), lower_*, matching, catalog, istio_service
-    between the generations         convert, convert_rule
+    documents to mesh types         lowering/: lower (the entry), one module for each thing lowered, catalog
+    between the generations         conversion/
     other files and settings        services, settings
 """

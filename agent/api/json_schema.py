@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from agent.api.checks.schema import Shape, shape_of
 from agent.api.kinds import Kind
-from agent.api.schema import Shape, shape_of
 from agent.api.validate import spec_check
 
 _NAME = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from agent.api import (
+from agent.api.checks.schema import Check, Report
+from agent.api.envelope import Document
+from agent.api.specs import (
     authorization_policy,
     egress_rule,
     gateway,
@@ -17,8 +19,6 @@ from agent.api import (
     telemetry,
     workload_entry,
 )
-from agent.api.envelope import Document
-from agent.api.schema import Check, Report
 
 KNOWN_SPECS: Mapping[str, Check] = {
     "EgressRule": egress_rule.SPEC,

@@ -7,9 +7,9 @@ from typing import Any
 
 import yaml
 
-from agent.api import words
+from agent.api.checks import words
+from agent.api.checks.schema import Report, boolean, either, integer, listing, mapping, message, one_of, text
 from agent.api.problem import Problem, one_line
-from agent.api.schema import Report, boolean, either, integer, listing, mapping, message, one_of, text
 from agent.api.yaml_text import Node, YamlValue, read_yaml
 from agent.errors import ConfigError
 from agent.mesh.names import DEFAULT_NAMESPACE

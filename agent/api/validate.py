@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from agent.api import destination_policy, destination_rule, route_rule, virtual_service
+from agent.api.checks.schema import Check, Report
 from agent.api.envelope import Document
 from agent.api.kinds import KINDS_BY_NAME, kind_named, supported_kinds
 from agent.api.known_kinds import KNOWN_SPECS, check_metadata
 from agent.api.problem import Problem, Verdict, nearest, one_line
-from agent.api.schema import Check, Report
+from agent.api.specs import destination_policy, destination_rule, route_rule, virtual_service
 
 _SPECS: dict[str, Check] = {
     **KNOWN_SPECS,

@@ -10,9 +10,9 @@ from typing import Any
 
 from msgspec import Struct
 
-from agent.api import words
+from agent.api.checks import words
+from agent.api.checks.schema import Check, Report, boolean, integer, listing, mapping, message, one_of, text
 from agent.api.problem import nearest, one_line
-from agent.api.schema import Check, Report, boolean, integer, listing, mapping, message, one_of, text
 from agent.api.settings import settings_from
 from agent.api.yaml_text import YamlValue, read_yaml
 from agent.errors import ConfigError, ValidationError

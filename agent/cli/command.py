@@ -47,7 +47,7 @@ def given_flags(ctx: click.Context) -> MutableMapping[str, str]:
 
 def _remember(ctx: click.Context, parameter: click.Parameter, value: str | None) -> None:
     if parameter.name == "namespace" and value is not None:
-        from agent.api.words import dns_label
+        from agent.api.checks.words import dns_label
 
         # It becomes part of KV keys: a "/" in it would address other ones.
         if problem := dns_label(value):

@@ -24,8 +24,8 @@ def convert(ctx: click.Context, files: tuple[str, ...]) -> None:
     The new documents go to standard output, what means something else in them to standard error, with the place it
     comes from. Documents of other kinds are printed as they are. Convert all rules of a service together.
     """
-    from agent.api.convert import convert as rewrite
-    from agent.api.convert import is_first_generation
+    from agent.api.conversion.convert import convert as rewrite
+    from agent.api.conversion.convert import is_first_generation
     from agent.api.document import to_plain
 
     loaded = load_checked(files, given_flags(ctx).get("namespace", "default"))

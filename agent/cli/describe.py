@@ -114,7 +114,7 @@ def _labels(labels: Labels) -> str:
 
 def _rules(world: World, key: ServiceKey) -> list[str]:
     """Return the documents about a service: routes in the order in which they are tried, then policies."""
-    from agent.api.lower import lower
+    from agent.api.lowering.lower import lower
 
     policy = lower(world.documents, world.catalog.services).policies.get(key)
     lines = ["Routes, the first that matches counts:"]

@@ -79,8 +79,8 @@ def deregister(ctx: click.Context, svcname: str, ip: str) -> None:
 
 
 def _check(labels: Labels, account: str) -> None:
+    from agent.api.checks.words import label_value, subdomain
     from agent.api.services import label_name
-    from agent.api.words import label_value, subdomain
 
     for key, value in labels:
         if problem := label_name(key) or label_value(value):

@@ -99,7 +99,7 @@ def render(
 
     What rules and catalog ask for and can't be had is said on standard error; the rest is rendered.
     """
-    from agent.api.lower import lower
+    from agent.api.lowering.lower import lower
     from agent.cli.catalog_file import read_catalog
     from agent.cli.certificate_files import read_certificates
     from agent.cli.render_mesh import check_bindings, node_options, node_snapshot, security_warnings

@@ -7,7 +7,7 @@ from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 
 from agent.adapters.credentials import read_credentials
-from agent.api.lower import Lowered
+from agent.api.lowering.lower import Lowered
 from agent.cli.catalog_file import Catalog, HostSettings
 from agent.cli.certificate_files import CertificateFolder
 from agent.config import VipConfig

@@ -45,7 +45,7 @@ def delete(ctx: click.Context, kind: str | None, names: tuple[str, ...], files: 
 
 
 def _named(kind: str | None, names: tuple[str, ...], files: tuple[str, ...], namespace: str) -> list[ObjectRef]:
-    from agent.api.words import subdomain
+    from agent.api.checks.words import subdomain
     from agent.cli.kinds import parse_kind
 
     if kind:

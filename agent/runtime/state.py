@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from agent.adapters.consul.catalog import CatalogLost, CatalogRecovered, CatalogSynced, ServiceEntries
 from agent.adapters.consul.kv import ConfigLost, ConfigRecovered, ConfigUpdate, SettingsUpdate
-from agent.api.lower import Lowerer
+from agent.api.lowering.lower import Lowerer
 from agent.api.settings import parse_settings
 from agent.errors import HostError, ValidationError
 from agent.mesh.gateway import Credential, Ingress

@@ -7,10 +7,10 @@ from typing import Any
 import msgspec
 import pytest
 
+from agent.api.checks.regex import rewrite_problem
 from agent.api.document import Document
-from agent.api.lower import lower
+from agent.api.lowering.lower import lower
 from agent.api.problem import Verdict
-from agent.api.regex import rewrite_problem
 from agent.api.validate import find_problems
 from agent.mesh.actions import Abort, Delay, DirectResponse, HeaderChanges, Redirect, RetryPolicy, Rewrite
 from agent.mesh.routes import Route

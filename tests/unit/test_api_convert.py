@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.api.convert import convert
+from agent.api.conversion.convert import convert
 from agent.api.document import Document, read_documents
-from agent.api.lower import lower
+from agent.api.lowering.lower import lower
 from agent.api.validate import find_problems, is_invalid
 from agent.mesh.routes import ObjectRef, Route, ServicePolicy
 from agent.mesh.service import ServiceKey

@@ -8,7 +8,7 @@ import pytest
 
 from agent.api.document import to_json
 from agent.api.enforce import enforceable
-from agent.api.lower import lower
+from agent.api.lowering.lower import lower
 from agent.api.validate import find_problems, is_invalid
 from agent.mesh.names import config_key
 from agent.mesh.service import ServiceKey

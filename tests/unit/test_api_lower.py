@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.api.document import Document
-from agent.api.lower import Lowerer, lower
+from agent.api.lowering.lower import Lowerer, lower
 from agent.mesh.actions import DirectResponse
 from agent.mesh.routes import HttpMatch, MatchKind, NamedMatch, ServicePolicy, SourceMatch, StringMatch, Subset
 from agent.mesh.service import ServiceKey

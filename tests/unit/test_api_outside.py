@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from agent.api.document import Document
-from agent.api.lower import Lowerer, lower
+from agent.api.lowering.lower import Lowerer, lower
 from agent.api.validate import find_problems
 from agent.mesh.service import Protocol, Resolution, Service, ServiceKey
 from tests.unit.api_samples import one

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.api.regex import MAX_LENGTH, re2_problem
+from agent.api.checks.regex import MAX_LENGTH, re2_problem
 
 
 @pytest.mark.parametrize(

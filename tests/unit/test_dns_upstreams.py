@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from agent.adapters.dns.upstreams import read_upstreams
-from agent.api import words
+from agent.api.checks import words
 
 
 @pytest.mark.parametrize(

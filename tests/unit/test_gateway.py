@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from agent.adapters.credentials import read_credentials
 from agent.api.enforce import enforceable
-from agent.api.lower import lower
+from agent.api.lowering.lower import lower
 from agent.api.validate import validate
 from agent.cli.main import cli
 from agent.config import load_config

@@ -12,7 +12,7 @@ from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
 from msgspec import structs
 
 from agent.api.document import read_documents
-from agent.api.lower import lower
+from agent.api.lowering.lower import lower
 from agent.mesh.names import CLUSTER_TYPE, ENDPOINT_TYPE, LISTENER_TYPE, ROUTE_TYPE, XDS_ORDER
 from agent.mesh.service import Health, Service, labels_of
 from agent.mesh.snapshot import Desired, MeshSnapshot

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from agent.api.document import Document
-from agent.api.lower import lower
+from agent.api.lowering.lower import lower
 from agent.mesh.names import CLUSTER_TYPE, LISTENER_TYPE, ROUTE_TYPE
 from agent.mesh.service import ServiceKey
 from agent.mesh.settings import MeshSettings, OutboundTrafficPolicy

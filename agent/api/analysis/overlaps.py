@@ -18,7 +18,7 @@ from agent.api.analysis.finding import (
 )
 from agent.api.analysis.world import World
 from agent.api.envelope import Document
-from agent.api.lower import lower
+from agent.api.lowering.lower import lower
 from agent.api.validate import find_problems
 from agent.mesh.routes import ObjectRef, Route
 from agent.mesh.service import ServiceKey

@@ -10,13 +10,13 @@ from typing import Any
 
 from msgspec import Struct
 
-from agent.api.catalog import Catalog
+from agent.api.checks.l4_routes import is_within
 from agent.api.enforce import enforceable
 from agent.api.envelope import Document
-from agent.api.istio_service import Unresolved, resolve_service
-from agent.api.l4_routes import is_within
-from agent.api.lower_gateway import bound_gateways
-from agent.api.lower_outside import declared_services, outside_services
+from agent.api.lowering.catalog import Catalog
+from agent.api.lowering.gateway import bound_gateways
+from agent.api.lowering.istio_service import Unresolved, resolve_service
+from agent.api.lowering.outside import declared_services, outside_services
 from agent.mesh.names import CLUSTER_DOMAIN, CONSUL_DOMAIN
 from agent.mesh.service import Labels, Resolution, Service, ServiceKey, labels_of
 from agent.mesh.settings import MeshSettings

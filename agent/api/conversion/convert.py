@@ -1,0 +1,146 @@
+"""Documents of the first generation (config.istio.io) to networking.istio.io/v1, and what changes meaning. Pure.
+
+All RouteRules of a service become one VirtualService, its routes in order of precedence; the labels they route to
+become subsets of one DestinationRule, which DestinationPolicies fill with their settings.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from msgspec import Struct, field
+
+from agent.api.conversion.rule import Subsets, convert_policy, convert_route, service_host
+from agent.api.envelope import Document
+from agent.mesh.names import CLUSTER_DOMAIN
+
+_VERSION = "networking.istio.io/v1"
+_OLD = ("RouteRule", "DestinationPolicy", "EgressRule", "IngressRule")
+
+
+class Converted(Struct, frozen=True):
+    """Plain documents in Istio's shape, and a line for each thing that means something else now."""
+
+    documents: list[dict[str, Any]]
+    notes: list[str]
+
+
+class _Service(Struct):
+    """What is said about one service."""
+
+    rules: list[Document] = field(default_factory=list)
+    policies: list[Document] = field(default_factory=list)
+
+
+def convert(documents: Iterable[Document]) -> Converted:
+    """Return the new documents (others than the first generation's are left out) and the notes."""
+    services: dict[tuple[str, str], _Service] = {}
+    converted = Converted([], [])
+    for document in documents:
+        if document.kind in ("RouteRule", "DestinationPolicy"):
+            key = (document.namespace, service_host(document.spec["destination"], document.namespace))
+            found = services.setdefault(key, _Service())
+            (found.rules if document.kind == "RouteRule" else found.policies).append(document)
+        elif document.kind == "EgressRule":
+            _egress(document, converted)
+        elif document.kind == "IngressRule":
+            _note(converted, document, "", "not converted: write a Gateway and a VirtualService bound to it")
+    for (namespace, host), found in services.items():
+        _convert_service(namespace, host, found, converted)
+    return converted
+
+
+def is_first_generation(document: Document) -> bool:
+    """Tell whether `convert` has something to do with a document."""
+    return document.kind in _OLD
+
+
+def _convert_service(namespace: str, host: str, found: _Service, converted: Converted) -> None:
+    subsets = Subsets()
+    rules = sorted(found.rules, key=lambda rule: (-(rule.spec.get("precedence") or 0), rule.name))
+    name = _name(host)
+    if rules:
+        routes = []
+        for rule in rules:
+            route, notes = convert_route(rule, host, subsets)
+            routes.append(route)
+            for path, reason in notes:
+                _note(converted, rule, path, reason)
+        if all("match" in route for route in routes):
+            # Without a match the first generation routes to every instance, a VirtualService answers 404.
+            routes.append({"name": "default", "route": [{"destination": {"host": host}}]})
+        elif "match" in routes[-1] or sum("match" not in route for route in routes) > 1:
+            _note(
+                converted, rules[-1], "", "rules after the first one without a match were never used, and are not now"
+            )
+        spec: dict[str, Any] = {"hosts": [host], "http": routes}
+        converted.documents.append(_document("VirtualService", name, namespace, spec))
+    policy: dict[str, Any] = {}
+    for document in sorted(found.policies, key=lambda document: document.name):
+        for path, reason in convert_policy(document, policy, subsets):
+            _note(converted, document, path, reason)
+    _destination_rules(namespace, host, policy, subsets, converted)
+
+
+def _destination_rules(
+    namespace: str, host: str, policy: dict[str, Any], subsets: Subsets, converted: Converted
+) -> None:
+    for other in sorted(set(subsets.hosts()) | {host}):
+        spec: dict[str, Any] = {"host": other}
+        if policy and other == host:
+            spec["trafficPolicy"] = policy
+        listed = subsets.of(other)
+        if listed:
+            spec["subsets"] = listed
+        if len(spec) > 1:
+            converted.documents.append(_document("DestinationRule", _name(other), namespace, spec))
+
+
+def _egress(document: Document, converted: Converted) -> None:
+    service, ports = document.spec["destination"]["service"], document.spec["ports"]
+    spec: dict[str, Any] = {"hosts": [service], "location": "MESH_EXTERNAL"}
+    if "/" in service:
+        spec |= {
+            "hosts": [f"{document.name}.{document.namespace}.egress"],
+            "addresses": [service],
+            "resolution": "NONE",
+        }
+    else:
+        spec["resolution"] = "NONE" if service.startswith("*") else "DNS"
+    if service == "*":
+        _note(converted, document, "spec.destination.service", 'not converted: a ServiceEntry cannot be for "*"')
+        return
+    spec["ports"] = [
+        {
+            "number": port["port"],
+            "name": f"{port['protocol'].lower()}-{port['port']}",
+            "protocol": port["protocol"].upper(),
+        }
+        for port in ports
+    ]
+    converted.documents.append(_document("ServiceEntry", document.name, document.namespace, spec))
+    for index, port in enumerate(ports):
+        if port["protocol"].lower() == "https":
+            reason = (
+                "here applications sent plain HTTP to this port and the proxy made it HTTPS; with a ServiceEntry they "
+                "speak HTTPS themselves (or add a DestinationRule with tls.mode: SIMPLE and protocol: HTTP)"
+            )
+            _note(converted, document, f"spec.ports[{index}]", reason)
+
+
+def _document(kind: str, name: str, namespace: str, spec: dict[str, Any]) -> dict[str, Any]:
+    metadata = {"name": name, "namespace": namespace}
+    return {"apiVersion": _VERSION, "kind": kind, "metadata": metadata, "spec": spec}
+
+
+def _name(host: str) -> str:
+    """Return an object name for a host: `reviews`, `reviews-shop`, `wildcard-foo-com`."""
+    short = host.removesuffix(f".{CLUSTER_DOMAIN}").replace("*", "wildcard")
+    return re.sub(r"[^a-z0-9]+", "-", short.lower()).strip("-") or "converted"
+
+
+def _note(converted: Converted, document: Document, path: str, reason: str) -> None:
+    where = f"{path}: " if path else ""
+    converted.notes.append(f"{document.place(path)}: {where}{reason}")

@@ -1,0 +1,201 @@
+"""One RouteRule to an HTTP route of a VirtualService, one DestinationPolicy to a trafficPolicy. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from agent.api.checks.fields import PSEUDO_HEADERS
+from agent.api.envelope import Document
+from agent.api.lowering.actions import ROUTE_RULE_RETRY_ON, ROUTE_RULE_TIMEOUT_SECONDS
+from agent.mesh.names import CLUSTER_DOMAIN, CONSUL_DOMAIN
+
+Notes = list[tuple[str, str]]
+"""(path, what changes meaning)."""
+_BALANCING = {"ROUND_ROBIN": "ROUND_ROBIN", "LEAST_CONN": "LEAST_REQUEST", "RANDOM": "RANDOM"}
+_POOLS = {
+    "maxConnections": ("connectionPool", "tcp", "maxConnections"),
+    "httpMaxPendingRequests": ("connectionPool", "http", "http1MaxPendingRequests"),
+    "httpMaxRequests": ("connectionPool", "http", "http2MaxRequests"),
+    "httpMaxRequestsPerConnection": ("connectionPool", "http", "maxRequestsPerConnection"),
+    "httpMaxRetries": ("connectionPool", "http", "maxRetries"),
+    "sleepWindow": ("outlierDetection", "baseEjectionTime"),
+    "httpConsecutiveErrors": ("outlierDetection", "consecutive5xxErrors"),
+    "httpDetectionInterval": ("outlierDetection", "interval"),
+    "httpMaxEjectionPercent": ("outlierDetection", "maxEjectionPercent"),
+}
+
+
+class Subsets:
+    """The label sets that rules route to, by host; each gets a name of its own."""
+
+    def __init__(self) -> None:
+        self._by_host: dict[str, dict[str, dict[str, Any]]] = {}
+
+    def name(self, host: str, labels: Mapping[str, str]) -> str:
+        """Return the subset's name: its labels' values (`v1`, `v1-canary`), with a number if that is taken."""
+        named = self._by_host.setdefault(host, {})
+        wanted = dict(sorted(labels.items()))
+        base = re.sub(r"[^a-z0-9]+", "-", "-".join(wanted.values()).lower()).strip("-")[:50] or "subset"
+        for number in range(1, len(named) + 2):
+            name = base if number == 1 else f"{base}-{number}"
+            if named.setdefault(name, {"name": name, "labels": wanted})["labels"] == wanted:
+                return name
+        raise AssertionError("one of len + 1 names is free")
+
+    def policy(self, host: str, labels: Mapping[str, str]) -> dict[str, Any]:
+        """Return the trafficPolicy of a subset, to be filled."""
+        subset = self._by_host[host][self.name(host, labels)]
+        policy: dict[str, Any] = subset.setdefault("trafficPolicy", {})
+        return policy
+
+    def hosts(self) -> Iterator[str]:
+        """Yield the hosts that have subsets."""
+        yield from self._by_host
+
+    def of(self, host: str) -> list[dict[str, Any]]:
+        """Return the subsets of a host, by name."""
+        return [subset for _, subset in sorted(self._by_host.get(host, {}).items())]
+
+
+def service_host(reference: Mapping[str, Any], namespace: str) -> str:
+    """Return the host that a reference of the first generation means, in a rule of that namespace."""
+    if reference.get("service"):
+        return str(reference["service"])
+    name, domain = reference["name"], (reference.get("domain") or "").rstrip(".")
+    if domain in ("", CONSUL_DOMAIN):
+        other = reference.get("namespace")
+        return str(name) if other in (None, "", namespace) else f"{name}.{other}.{CLUSTER_DOMAIN}"
+    return f"{name}.{reference.get('namespace') or namespace}.{domain}"
+
+
+def convert_route(rule: Document, host: str, subsets: Subsets) -> tuple[dict[str, Any], Notes]:
+    """Return the HTTP route that a RouteRule becomes, and what changes meaning."""
+    spec, notes = rule.spec, list[tuple[str, str]]()
+    route: dict[str, Any] = {"name": rule.name}
+    match = _match(spec.get("match") or {}, notes)
+    if match:
+        route["match"] = [match]
+    if spec.get("redirect") is not None:
+        route["redirect"] = {key: value for key, value in spec["redirect"].items() if value}
+    else:
+        route["route"] = _destinations(rule, host, subsets)
+        route |= _on_the_way(spec)
+    if spec.get("mirror"):
+        mirrored = service_host(spec["mirror"], rule.namespace)
+        route["mirror"] = _destination(mirrored, spec["mirror"].get("labels") or {}, subsets)
+    if spec.get("corsPolicy"):
+        route["corsPolicy"] = _cors(spec["corsPolicy"])
+    if spec.get("websocketUpgrade"):
+        notes.append(("spec.websocketUpgrade", "left out: websockets pass on every route now"))
+    if spec.get("l4Fault") is not None:
+        notes.append(("spec.l4Fault", "left out: there is no such fault any more"))
+    return route, notes
+
+
+def _destinations(rule: Document, host: str, subsets: Subsets) -> list[dict[str, Any]]:
+    routes = rule.spec.get("route") or [{}]
+    found = []
+    for route in routes:
+        other = route.get("destination") or {}
+        target = service_host(other, rule.namespace) if other else host
+        labels = {**(other.get("labels") or {}), **(route.get("labels") or {})}
+        entry: dict[str, Any] = {"destination": _destination(target, labels, subsets)}
+        if len(routes) > 1:
+            entry["weight"] = route.get("weight") or 0
+        found.append(entry)
+    return found
+
+
+def _destination(host: str, labels: Mapping[str, str], subsets: Subsets) -> dict[str, Any]:
+    return {"host": host, "subset": subsets.name(host, labels)} if labels else {"host": host}
+
+
+def _match(match: Mapping[str, Any], notes: Notes) -> dict[str, Any]:
+    headers = (match.get("request") or {}).get("headers") or {}
+    found: dict[str, Any] = {name: _string(headers[name]) for name in PSEUDO_HEADERS if name in headers}
+    others = {name: _string(value) for name, value in headers.items() if name not in PSEUDO_HEADERS}
+    if others:
+        found["headers"] = others
+    source = match.get("source") or {}
+    labels = dict(source.get("labels") or {})
+    if source.get("name") or source.get("service"):
+        name = source.get("name") or source["service"].split(".")[0]
+        labels.setdefault("app", name)
+        reason = f'callers are told by their labels now: "app: {name}" stands for the service {name} (check its labels)'
+        notes.append(("spec.match.source", reason))
+    if labels:
+        found["sourceLabels"] = labels
+    if source.get("namespace"):
+        found["sourceNamespace"] = source["namespace"]
+    return found
+
+
+def _string(match: Mapping[str, Any] | str) -> dict[str, Any]:
+    return {"exact": match} if isinstance(match, str) else dict(match)
+
+
+def _on_the_way(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is done to a request that goes to a destination; the old defaults are written out."""
+    done: dict[str, Any] = {}
+    timeout = (spec.get("httpReqTimeout") or {}).get("simpleTimeout")
+    done["timeout"] = timeout["timeout"] if timeout else f"{ROUTE_RULE_TIMEOUT_SECONDS:g}s"
+    retry = (spec.get("httpReqRetries") or {}).get("simpleRetry")
+    if retry is not None:
+        done["retries"] = {"attempts": retry.get("attempts") or 0}
+        if done["retries"]["attempts"]:
+            done["retries"]["retryOn"] = ",".join(ROUTE_RULE_RETRY_ON)
+            if retry.get("perTryTimeout"):
+                done["retries"]["perTryTimeout"] = retry["perTryTimeout"]
+    if spec.get("rewrite"):
+        done["rewrite"] = {key: value for key, value in spec["rewrite"].items() if value}
+    fault = {key: _fault(value) for key, value in (spec.get("httpFault") or {}).items() if value}
+    if fault:
+        done["fault"] = fault
+    if spec.get("appendHeaders"):
+        done["headers"] = {"request": {"add": dict(spec["appendHeaders"])}}
+    return done
+
+
+def _fault(fault: Mapping[str, Any]) -> dict[str, Any]:
+    percent = fault.get("percent")
+    rest = {key: value for key, value in fault.items() if key != "percent" and value is not None}
+    return {**({} if percent is None else {"percentage": {"value": percent}}), **rest}
+
+
+def _cors(policy: Mapping[str, Any]) -> dict[str, Any]:
+    rest = {key: value for key, value in policy.items() if key != "allowOrigin"}
+    origins = policy.get("allowOrigin")
+    return {**({"allowOrigins": [{"exact": origin} for origin in origins]} if origins else {}), **rest}
+
+
+def convert_policy(document: Document, whole: dict[str, Any], subsets: Subsets) -> Notes:
+    """Fill the trafficPolicy of the service, or of the subset that a DestinationPolicy names; return the notes."""
+    spec, notes = document.spec, list[tuple[str, str]]()
+    labels = spec["destination"].get("labels") or {}
+    host = service_host(spec["destination"], document.namespace)
+    policy = whole
+    if labels:
+        subsets.name(host, labels)
+        policy = subsets.policy(host, labels)
+    if spec.get("source"):
+        reason = (
+            "left out: a DestinationRule is for all callers of its namespace (workloadSelector tells them by labels)"
+        )
+        notes.append(("spec.source", reason))
+    balancing = (spec.get("loadBalancing") or {}).get("name")
+    if balancing:
+        policy["loadBalancer"] = {"simple": _BALANCING[balancing]}
+    breaker = (spec.get("circuitBreaker") or {}).get("simpleCb") or {}
+    for key, value in breaker.items():
+        if value is not None:
+            *above, last = _POOLS[key]
+            place = policy
+            for step in above:
+                place = place.setdefault(step, {})
+            place[last] = value
+    for part in ("loadBalancing", "circuitBreaker"):
+        if (spec.get(part) or {}).get("custom") is not None:
+            notes.append((f"spec.{part}.custom", "left out: opaque settings of another proxy"))
+    return notes

@@ -1,0 +1,1 @@
+"""Validated documents of both generations to the mesh's own types. Pure."""

@@ -1,0 +1,98 @@
+"""Gateway objects and the VirtualServices bound to them to mesh types: pure, takes validated specs only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from agent.api.checks.addresses import HTTP_PROTOCOLS, TLS_PROTOCOLS
+from agent.api.checks.server_tls import mode
+from agent.api.envelope import Document
+from agent.mesh.gateway import Gateway, GatewayServer, ServerKind, ServerTls
+from agent.mesh.routes import ObjectRef
+from agent.mesh.service import labels_of
+
+MESH = "mesh"
+"""The gateway that stands for every host's own Envoy."""
+_ASKS = {"MUTUAL": True, "OPTIONAL_MUTUAL": False}
+
+
+def lower_gateway(document: Document) -> Gateway:
+    """Return a Gateway's servers."""
+    selector = labels_of(document.spec.get("selector") or {})
+    servers = tuple(_server(server, document.namespace) for server in document.spec["servers"])
+    return Gateway(document.ref, selector, servers)
+
+
+def bound_gateways(document: Document) -> tuple[ObjectRef, ...]:
+    """Return the Gateway objects that a VirtualService is bound to, the mesh not among them."""
+    names = _names(document.spec.get("gateways"))
+    return tuple(dict.fromkeys(_named(name, document.namespace) for name in names if name != MESH))
+
+
+def is_for_mesh(document: Document) -> bool:
+    """Tell whether a VirtualService is for the hosts' own Envoys too; one that names no gateway is."""
+    names = _names(document.spec.get("gateways"))
+    return not names or MESH in names
+
+
+def matches_through(
+    matches: Iterable[Mapping[str, Any]], namespace: str, gateway: ObjectRef | None
+) -> list[Mapping[str, Any]]:
+    """Return the matches that hold for requests through a gateway (None: within the mesh); most name none."""
+    kept = []
+    for match in matches:
+        names = _names(match.get("gateways"))
+        through = [None if name == MESH else _named(name, namespace) for name in names]
+        if not names or gateway in through:
+            kept.append(match)
+    return kept
+
+
+def _names(gateways: Iterable[str] | None) -> list[str]:
+    return [name for name in gateways or () if name]
+
+
+def _named(name: str, namespace: str) -> ObjectRef:
+    """Return the Gateway that NAME, NAMESPACE/NAME or the old NAME.NAMESPACE.svc.cluster.local means."""
+    before, slash, after = name.partition("/")
+    if slash:
+        return ObjectRef("Gateway", before, after)
+    short, dot, rest = name.partition(".")
+    return ObjectRef("Gateway", rest.split(".")[0] if dot else namespace, short)
+
+
+def _server(server: Mapping[str, Any], namespace: str) -> GatewayServer:
+    port, tls = server["port"], server.get("tls") or {}
+    kind = _kind(port["protocol"].lower(), tls)
+    return GatewayServer(
+        name=port["name"],
+        port=port["number"],
+        hosts=tuple(_host(host, namespace) for host in server["hosts"]),
+        bind=server.get("bind") or "",
+        kind=kind,
+        tls=_tls(tls) if kind is ServerKind.HTTPS else None,
+        https_redirect=tls.get("httpsRedirect") or False,
+    )
+
+
+def _kind(protocol: str, tls: Mapping[str, Any]) -> ServerKind:
+    if protocol in TLS_PROTOCOLS:
+        return ServerKind.PASSTHROUGH if mode(dict(tls)) == "PASSTHROUGH" else ServerKind.HTTPS
+    return ServerKind.HTTP if protocol in HTTP_PROTOCOLS else ServerKind.TCP
+
+
+def _host(text: str, namespace: str) -> tuple[str, str]:
+    """Return whose routes a host is for, and the host; `./` is the Gateway's own namespace."""
+    before, slash, after = text.rpartition("/")
+    return (before if before != "." else namespace) if slash else "*", after.lower().rstrip(".")
+
+
+def _tls(tls: Mapping[str, Any]) -> ServerTls:
+    return ServerTls(
+        credential=tls["credentialName"],
+        client_certificate=_ASKS.get(tls.get("mode") or ""),
+        subject_alt_names=tuple(tls.get("subjectAltNames") or ()),
+        min_version=tls.get("minProtocolVersion") or "",
+        max_version=tls.get("maxProtocolVersion") or "",
+    )

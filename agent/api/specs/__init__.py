@@ -1,0 +1,1 @@
+"""One module per kind: what its spec may hold. Pure."""

@@ -1,0 +1,73 @@
+"""RequestAuthentication (security.istio.io): what its spec may hold, as Istio checks it."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+from urllib.parse import urlsplit
+
+from agent.api.checks.durations import duration
+from agent.api.checks.schema import Check, Report, boolean, listing, message, text
+from agent.api.checks.scope import TARGETS, one_target
+from agent.api.problem import one_line
+from agent.api.yaml_text import child
+
+_STRICT_HEADER = re.compile(r"[-_A-Za-z0-9]+")
+
+
+def _uri(value: str) -> str | None:
+    try:
+        parts = urlsplit(value)
+        port = parts.port
+    except ValueError:
+        port, parts = None, urlsplit("")
+    if parts.scheme in ("http", "https") and port != 0:
+        return None
+    return f'"{one_line(value, 70)}" is no address of a key set (http:// or https://)'
+
+
+def _key_set(value: str) -> str | None:
+    try:
+        plain = json.loads(value)
+    except (ValueError, RecursionError):
+        plain = None
+    keys = plain.get("keys", [plain]) if isinstance(plain, dict) else None
+    if isinstance(keys, list) and all(isinstance(key, dict) and isinstance(key.get("kty"), str) for key in keys):
+        return None
+    return 'is no JSON Web Key Set ({"keys": [{"kty": …}, …]})'
+
+
+def _strict_header(name: str) -> str | None:
+    if _STRICT_HEADER.fullmatch(name):
+        return None
+    return f'"{one_line(name, 70)}" is not a header name (letters, digits, "-" and "_")'
+
+
+def _rule(report: Report, path: str, rule: dict[str, Any]) -> None:
+    if not rule.get("issuer") and not rule.get("jwksUri"):
+        report.invalid(child(path, "issuer"), "is missing (issuer, or jwksUri)")
+
+
+_NAMES = listing(text())
+_CLAIM_TO_HEADER = message({"header": text(_strict_header), "claim": text()}, required=("header", "claim"))
+_JWT_RULE = message(
+    {
+        "issuer": text(empty=True),
+        "audiences": _NAMES,
+        "jwksUri": text(_uri, empty=True),
+        "jwks_uri": text(_uri, empty=True),
+        "jwks": text(_key_set, empty=True),
+        "fromHeaders": listing(message({"name": text(), "prefix": text(empty=True)}, required=("name",))),
+        "fromParams": _NAMES,
+        "fromCookies": _NAMES,
+        "outputPayloadToHeader": text(empty=True),
+        "outputClaimToHeaders": listing(_CLAIM_TO_HEADER),
+        "forwardOriginalToken": boolean,
+        "timeout": text(duration),
+        "spaceDelimitedClaims": _NAMES,
+    },
+    also=_rule,
+)
+
+SPEC: Check = message({**TARGETS, "jwtRules": listing(_JWT_RULE)}, also=one_target)

@@ -1,0 +1,150 @@
+"""Telemetry (telemetry.istio.io): what its spec may hold, as Istio checks it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from agent.api.checks import words
+from agent.api.checks.durations import duration
+from agent.api.checks.schema import Check, Report, boolean, like, listing, message, number, one_of, text
+from agent.api.checks.scope import TARGETS, one_target
+from agent.api.problem import one_line
+from agent.api.yaml_text import child
+
+_MODE = one_of("CLIENT_AND_SERVER", "CLIENT", "SERVER")
+_PROVIDERS = listing(message({"name": text()}, required=("name",)))
+_METRICS = (
+    "ALL_METRICS",
+    "REQUEST_COUNT",
+    "REQUEST_DURATION",
+    "REQUEST_SIZE",
+    "RESPONSE_SIZE",
+    "TCP_OPENED_CONNECTIONS",
+    "TCP_CLOSED_CONNECTIONS",
+    "TCP_SENT_BYTES",
+    "TCP_RECEIVED_BYTES",
+    "GRPC_REQUEST_MESSAGES",
+    "GRPC_RESPONSE_MESSAGES",
+)
+
+
+def _one_tag_type(report: Report, path: str, tag: dict[str, Any]) -> None:
+    if len(tag) > 1:
+        report.invalid(path, f"{' and '.join(tag)} exclude each other")
+
+
+_NAMED = message({"name": text(), "defaultValue": text(empty=True)}, required=("name",))
+_TAG = message(
+    {
+        "literal": message({"value": text()}, required=("value",)),
+        "environment": _NAMED,
+        "header": _NAMED,
+        "formatter": message({"value": text()}, required=("value",)),
+    },
+    also=_one_tag_type,
+)
+
+
+def _tags(item: Check, what: str) -> Check:
+    """Check a mapping whose items, unlike a message's fields, cannot be null."""
+
+    @like(message({}))
+    def check(report: Report, path: str, value: Any) -> None:
+        if not isinstance(value, dict):
+            report.invalid(path, "must be a mapping")
+            return
+        for name, each in value.items():
+            place = child(path, one_line(name, 70))
+            if not name:
+                report.invalid(place, f"a {what} without a name")
+            elif each is None:
+                report.invalid(place, f"the {what} has no value")
+            else:
+                item(report, place, each)
+
+    return check
+
+
+def _override_value(report: Report, path: str, tag: dict[str, Any]) -> None:
+    operation = tag.get("operation") or "UPSERT"
+    if operation == "UPSERT" and not tag.get("value"):
+        report.invalid(child(path, "value"), "is missing (UPSERT sets a value)")
+    if operation == "REMOVE" and tag.get("value"):
+        report.invalid(child(path, "value"), "does not go with REMOVE")
+
+
+def _metric_match(report: Report, path: str, match: dict[str, Any]) -> None:
+    if "metric" in match and "customMetric" in match:
+        report.invalid(path, "metric and customMetric exclude each other")
+
+
+_OVERRIDE = message(
+    {
+        "match": message({"metric": one_of(*_METRICS), "customMetric": text(), "mode": _MODE}, also=_metric_match),
+        "disabled": boolean,
+        "tagOverrides": _tags(
+            message(
+                {"operation": one_of("UPSERT", "REMOVE"), "value": text(empty=True)},
+                also=_override_value,
+            ),
+            "tag",
+        ),
+    }
+)
+_TRACING = message(
+    {
+        "match": message({"mode": _MODE}),
+        "providers": _PROVIDERS,
+        "randomSamplingPercentage": number(0, 100),
+        "disableSpanReporting": boolean,
+        "customTags": _tags(_TAG, "tag"),
+        "useRequestIdForTraceSampling": boolean,
+        "enableIstioTags": boolean,
+        "disableContextPropagation": boolean,
+    }
+)
+
+
+def _expression(value: str) -> str | None:
+    """Want balanced brackets and quotes; the whole grammar of CEL is Envoy's to check."""
+    closing, open_brackets, quote, escaped = {")": "(", "]": "[", "}": "{"}, [], "", False
+    for char in value:
+        if quote:
+            escaped, quote = char == "\\" and not escaped, "" if char == quote and not escaped else quote
+        elif char in "\"'":
+            quote = char
+        elif char in "([{":
+            open_brackets.append(char)
+        elif char in closing and (not open_brackets or open_brackets.pop() != closing[char]):
+            return "is not a CEL expression (a bracket is not opened)"
+    if quote or open_brackets:
+        return "is not a CEL expression (a quote or bracket is not closed)"
+    return words.one_line_value(value)
+
+
+SPEC: Check = message(
+    {
+        **TARGETS,
+        "tracing": listing(_TRACING),
+        "metrics": listing(
+            message(
+                {
+                    "providers": _PROVIDERS,
+                    "overrides": listing(_OVERRIDE),
+                    "reportingInterval": text(duration),
+                }
+            )
+        ),
+        "accessLogging": listing(
+            message(
+                {
+                    "match": message({"mode": _MODE}),
+                    "providers": _PROVIDERS,
+                    "disabled": boolean,
+                    "filter": message({"expression": text(_expression)}),
+                }
+            )
+        ),
+    },
+    also=one_target,
+)

@@ -1,0 +1,211 @@
+"""VirtualService (networking.istio.io): what its spec may hold."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from agent.api.checks import words
+from agent.api.checks.fields import LABELS, header_map, string_match
+from agent.api.checks.http_fields import (
+    DIRECT_RESPONSE,
+    DURATION,
+    FAULT_PERCENTAGE,
+    HEADERS,
+    MIRROR_PERCENTAGE,
+    REDIRECT,
+    RETRIES,
+    REWRITE,
+    authority_problem,
+    because,
+    cors,
+    fault,
+    idle_beside,
+)
+from agent.api.checks.l4_routes import TCP_ROUTES, TLS_ROUTES, check_hosts, gateways_only
+from agent.api.checks.schema import (
+    UNSUPPORTED,
+    Check,
+    Report,
+    boolean,
+    integer,
+    listing,
+    mapping,
+    message,
+    text,
+)
+from agent.api.problem import one_line
+from agent.api.yaml_text import child
+
+_PORT = integer(1, 65535)
+_MATCH = string_match(may_be_present=False)
+_MATCH_OR_PRESENT = string_match(may_be_present=True)
+_URI = string_match(may_be_present=False, empty_prefix=True)
+
+
+def wildcardless(report: Report, path: str, value: Any) -> None:
+    """Check a host; a wildcard stands for the service that an EgressRule or ServiceEntry declares so, `*` for none."""
+    text(words.wildcard_host)(report, path, value)
+    if value == "*":
+        report.unsupported(path, f'the wildcard "{one_line(value, 60)}" is known, but not supported yet')
+
+
+def export_to(report: Report, path: str, value: Any) -> None:
+    """Check exportTo: a rule is in force for callers of every namespace, so only `*` can be honoured."""
+    listing(text())(report, path, value)
+    for index, namespace in enumerate(value if isinstance(value, list) else ()):
+        if isinstance(namespace, str) and namespace and namespace != "*":
+            report.unsupported(
+                f"{path}[{index}]", f'"{one_line(namespace, 60)}": known, but not supported yet (allowed: "*")'
+            )
+
+
+def _gateway_name(gateway: str) -> str | None:
+    """Want `mesh`, NAME, NAMESPACE/NAME or the old NAME.NAMESPACE.svc.cluster.local."""
+    *namespace, name = gateway.split("/", 1)
+    wrong = gateway and ([words.dns_label(part) for part in namespace if words.dns_label(part)] or words.host(name))
+    return f'"{one_line(gateway, 60)}" is not the name of a gateway' if wrong else None
+
+
+_GATEWAYS = listing(text(_gateway_name))
+
+
+_DESTINATION = message(
+    {"host": wildcardless, "subset": text(words.dns_label), "port": message({"number": _PORT}, required=("number",))},
+    required=("host",),
+)
+
+_HEADERS_REASON = "Istio ignores it among the headers of a match (write it beside headers)"
+
+_HTTP_MATCH = message(
+    {
+        "name": UNSUPPORTED,
+        "uri": _URI,
+        "method": _MATCH,
+        "scheme": _MATCH,
+        "authority": _MATCH,
+        "headers": header_map(_MATCH_OR_PRESENT, {}, _HEADERS_REASON),
+        "withoutHeaders": header_map(_MATCH_OR_PRESENT, {}, _HEADERS_REASON),
+        "queryParams": mapping(_MATCH_OR_PRESENT, lambda name: None if name else "a parameter without a name"),
+        "port": _PORT,
+        "sourceLabels": LABELS,
+        "sourceNamespace": text(words.dns_label),
+        "ignoreUriCase": boolean,
+        "gateways": _GATEWAYS,
+        "statPrefix": UNSUPPORTED,
+    }
+)
+
+
+def _weights(report: Report, path: str, route: dict[str, Any]) -> None:
+    """A share is its weight of the total; a single destination has all, whatever its weight."""
+    weights = [target.get("weight") or 0 for target in route.get("route") or ()]
+    if len(weights) > 1 and not sum(weights):
+        report.invalid(child(path, "route"), "the weights add up to 0 (at least one must be above)")
+
+
+def _http_whole(report: Report, path: str, route: dict[str, Any]) -> None:
+    answers = [key for key in _ANSWERS if route.get(key)]
+    if not any(key in route for key in _ANSWERS):
+        report.invalid(child(path, "route"), "is missing (where matching requests go)")
+    elif "route" in route and not route["route"] and not answers:
+        report.invalid(child(path, "route"), "is empty (at least 1)")
+    elif len(answers) > 1:
+        report.invalid(path, f"{' and '.join(answers)} exclude each other")
+    if "redirect" in route or "directResponse" in route:
+        _beside_answer(report, path, route)
+    for share in ("mirrorPercent", "mirrorPercentage"):
+        if share in route and "mirror" not in route:
+            report.unsupported(child(path, share), "there is no mirror beside it, so it means nothing")
+    if "mirror" in route and "mirrors" in route:
+        report.invalid(child(path, "mirrors"), "mirror and mirrors exclude each other")
+    wrong = authority_problem(route.get("rewrite") or {}, route.get("headers") or {})
+    if wrong:
+        report.invalid(path, wrong)
+    _weights(report, path, route)
+
+
+_ANSWERS = ("route", "redirect", "directResponse", "delegate")
+
+
+def _beside_answer(report: Report, path: str, route: dict[str, Any]) -> None:
+    """A request that is answered here goes nowhere: what is about its way there excludes the answer or is idle."""
+    answer = "redirect" if "redirect" in route else "directResponse"
+    for other in ("fault", "rewrite"):
+        if other in route:
+            report.invalid(path, f"{answer} and {other} exclude each other")
+    for other in ("mirror", "mirrors", "timeout", "retries"):
+        if other in route:
+            report.unsupported(child(path, other), idle_beside(answer))
+    if (route.get("headers") or {}).get("request"):
+        report.unsupported(child(path, "headers.request"), idle_beside(answer))
+
+
+def _target_whole(report: Report, path: str, target: dict[str, Any]) -> None:
+    wrong = authority_problem({}, target.get("headers") or {})
+    if wrong:
+        report.invalid(path, wrong)
+
+
+_USE_HEADERS = because("has gone from Istio (write headers.request or headers.response)")
+_GONE_HEADERS = ("removeResponseHeaders", "appendResponseHeaders", "removeRequestHeaders", "appendRequestHeaders")
+_HTTP = message(
+    {
+        "name": text(words.one_line_value),
+        "match": listing(_HTTP_MATCH, at_most=256),
+        "route": listing(
+            message(
+                {
+                    "destination": _DESTINATION,
+                    "weight": integer(0, 1_000_000),
+                    "headers": HEADERS,
+                    **dict.fromkeys(_GONE_HEADERS, _USE_HEADERS),
+                },
+                required=("destination",),
+                also=_target_whole,
+            ),
+            at_most=256,
+        ),
+        "redirect": REDIRECT,
+        "directResponse": DIRECT_RESPONSE,
+        "delegate": UNSUPPORTED,
+        "rewrite": REWRITE,
+        "timeout": DURATION,
+        "retries": RETRIES,
+        "fault": fault({"percentage": FAULT_PERCENTAGE, "percent": integer(0, 100)}, first_generation=False),
+        "mirror": _DESTINATION,
+        "mirrors": listing(
+            message({"destination": _DESTINATION, "percentage": MIRROR_PERCENTAGE}, required=("destination",)),
+            at_most=16,
+        ),
+        "mirrorPercent": integer(0, 100),
+        "mirrorPercentage": MIRROR_PERCENTAGE,
+        "corsPolicy": cors(words.header_name, first_generation=False),
+        "headers": HEADERS,
+        "websocketUpgrade": because("has gone from Istio: websockets pass on every route (remove it)"),
+        "appendHeaders": _USE_HEADERS,
+        **dict.fromkeys(_GONE_HEADERS, _USE_HEADERS),
+    },
+    also=_http_whole,
+)
+
+
+def _whole(report: Report, path: str, spec: dict[str, Any]) -> None:
+    if not spec.get("hosts"):
+        report.unsupported(child(path, "hosts"), "is missing: delegates are known, but not supported yet")
+    check_hosts(report, path, spec)
+    gateways_only(report, path, spec)
+    if not (spec.get("http") or spec.get("tcp") or spec.get("tls")):
+        report.invalid(child(path, "http"), "is missing (at least one route)")
+
+
+SPEC: Check = message(
+    {
+        "hosts": listing(text(words.wildcard_host), at_most=256),
+        "gateways": _GATEWAYS,
+        "http": listing(_HTTP),
+        "tcp": TCP_ROUTES,
+        "tls": TLS_ROUTES,
+        "exportTo": export_to,
+    },
+    also=_whole,
+)
