@@ -16,6 +16,11 @@ def labels_of(mapping: Mapping[str, str]) -> Labels:
     return tuple(sorted(mapping.items()))
 
 
+def labels_text(labels: Labels) -> str:
+    """Return the name of the subset that a RouteRule makes by labels: `key=value,key=value`."""
+    return ",".join(f"{key}={value}" for key, value in labels)
+
+
 def selects(selector: Labels, labels: Labels) -> bool:
     """Tell whether every pair of the selector stands in the labels (an empty selector selects all)."""
     return set(selector) <= set(labels)

@@ -10,7 +10,7 @@ from enum import StrEnum
 
 from msgspec import Struct, structs
 
-from agent.mesh.service import Labels, Locality, selects
+from agent.mesh.service import Labels, Locality, labels_text, selects
 
 
 class Algorithm(StrEnum):
@@ -181,7 +181,7 @@ class TrafficPolicy(Struct, frozen=True):
 
 
 class Scope(Struct, frozen=True):
-    """A policy and what of a service it is for: all of it, or the subset of that name, or with those labels."""
+    """A policy and what of a service it is for: all of it, or a DestinationRule's subset, or what has those labels."""
 
     policy: TrafficPolicy
     ports: tuple[tuple[int, TrafficPolicy], ...] = ()
@@ -190,8 +190,13 @@ class Scope(Struct, frozen=True):
     labels: Labels = ()
 
     def covers(self, subset: str, labels: Labels) -> bool:
-        """Tell whether it is for that subset; one of labels is for every subset whose instances all bear them."""
-        return self.subset in ("", subset) and selects(self.labels, labels)
+        """Tell whether it is for that subset; one of labels is for every subset whose instances all bear them.
+
+        A DestinationRule's subset is known by its name, or by its very labels where a RouteRule names only these.
+        """
+        if not self.subset:
+            return selects(self.labels, labels)
+        return self.subset == subset or (bool(labels) and self.labels == labels and subset == labels_text(labels))
 
     def over(self, wider: TrafficPolicy, port: int) -> TrafficPolicy:
         """Return what holds for a port where `wider` held before."""

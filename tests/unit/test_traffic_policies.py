@@ -97,6 +97,41 @@ def test_a_policy_with_labels_is_for_what_a_rule_routes_there() -> None:
     assert (limit(desired), cluster(desired).lb_policy) == (2**32 - 1, ROUND)
 
 
+def test_a_subset_s_policy_is_for_a_route_rule_by_the_same_labels_too() -> None:
+    rule = new(
+        "r",
+        "{host: reviews, trafficPolicy: {loadBalancer: {simple: RANDOM}}, subsets: ["
+        "{name: one, labels: {version: v1}, trafficPolicy: {connectionPool: {tcp: {maxConnections: 7}}}},"
+        "{name: all, trafficPolicy: {connectionPool: {tcp: {maxConnections: 5}}}},"
+        "{name: narrow, labels: {version: v1, env: x}, trafficPolicy: {connectionPool: {tcp: {maxConnections: 3}}}}]}",
+    )
+    desired = plan(rule + ROUTE_V1)
+    assert (limit(desired, V1), cluster(desired, V1).lb_policy) == (7, RANDOM)
+    assert (limit(desired), cluster(desired).lb_policy) == (2**32 - 1, RANDOM)
+
+
+def test_of_two_subsets_with_the_same_labels_each_keeps_its_own_policy() -> None:
+    rules = new(
+        "r",
+        "{host: reviews, subsets: ["
+        "{name: one, labels: {version: v1}, trafficPolicy: {connectionPool: {tcp: {maxConnections: 7}}}},"
+        "{name: two, labels: {version: v1}}]}",
+    )
+    route = """
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: v}
+spec:
+  hosts: [reviews]
+  http: [{route: [{destination: {host: reviews, subset: one}, weight: 50},
+                  {destination: {host: reviews, subset: two}, weight: 50}]}]
+"""
+    desired = plan(rules + route)
+    assert limit(desired, WHOLE.replace("||", "|one|")) == 7
+    assert limit(desired, WHOLE.replace("||", "|two|")) == 2**32 - 1
+
+
 def test_policies_of_the_first_generation_add_up() -> None:
     rules = (
         old("wide", "{destination: {name: reviews}, loadBalancing: {name: RANDOM}}")

@@ -37,7 +37,10 @@ def lower_destination_rule(document: Document, catalog: Catalog) -> tuple[Servic
         raise Unresolved(f"service {spec['host']} is not in the catalog")
     scopes = (
         traffic_scope(spec.get("trafficPolicy")),
-        *(traffic_scope(subset.get("trafficPolicy"), subset["name"]) for subset in spec.get("subsets") or ()),
+        *(
+            traffic_scope(subset.get("trafficPolicy"), subset["name"], labels_of(subset.get("labels") or {}))
+            for subset in spec.get("subsets") or ()
+        ),
     )
     return service, PolicyRule(document.ref, scopes, _callers(document), _exported(document))
 

@@ -14,7 +14,7 @@ from agent.api.lowering.catalog import Catalog
 from agent.api.lowering.istio_service import resolve_service, source_match
 from agent.api.lowering.matching import header_matches, string_match
 from agent.mesh.routes import Destination, HttpMatch, Mirror, Route, Subset, WeightedDestination
-from agent.mesh.service import Labels, ServiceKey, labels_of
+from agent.mesh.service import Labels, ServiceKey, labels_of, labels_text
 
 
 class LoweredRule(Struct, frozen=True):
@@ -67,7 +67,7 @@ def _mirrors(mirror: Mapping[str, Any] | None, namespace: str, catalog: Catalog)
 def _destination(service: ServiceKey, labels: Labels) -> Destination:
     if not labels:
         return Destination(service)
-    return Destination(service, Subset(",".join(f"{key}={value}" for key, value in labels), labels))
+    return Destination(service, Subset(labels_text(labels), labels))
 
 
 def _match(match: Mapping[str, Any], namespace: str, catalog: Catalog) -> HttpMatch | None:
