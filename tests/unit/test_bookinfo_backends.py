@@ -134,6 +134,15 @@ def test_unavailable_and_unhealthy_answers() -> None:
     assert app.health(request).status == 500
 
 
-def test_ratings_v2_is_refused_at_the_start() -> None:
-    with pytest.raises(SystemExit, match="not implemented yet"):
-        ratings.application({"SERVICE_VERSION": "v2"})
+@pytest.mark.parametrize("environment", [{"SERVICE_VERSION": "v2"}, {"SERVICE_VERSION": "v2", "DB_TYPE": "mongodb"}])
+def test_ratings_v2_wants_a_database_that_it_can_read(environment: dict[str, str]) -> None:
+    with pytest.raises(SystemExit, match="mysql is the only type"):
+        ratings.application(environment)
+
+
+def test_ratings_from_a_database_that_is_not_there_is_an_answer() -> None:
+    app = ratings.application({"DB_TYPE": "mysql", "MYSQL_DB_HOST": "127.0.0.1", "MYSQL_DB_PORT": "1"})
+    assert get(app, "/ratings/0") == (500, {"error": "could not connect to ratings database"})
+    assert get(app, "/ratings/x")[0] == 400
+    assert get(app, "/ratings/0", "POST", b"{}")[0] == 501
+    assert get(app, "/health")[0] == 200

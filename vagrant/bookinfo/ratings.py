@@ -1,6 +1,7 @@
 """The ratings application: the stars that each reviewer gave. Run: python ratings.py [PORT]
 
-SERVICE_VERSION picks the fault variants v-faulty, v-delayed, v-unavailable and v-unhealthy.
+SERVICE_VERSION picks the fault variants v-faulty, v-delayed, v-unavailable and v-unhealthy. DB_TYPE=mysql (version v2)
+reads the stars from a database.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from ratings_database import Database, DatabaseError
 from serving import Answer, Application, Request, json_answer, run
 
 RATINGS = {"Reviewer1": 5, "Reviewer2": 4}
@@ -91,6 +93,28 @@ class Ratings:
         return json_answer({"id": product, "ratings": value})
 
 
+@dataclass(frozen=True)
+class StoredRatings:
+    """The ratings as a database has them, the same for each product."""
+
+    database: Database
+
+    def show(self, request: Request) -> Answer:
+        """GET /ratings/ID."""
+        product = numeric(request.parameters[0])
+        if product is None:
+            return json_answer({"error": "please provide numeric product ID"}, 400)
+        try:
+            return json_answer({"id": product, "ratings": self.database.ratings()})
+        except DatabaseError as error:
+            sys.stderr.write(f"ratings: database: {error}\n")
+            return json_answer({"error": "could not connect to ratings database"}, 500)
+
+    def store(self, _: Request) -> Answer:
+        """POST /ratings/ID."""
+        return json_answer({"error": "Post not implemented for database backed ratings"}, 501)
+
+
 def numeric(text: str) -> int | None:
     """Return the product number in the text, None if it is no number."""
     return int(text) if re.fullmatch(r"[0-9]{1,15}", text) else None
@@ -99,14 +123,16 @@ def numeric(text: str) -> int | None:
 def application(environment: Mapping[str, str]) -> Application:
     """Return the application as the environment configures it."""
     version = environment.get("SERVICE_VERSION", "v1")
-    if version == "v2":
-        sys.exit("ratings: SERVICE_VERSION=v2 (MongoDB, MySQL) is not implemented yet; use v1")
+    kind = environment.get("DB_TYPE", "")
+    if kind not in ("", "mysql") or (version == "v2" and not kind):
+        sys.exit(f"ratings: DB_TYPE={kind}: version v2 reads a database, and mysql is the only type there is")
     started = time.monotonic()
     ratings = Ratings(Faults(version, clock=lambda: time.monotonic() - started))
+    shown = StoredRatings(Database.from_environment(environment)) if kind else ratings
     app = Application("ratings", version)
     app.route("GET", r"/health", ratings.health)
-    app.route("GET", r"/ratings/([^/]*)", ratings.show)
-    app.route("POST", r"/ratings/([^/]*)", ratings.store)
+    app.route("GET", r"/ratings/([^/]*)", shown.show)
+    app.route("POST", r"/ratings/([^/]*)", shown.store)
     return app
 
 

@@ -1,4 +1,4 @@
-"""Serving HTTP: what the four Bookinfo applications share. Standard library only; knows nothing of any mesh.
+"""Serving HTTP: what the lab's applications share. Standard library only; knows nothing of any mesh.
 
 One thread for each connection. Every answer names the instance that gave it in the header `x-served-by`.
 """
@@ -10,6 +10,7 @@ import os
 import re
 import signal
 import socket
+import ssl
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -17,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BufferedIOBase
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -44,6 +46,8 @@ class Answer:
     status: int = 200
     content_type: str = "application/json"
     headers: tuple[tuple[str, str], ...] = field(default=())
+    upgraded: Callable[[BufferedIOBase, BufferedIOBase], None] | None = None
+    """What the connection is for from then on (status 101): called with both directions, ends when that returns."""
 
 
 Handler = Callable[[Request], Answer]
@@ -67,8 +71,9 @@ def redirect(location: str, *headers: tuple[str, str]) -> Answer:
 class Application:
     """The routes of one application: method, path pattern (a regular expression that matches all of it), handler."""
 
-    def __init__(self, name: str, version: str = "") -> None:
+    def __init__(self, name: str, version: str = "", access_log: bool = False) -> None:
         self.name = name
+        self.access_log = access_log
         self.served_by = " ".join(filter(None, (instance_name(), version)))
         self._routes: list[tuple[str, re.Pattern[str], Handler]] = []
 
@@ -97,11 +102,11 @@ def instance_name() -> str:
     return os.environ.get("HOSTNAME") or socket.gethostname()
 
 
-def run(application: Application, arguments: list[str]) -> None:
+def run(application: Application, arguments: list[str], tls: ssl.SSLContext | None = None) -> None:
     """Serve on 0.0.0.0 and the port in the arguments (9080) until SIGTERM; requests under way finish."""
     try:
         (text,) = arguments or ["9080"]
-        server = Server(("0.0.0.0", int(text)), application)
+        server = Server(("0.0.0.0", int(text)), application, tls)
     except (ValueError, OverflowError):
         sys.exit(f"{application.name}: usage: {application.name}.py [PORT]")
     except OSError as error:
@@ -121,11 +126,14 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 512
 
-    def __init__(self, address: tuple[str, int], application: Application) -> None:
+    def __init__(self, address: tuple[str, int], application: Application, tls: ssl.SSLContext | None = None) -> None:
         self.application = application
         self._active = 0
         self._idle = threading.Condition()
         super().__init__(address, ConnectionHandler)
+        if tls is not None:
+            # The handshake happens in the connection's own thread, not where connections are accepted.
+            self.socket = tls.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
 
     def answer(self, request: Request) -> Answer:
         """Return the application's answer; a fault of its own is a 500 and a line in the log."""
@@ -182,7 +190,13 @@ class ConnectionHandler(BaseHTTPRequestHandler):
         body = self.rfile.read(length)
         headers = {name.lower(): value for name, value in self.headers.items()}
         with self.server.under_way():
-            self._send(self.server.answer(Request(self.command, url.path, parse_qs(url.query), headers, body)))
+            request = Request(self.command, url.path, parse_qs(url.query, keep_blank_values=True), headers, body)
+            answer = self.server.answer(request)
+            self._send(answer)
+        self._log_access(request, answer)
+        if answer.upgraded is not None:
+            self.close_connection = True
+            answer.upgraded(self.rfile, self.wfile)
 
     do_POST = do_PUT = do_DELETE = do_PATCH = do_HEAD = do_GET
 
@@ -195,8 +209,9 @@ class ConnectionHandler(BaseHTTPRequestHandler):
 
     def _send(self, answer: Answer) -> None:
         self.send_response(answer.status)
-        self.send_header("Content-Type", answer.content_type)
-        self.send_header("Content-Length", str(len(answer.body)))
+        if answer.upgraded is None:
+            self.send_header("Content-Type", answer.content_type)
+            self.send_header("Content-Length", str(len(answer.body)))
         self.send_header("x-served-by", self.server.application.served_by)
         for name, value in answer.headers:
             self.send_header(name, value)
@@ -205,9 +220,15 @@ class ConnectionHandler(BaseHTTPRequestHandler):
             self.wfile.write(answer.body)
         self.wfile.flush()
 
+    def _log_access(self, request: Request, answer: Answer) -> None:
+        """Write a line of what was asked, where the application keeps an access log."""
+        if self.server.application.access_log:
+            host, agent = (request.headers.get(name, "-") for name in ("host", "user-agent"))
+            self.server.log(f'"{request.method} {request.path}" {answer.status} host={host} agent={agent}')
+
     def version_string(self) -> str:
         """Return what stands in the header Server."""
-        return "bookinfo"
+        return self.server.application.name
 
     def log_message(self, *_: Any) -> None:
         """Keep no access log: the proxies have one."""
