@@ -12,6 +12,7 @@ from pathlib import Path
 
 import click
 
+from node_ca import __version__
 from node_ca.audit import JsonLines
 from node_ca.config import DEFAULT_CONFIG, Config, load_config
 from node_ca.errors import CaError
@@ -19,9 +20,10 @@ from node_ca.errors import CaError
 _LOG = logging.getLogger("hostmesh.ca")
 
 
-@click.command(name="hostmesh-ca")
+@click.command(name="hostmesh-ca", epilog="Example: hostmesh-ca --check --config /etc/hostmesh/ca.yaml")
 @click.option("--config", "path", type=click.Path(path_type=Path), default=DEFAULT_CONFIG, show_default=True)
 @click.option("--check", is_flag=True, help="Only check the configuration, and say what is wrong with it.")
+@click.version_option(__version__, prog_name="hostmesh-ca")
 def main(path: Path, check: bool) -> None:
     """Run the certificate authority of a hostmesh mesh."""
     try:

@@ -221,7 +221,9 @@ class MeshState:
 
     def _take_config(self, index: int, values: Mapping[str, tuple[int, bytes]]) -> None:
         self.config_known = True
-        self.revision = index
+        if values or self._config:
+            # The index of a prefix that never held anything is that of any other key: each node would show its own.
+            self.revision = index
         if values != self._config:
             self._config = values
             self._rules.update(values)

@@ -5,27 +5,14 @@ from __future__ import annotations
 import json
 import re
 import threading
-from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 import yaml
 
-from agent.adapters.consul.store import KvConnection, RuleStore
-from tests.integration.cli_consul import CommandLine, command_line, many, route_rule
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandLine]:
-    with command_line(tmp_path_factory.mktemp("cli") / "contexts.yaml") as hostmesh:
-        yield hostmesh
-
-
-@pytest.fixture
-def hostmesh(shared: CommandLine) -> CommandLine:
-    KvConnection(shared.address).send("delete", "/v1/kv/hostmesh/", [("recurse", "true")])
-    return shared
+from agent.adapters.consul.store import RuleStore
+from tests.integration.cli_consul import CommandLine, many, route_rule
 
 
 def stored(hostmesh: CommandLine) -> list[str]:

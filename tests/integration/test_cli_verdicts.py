@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -13,7 +12,7 @@ import pytest
 from agent.adapters.consul.store import KvConnection
 from agent.mesh.routes import Fault
 from agent.mesh.status import NodeStatus, ProxyStatus
-from tests.integration.cli_consul import CommandLine, command_line, route_rule
+from tests.integration.cli_consul import CommandLine, route_rule
 
 PARTLY = """apiVersion: networking.istio.io/v1
 kind: VirtualService
@@ -25,18 +24,6 @@ kind: EnvoyFilter
 metadata: {name: filter}
 spec: {}
 """
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandLine]:
-    with command_line(tmp_path_factory.mktemp("cli") / "contexts.yaml") as hostmesh:
-        yield hostmesh
-
-
-@pytest.fixture
-def hostmesh(shared: CommandLine) -> CommandLine:
-    KvConnection(shared.address).send("delete", "/v1/kv/hostmesh/", [("recurse", "true")])
-    return shared
 
 
 def put_status(hostmesh: CommandLine, node: str, sent: int, acked: int, *nacks: Fault) -> None:

@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from click.testing import CliRunner
 
+import agent
+from node_ca.cli import main
 from node_ca.config import Config, Seconds, ServerNames, load_config, parse_config
 from node_ca.errors import ConfigError
 
@@ -86,3 +89,8 @@ def test_loopback_names_always_belong_to_the_server() -> None:
     assert names.dns == ("ca.example", "localhost")
     assert names.ips == ("10.0.0.1", "127.0.0.1", "::1")
     assert ServerNames().with_defaults().dns[0] != "localhost" or ServerNames().with_defaults().dns == ("localhost",)
+
+
+def test_the_daemons_are_released_together() -> None:
+    result = CliRunner().invoke(main, ["--version"])
+    assert (result.exit_code, result.output) == (0, f"hostmesh-ca, version {agent.__version__}\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 import time
@@ -84,6 +85,17 @@ def test_consul_away_is_one_line_that_says_which_address_and_how_to_set_it() -> 
     assert result.stdout == ""
     assert result.stderr.count("\n") == 1
     for part in ("127.0.0.1:1", "Connection refused", "address from CONSUL_HTTP_ADDR", "--consul-addr"):
+        assert part in result.stderr
+
+
+def test_a_consul_that_takes_connections_and_is_silent_is_told_within_seconds() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # the kernel takes the connections
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        started = time.monotonic()
+        result = CliRunner().invoke(cli, ["apply", "--wait"], input=RULE, env={"CONSUL_HTTP_ADDR": address})
+    assert time.monotonic() - started < 9
+    assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (1, "", 1)
+    for part in (address, "has not answered within 5 s", "--consul-addr"):
         assert part in result.stderr
 
 

@@ -172,7 +172,8 @@ def test_analyze_ends_as_istioctl_does(tmp_path: Path) -> None:
     file.write_text(PARTLY)
     run = CliRunner().invoke
     assert run(cli, ["analyze", "-f", str(file)]).exit_code == 0
-    assert run(cli, ["analyze", "-f", str(file), "--failure-threshold", "Warning"]).exit_code == 79
+    for threshold in ("Warning", "warning", "WARNING"):
+        assert run(cli, ["analyze", "-f", str(file), "--failure-threshold", threshold]).exit_code == 79
     file.write_text("kind: [\n")
     broken = run(cli, ["analyze", "-f", str(file), "-o", "json"])
     assert broken.exit_code == 79

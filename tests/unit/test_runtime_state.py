@@ -158,3 +158,13 @@ def test_a_host_outside_comes_with_its_rule_and_gives_way_to_the_catalog(state: 
     assert state.faults == ()
     state.apply([ConfigUpdate(2, {})])
     assert state.snapshot().services == {}
+
+
+def test_the_revision_is_0_until_there_is_a_rule_and_never_goes_back(state: MeshState) -> None:
+    state.apply([ConfigUpdate(17, {})])  # of no key at all Consul says some index, to each node another one
+    assert state.revision == 0
+    key, value = rule("a")
+    state.apply([ConfigUpdate(20, {key: (20, value)})])
+    assert state.revision == 20
+    state.apply([ConfigUpdate(31, {})])
+    assert state.revision == 31

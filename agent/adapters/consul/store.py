@@ -31,6 +31,8 @@ MAX_OPERATIONS = 64
 MAX_REQUEST = 512 * 2**10
 """Consul's limits of one transaction (`/v1/txn`, `txn_max_req_len`), and of one value."""
 NOT_FOUND, CONFLICT = 404, 409
+PATIENCE = 5.0
+"""Seconds for a connection, and then for an answer's next byte; a blocking query's wait comes on top."""
 _T = TypeVar("_T")
 
 
@@ -63,7 +65,12 @@ class KvConnection:
         certificate = (address.client_cert, address.client_key) if address.client_key else address.client_cert or None
         verify = (address.ca_file or True) if address.verify else False
         self.api: Any = consul.Consul(
-            host=address.host, port=address.port, scheme=address.scheme, verify=verify, cert=certificate
+            host=address.host,
+            port=address.port,
+            scheme=address.scheme,
+            verify=verify,
+            cert=certificate,
+            connections_timeout=PATIENCE,
         )
         self.api.http.session.trust_env = False  # Consul is never behind a web proxy
         self.api.token = address.token or None  # py-consul would prefer CONSUL_HTTP_TOKEN to what the caller says
@@ -72,6 +79,9 @@ class KvConnection:
         """Return what the py-consul call returns; raises ConsulUnavailable or ConsulRefused."""
         try:
             return request()
+        except requests.ReadTimeout as error:
+            silent = TimeoutError(f"it takes connections, but has not answered within {PATIENCE:g} s")
+            raise unavailable(self._url, silent) from error
         except requests.RequestException as error:
             raise unavailable(self._url, _innermost(error)) from error
         except ConsulException as error:
