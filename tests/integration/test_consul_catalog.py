@@ -13,6 +13,7 @@ from agent.adapters.consul.catalog import (
     CatalogRecovered,
     CatalogSynced,
     CatalogUpdate,
+    Scope,
     ServiceEntries,
     watch_catalog,
 )
@@ -71,6 +72,50 @@ async def test_follows_what_another_program_does(consul: ConsulProcess) -> None:
 
         await consul.put("/v1/catalog/deregister", {"Node": "elsewhere", "ServiceID": "web-1"})
         await probe.until(lambda _: not last(probe, "web").instances)
+
+
+async def test_only_what_is_in_the_scope_is_followed_and_the_scope_changes_live(consul: ConsulProcess) -> None:
+    probe: Probe[CatalogUpdate] = Probe()
+    scope = Scope()
+
+    async def change(*names: str, version: str, **service: object) -> None:
+        for name in names:
+            await consul.put("/v1/catalog/register", catalog_entry(name, Meta={"version": version}, **service))
+
+    def seen(name: str) -> list[str]:
+        return [dict(instance.labels)["version"] for instance in last(probe, name).instances]
+
+    def said(name: str) -> int:
+        return sum(isinstance(update, ServiceEntries) and update.name == name for update in probe.updates)
+
+    await change("inner", "outer", version="v1")
+    async with ConsulClient(consul.address) as client, background(watch_catalog(client, probe, scope)):
+        await probe.until(lambda updates: CatalogSynced() in updates)
+        assert seen("inner") == seen("outer") == ["v1"], "each is known, before any scope is"
+        scope.follow(frozenset({"inner"}))
+        await change("outer", "inner", version="v2")
+        await probe.until(lambda _: seen("inner") == ["v2"])
+        assert seen("outer") == ["v1"], "it is not polled"
+
+        scope.follow(frozenset({"inner", "outer"}))
+        await probe.until(lambda _: seen("outer") == ["v2"])
+        await change("outer", version="v3")
+        await probe.until(lambda _: seen("outer") == ["v3"])
+
+        before = said("outer")
+        scope.follow(frozenset({"inner"}))
+        await change("outer", version="v4")  # ends the poll that was under way
+        await change("outer", version="v5")
+        await change("inner", version="v5")
+        await probe.until(lambda _: seen("inner") == ["v5"])
+        assert said("outer") <= before + 1, "it is read once more, when its last poll ends"
+
+        await change("outer", version="v6", Tags=["namespace=other"])
+        await probe.until(lambda _: seen("outer") == ["v6"])
+        scope.follow(None)
+        await change("outer", version="v7")
+        await probe.until(lambda _: seen("outer") == ["v7"])
+    await consul.put("/v1/catalog/deregister", {"Node": "elsewhere"})
 
 
 async def test_maintenance_is_critical(consul: ConsulProcess) -> None:

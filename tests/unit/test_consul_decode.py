@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.adapters.consul.decode import MAX_FAULTS, decode_instances, decode_names, name_fault
+from agent.adapters.consul.decode import MAX_FAULTS, decode_instances, decode_names, decode_tags, name_fault
 from agent.adapters.consul.kv import decode_values
 from agent.adapters.consul.meta import MAX_PAIRS, MAX_VALUE, registration, service_id
 from agent.errors import ConsulUnavailable
@@ -156,7 +156,9 @@ def test_faults_are_bounded() -> None:
 
 
 def test_names() -> None:
-    assert decode_names(b'{"web": ["a"], "consul": []}') == {"web", "consul"}
+    names = decode_names(b'{"web": ["b", "a"], "consul": []}')
+    assert {name: decode_tags(tags) for name, tags in names.items()} == {"web": {"a", "b"}, "consul": frozenset()}
+    assert decode_tags(b"7") == frozenset()
     assert name_fault("web-1") is None
     for name in ("", "Web", "a.b", "../x", "a b", "-a", "x" * 64, "a\n"):
         assert name_fault(name) is not None, name

@@ -62,6 +62,7 @@ class _Entry(Struct, rename="pascal"):
 _ENTRIES = msgspec.json.Decoder(list[msgspec.Raw])
 _ENTRY = msgspec.json.Decoder(_Entry)
 _NAMES = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_TAGS = msgspec.json.Decoder(list[str])
 
 
 class Decoded(Struct, frozen=True):
@@ -75,12 +76,23 @@ class _Unusable(Exception):
     """An entry can't be an instance; its text is the reason."""
 
 
-def decode_names(body: bytes) -> frozenset[str]:
-    """Return the service names in an answer of `catalog/services`; raises ConsulUnavailable if it is none."""
+def decode_names(body: bytes) -> dict[str, bytes]:
+    """Return service name → its tags, undecoded, in an answer of `catalog/services`.
+
+    Raises ConsulUnavailable if it is none.
+    """
     try:
-        return frozenset(_NAMES.decode(body))
+        return {name: bytes(tags) for name, tags in _NAMES.decode(body).items()}
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ConsulUnavailable(_no_catalog("catalog/services", error)) from error
+
+
+def decode_tags(tags: bytes) -> frozenset[str]:
+    """Return the tags of a name in that answer; Consul gives them in any order."""
+    try:
+        return frozenset(_TAGS.decode(tags))
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return frozenset()
 
 
 def name_fault(name: str) -> Fault | None:
@@ -180,7 +192,7 @@ def _labels(pairs: Mapping[str, str], tags: list[str]) -> Labels:
     labels: dict[str, str] = {}
     for tag in tags:
         cut = min((at for at in (tag.find("="), tag.find("|")) if at > 0), default=0)
-        if cut:
+        if cut and tag[:cut] != meta.NAMESPACE:
             labels.setdefault(tag[:cut], tag[cut + 1 :])
     labels.update((key, value) for key, value in pairs.items() if not meta.is_reserved(key, value))
     return _interned(

@@ -66,7 +66,8 @@ def registration(
     for name, text in (annotations or {}).items():
         if _fits(ANNOTATION_PREFIX + name, text):
             meta[ANNOTATION_PREFIX + name] = text
-    tags = []
+    # The list of all services has tags and no meta: whoever follows a namespace only learns from it where to look.
+    tags = [f"{NAMESPACE}={key.namespace}"] if key.namespace != DEFAULT_NAMESPACE else []
     for label, value in labels:
         if len(meta) < MAX_PAIRS and _fits(label, value) and not is_reserved(label, value):
             meta[label] = value

@@ -55,11 +55,14 @@ class Link:
         self._on_lost, self._on_recovered = on_lost, on_recovered
         self.up = asyncio.Event()
         self.up.set()
+        self.losses = 0
+        """An index that was read before the last loss is worth nothing: Consul may have lost its state."""
 
     def failed(self, reason: str) -> None:
         """Note that Consul does not answer."""
         if self.up.is_set():
             self.up.clear()
+            self.losses += 1
             log.warning("%s: lost: %s; the last known state is served on", self._subject, reason)
             self._on_lost(reason)
 
@@ -75,7 +78,8 @@ class Follower:
     """Follows one blocking endpoint and yields each answer that may be new.
 
     `leads`: its errors and successes decide the link; otherwise it waits while the link is down.
-    `first_read` bounds how many followers read their first (non-blocking) answer at a time.
+    `first_read` bounds how many followers read their first (non-blocking) answer at a time. With an `index` that was
+    read before it waits for what is newer.
     """
 
     def __init__(
@@ -88,6 +92,7 @@ class Follower:
         leads: bool = False,
         min_interval: float = 0.05,
         first_read: asyncio.Semaphore | None = None,
+        index: int = 0,
         on_trouble: Callable[[HostmeshError], None] | None = None,
     ) -> None:
         self._lane, self._link = lane, link
@@ -97,32 +102,32 @@ class Follower:
         self._first_read = first_read or asyncio.Semaphore(1)
         self._on_trouble = on_trouble
         self._backoff = Backoff()
+        self.index = index
+        """What the next poll waits on; 0: it reads afresh."""
         self.patience = WAIT
         """Seconds the next poll may wait."""
         self.stopped = False
-
-    def stop(self) -> None:
-        """End after the poll now under way: cut off, it would hold its place at Consul until its wait is over."""
-        self.stopped = True
+        """Set, it ends after the poll under way: cut off, that would hold its place at Consul until its wait is over."""
 
     async def answers(self) -> AsyncIterator[Answer]:
         """Yield the first answer, and then one whenever the index moved, until stopped; raises only on cancellation."""
-        index = 0
         loop = asyncio.get_running_loop()
         while not self.stopped:
             started = loop.time()
             try:
-                answer = await self._poll(index)
+                answer = await self._poll(self.index)
             except (ConsulUnavailable, ConsulRefused) as error:
-                index = 0
+                self.index = 0
                 await self._rest(error)
                 continue
             self._backoff.reset()
             if self._leads:
                 self._link.succeeded()
-            if (answer.index != index or index == 0) and not self.stopped:
+            if self.stopped:
+                return
+            before, self.index = self.index, next_index(self.index, answer.index)
+            if answer.index != before or before == 0:
                 yield answer
-            index = next_index(index, answer.index)
             await asyncio.sleep(max(0.0, started + self._min_interval - loop.time()))
 
     async def _poll(self, index: int) -> Answer:
