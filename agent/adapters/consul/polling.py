@@ -107,7 +107,7 @@ class Follower:
         self.patience = WAIT
         """Seconds the next poll may wait."""
         self.stopped = False
-        """Set, it ends after the poll under way: cut off, that would hold its place at Consul until its wait is over."""
+        """Set, it ends after the poll under way: one cut off would hold its place at Consul until its wait is over."""
 
     async def answers(self) -> AsyncIterator[Answer]:
         """Yield the first answer, and then one whenever the index moved, until stopped; raises only on cancellation."""
