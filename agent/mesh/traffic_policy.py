@@ -157,6 +157,17 @@ class ClientTls(Struct, frozen=True):
     sni: str = ""
     subject_alt_names: tuple[str, ...] = ()
     skip_verify: bool = False
+    credential: str = ""
+    """A folder of the caller's host instead of files, as servers of gateways have."""
+
+
+class Tunnel(Struct, frozen=True):
+    """Connections go by HTTP through the instances, which are proxies, to a host that these reach."""
+
+    host: str
+    port: int
+    by_post: bool = False
+    """POST instead of CONNECT."""
 
 
 class TrafficPolicy(Struct, frozen=True):
@@ -168,6 +179,8 @@ class TrafficPolicy(Struct, frozen=True):
     tls: ClientTls | None = None
     proxy_protocol: int | None = None
     """Version of the PROXY protocol header that each connection begins with."""
+    tunnel: Tunnel | None = None
+    """Only TCP connections can have one."""
 
     @classmethod
     def empty(cls) -> TrafficPolicy:
@@ -185,7 +198,7 @@ class Scope(Struct, frozen=True):
 
     policy: TrafficPolicy
     ports: tuple[tuple[int, TrafficPolicy], ...] = ()
-    """Port → what is said for it alone: nothing of the wider policy but the PROXY protocol holds there."""
+    """Port → what is said for it alone: nothing of the wider policy but PROXY protocol and tunnel holds there."""
     subset: str = ""
     labels: Labels = ()
 
@@ -203,7 +216,7 @@ class Scope(Struct, frozen=True):
         merged = wider.replaced_by(self.policy)
         for number, own in self.ports:
             if number == port:
-                return structs.replace(own, proxy_protocol=merged.proxy_protocol)
+                return structs.replace(own, proxy_protocol=merged.proxy_protocol, tunnel=merged.tunnel)
         return merged
 
 

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Mapping
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -107,8 +107,7 @@ class HostAgent:
         self._workloads = (*gateway, *self._workloads)
         self._post(WorkloadsChanged((*gateway, *workloads), faults))
         self._registrar.set_workloads(workloads)
-        if gateway:
-            self._take_credentials(read_credentials(self._config.secrets_dir))
+        self._take_credentials(read_credentials(self._config.secrets_dir))
         if self._rotator is not None:
             self._rotator.set_identities(self._identities())
 
@@ -146,7 +145,7 @@ class HostAgent:
                 "virtual addresses": self._keep_vips(),
                 "certificates": self._rotate(),
                 "readiness": self._announce(),
-                **self._gateway_parts(),
+                "secrets": watch_credentials(self._config.secrets_dir, self._take_credentials),
                 "garbage": garbage.keep_short(self._data_path.ready),
             }.items()
         ]
@@ -162,11 +161,6 @@ class HostAgent:
             for task in [*tasks, stopping]:
                 task.cancel()
             await asyncio.gather(*tasks, stopping, return_exceptions=True)
-
-    def _gateway_parts(self) -> dict[str, Coroutine[None, None, None]]:
-        if self._config.gateway_labels is None:
-            return {}
-        return {"secrets": watch_credentials(self._config.secrets_dir, self._take_credentials)}
 
     async def _stop(self) -> None:
         """Leave in the order in which peers and local programs notice nothing."""

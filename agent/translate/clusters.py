@@ -28,7 +28,14 @@ from agent.translate.locality import distribution
 from agent.translate.outside import client_tls, set_discovery
 from agent.translate.policies import ServiceTraffic
 from agent.translate.resource import ADS, packed, resource, seconds, socket_address
-from agent.translate.tls import client_socket, foreign_socket, mode_struct, plain_socket, with_proxy_protocol
+from agent.translate.tls import (
+    client_socket,
+    credential_references,
+    foreign_socket,
+    mode_struct,
+    plain_socket,
+    with_proxy_protocol,
+)
 
 PASSTHROUGH = "PassthroughCluster"
 """Sends to where the connection was going before it was captured."""
@@ -52,17 +59,24 @@ def service_clusters(
     dns_upstreams: tuple[str, ...] = (),
 ) -> tuple[Resource, ...]:
     """Return the clusters of a service: each port's own, then those of its subsets."""
-    wanted: list[tuple[Port, Subset | None]] = [(port, None) for port in facts.ports]
-    wanted += [(port, s.subset) for s in subsets for port in facts.ports if port.number == s.port]
-    return tuple(_service_cluster(facts, port, subset, security, traffic, dns_upstreams) for port, subset in wanted)
+    return tuple(
+        _service_cluster(facts, port, subset, security, traffic, dns_upstreams)
+        for port, subset in _wanted(facts, subsets)
+    )
 
 
-def unusable_policies(facts: ServiceFacts, security: ClientSecurity, traffic: ServiceTraffic) -> tuple[Fault, ...]:
-    """Return a fault if mutual TLS is ordered and this host has no certificate for it: nothing is sent then."""
-    ordered = (traffic.of(port.number, None).tls for port in facts.ports)
-    if security.certificate or not any(tls and tls.mode is TlsMode.ISTIO_MUTUAL for tls in ordered):
-        return ()
-    return (Fault(f"service {facts.key}", "a DestinationRule orders ISTIO_MUTUAL, but this host has no certificate"),)
+def unusable_policies(
+    facts: ServiceFacts, subsets: tuple[ServiceSubset, ...], security: ClientSecurity, traffic: ServiceTraffic
+) -> tuple[Fault, ...]:
+    """Return a fault for each thing that is ordered of this host's connections and cannot be had."""
+    reasons: set[str] = set()
+    for port, subset in _wanted(facts, subsets):
+        policy = traffic.of(port.number, subset)
+        if obstacle := security.obstacle(policy.tls):
+            reasons.add(f"a DestinationRule {obstacle}: nothing is sent")
+        if policy.tunnel and port.protocol.is_http:
+            reasons.add(f"the tunnel of a DestinationRule has no effect on port {port.number}: only TCP can have one")
+    return tuple(Fault(f"service {facts.key}", reason) for reason in sorted(reasons))
 
 
 def workload_cluster(port: Port, address: str) -> Resource:
@@ -85,6 +99,11 @@ def fallback_clusters() -> tuple[Resource, ...]:
     _set_http(passthrough, _AS_DOWNSTREAM)
     black_hole = _cluster(BLACK_HOLE, cluster_pb2.Cluster.STATIC)
     return tuple(resource(CLUSTER_TYPE, cluster.name, cluster) for cluster in (passthrough, black_hole))
+
+
+def _wanted(facts: ServiceFacts, subsets: tuple[ServiceSubset, ...]) -> list[tuple[Port, Subset | None]]:
+    wanted: list[tuple[Port, Subset | None]] = [(port, None) for port in facts.ports]
+    return wanted + [(port, s.subset) for s in subsets for port in facts.ports if port.number == s.port]
 
 
 def _service_cluster(
@@ -113,7 +132,9 @@ def _service_cluster(
     if policy.proxy_protocol:
         _set_proxy_protocol(cluster, policy.proxy_protocol)
     references = [(SECRET_TYPE, secret) for secret in secrets]
-    if facts.outside and not facts.has_endpoints:
+    if facts.outside and not facts.has_endpoints and security.obstacle(policy.tls):
+        cluster.type = cluster_pb2.Cluster.STATIC  # without an endpoint: nothing is sent
+    elif facts.outside and not facts.has_endpoints:
         set_discovery(cluster, facts.outside, port, subset, dns_upstreams)
     else:
         cluster.eds_cluster_config.eds_config.CopyFrom(ADS)
@@ -128,12 +149,16 @@ def _set_transport(
 
     Returns the secrets that it needs.
     """
+    if security.obstacle(tls):
+        return ()
     if tls and tls.mode in (TlsMode.SIMPLE, TlsMode.MUTUAL):
-        cluster.transport_socket.CopyFrom(foreign_socket(tls, http2))
-    elif security.certificate and tls and tls.mode is TlsMode.ISTIO_MUTUAL:
+        has_authorities = dict(security.credentials).get(tls.credential, False)
+        cluster.transport_socket.CopyFrom(foreign_socket(tls, http2, has_authorities))
+        return credential_references(tls, has_authorities)
+    if security.certificate and tls and tls.mode is TlsMode.ISTIO_MUTUAL:
         cluster.transport_socket.CopyFrom(_mesh_socket(cluster, facts, security, tls))
         return security.certificate, TRUST_BUNDLE_SECRET
-    elif tls is None and security.certificate and security.mode is not MtlsMode.DISABLED and facts.proxied_accounts:
+    if tls is None and security.certificate and security.mode is not MtlsMode.DISABLED and facts.proxied_accounts:
         _set_automatic_mtls(cluster, _mesh_socket(cluster, facts, security, None))
         return security.certificate, TRUST_BUNDLE_SECRET
     return ()

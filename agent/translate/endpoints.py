@@ -12,7 +12,7 @@ from agent.mesh.routes import Fault, Subset
 from agent.mesh.service import NOWHERE, Instance, Service, selects
 from agent.mesh.settings import MtlsMode
 from agent.mesh.snapshot import Resource
-from agent.mesh.traffic_policy import TlsMode, TrafficPolicy
+from agent.mesh.traffic_policy import TrafficPolicy
 from agent.translate.facts import ClientSecurity, ServiceFacts, ServiceSubset
 from agent.translate.locality import Place, groups
 from agent.translate.policies import ServiceTraffic
@@ -32,7 +32,7 @@ def service_endpoints(
     """Return the endpoints of each cluster of a service, named as the clusters.
 
     Only serving instances with an IP address; without a certificate under `strict` only those that are not proxied, and
-    none where a rule orders mutual TLS.
+    none where this host cannot connect as a rule orders.
     """
     if not facts.has_endpoints:
         return ()
@@ -45,8 +45,7 @@ def service_endpoints(
     made = []
     for port, subset in wanted:
         policy = traffic.of(port, subset)
-        ordered = policy.tls is not None and policy.tls.mode is TlsMode.ISTIO_MUTUAL
-        chosen = () if ordered and security.certificate is None else _of_port(callable_, port, subset)
+        chosen = () if security.obstacle(policy.tls) else _of_port(callable_, port, subset)
         made.append(_assignment(outbound_cluster(facts.key, port, subset), port, chosen, policy, traffic.place, marks))
     return tuple(made)
 

@@ -11,6 +11,7 @@ from agent.mesh.routes import Destination, Fault, SourceMatch, Subset
 from agent.mesh.service import Identity, Labels, Outside, Port, Resolution, Service, ServiceKey, selects
 from agent.mesh.settings import MtlsMode
 from agent.mesh.snapshot import MeshSnapshot
+from agent.mesh.traffic_policy import ClientTls, TlsMode
 
 MAX_PORT = 65535
 
@@ -80,6 +81,8 @@ class Security(Struct, frozen=True):
     """SDS names of the certificates that can be used; none without a trust bundle."""
     client: str | None
     """SDS name of the certificate that outbound connections bear."""
+    credentials: tuple[tuple[str, bool], ...] = ()
+    """The folders of secrets on this host, and whether each has authorities."""
 
     @classmethod
     def from_snapshot(cls, snapshot: MeshSnapshot) -> Security:
@@ -90,12 +93,13 @@ class Security(Struct, frozen=True):
         identity: Identity | None = workload.identity if workload else min(usable, default=None)
         client = certificate_secret(identity, settings.trust_domain) if identity in usable and identity else None
         names = frozenset(certificate_secret(identity, settings.trust_domain) for identity in usable)
-        return cls(settings.mtls, settings.trust_domain, names, client)
+        credentials = sorted((name, bool(held.authorities_pem)) for name, held in snapshot.credentials.items())
+        return cls(settings.mtls, settings.trust_domain, names, client, tuple(credentials))
 
     @property
     def outbound(self) -> ClientSecurity:
         """Return the part that outbound clusters and endpoints depend on."""
-        return ClientSecurity(self.mode, self.trust_domain, self.client)
+        return ClientSecurity(self.mode, self.trust_domain, self.client, self.credentials)
 
 
 class ClientSecurity(Struct, frozen=True):
@@ -104,6 +108,18 @@ class ClientSecurity(Struct, frozen=True):
     mode: MtlsMode
     trust_domain: str
     certificate: str | None
+    credentials: tuple[tuple[str, bool], ...] = ()
+
+    def obstacle(self, ordered: ClientTls | None) -> str | None:
+        """Return why this host cannot connect as ordered (it sends nothing then), or None."""
+        if ordered is None:
+            return None
+        if ordered.mode is TlsMode.ISTIO_MUTUAL and not self.certificate:
+            return "orders ISTIO_MUTUAL, but this host has no certificate"
+        foreign = ordered.mode in (TlsMode.SIMPLE, TlsMode.MUTUAL)
+        if foreign and ordered.credential and ordered.credential not in dict(self.credentials):
+            return f"wants the secret {ordered.credential}, which this host has not got (hostmesh secret install)"
+        return None
 
     @property
     def withholds_proxied(self) -> bool:

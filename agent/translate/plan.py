@@ -185,7 +185,7 @@ class _Round:
             endpoints += memo.get(("endpoints", key), (service, facts, wanted, outbound, traffic), service_endpoints)
             self._faults += memo.get(("unusable", key), (service,), unusable_instances)
             if traffic.scopes:
-                self._faults += memo.get(("orders", key), (facts, outbound, traffic), unusable_policies)
+                self._faults += memo.get(("orders", key), (facts, wanted, outbound, traffic), unusable_policies)
                 found = memo.get(("approaches", key), (key, facts.ports, wanted, traffic), approaches)
                 self._approaches.update(found)
         return clusters, endpoints
@@ -312,7 +312,7 @@ class _Round:
             secrets.append(memo.get(("secret", name), (name, held), certificate))
         if snapshot.trust_bundle_pem:
             secrets.append(memo.get("trust bundle", (snapshot.trust_bundle_pem,), trust_bundle))
-        for name, credential in sorted(snapshot.credentials.items()) if self._options.gateway is not None else ():
+        for name, credential in sorted(snapshot.credentials.items()):
             secrets += memo.get(("credential", name), (name, credential), credential_resources)
         return secrets
 

@@ -9,7 +9,15 @@ from msgspec import Struct, structs
 from agent.mesh.names import outbound_cluster
 from agent.mesh.routes import PolicyRule, ServicePolicy, Subset
 from agent.mesh.service import Port, ServiceKey
-from agent.mesh.traffic_policy import Algorithm, HashKey, LoadBalancer, LocalityPolicy, Scope, TrafficPolicy
+from agent.mesh.traffic_policy import (
+    Algorithm,
+    HashKey,
+    LoadBalancer,
+    LocalityPolicy,
+    Scope,
+    TrafficPolicy,
+    Tunnel,
+)
 from agent.translate.facts import Caller, ServiceSubset
 from agent.translate.locality import SOMEWHERE, Place
 
@@ -25,6 +33,7 @@ class Approach(Struct, frozen=True):
     hash: HashKey | None = None
     idle_timeout: float | None = None
     max_duration: float | None = None
+    tunnel: Tunnel | None = None
 
     @classmethod
     def empty(cls) -> Approach:
@@ -39,6 +48,7 @@ class Approach(Struct, frozen=True):
             chosen.key if chosen else None,
             pool.tcp_idle_timeout if pool else None,
             pool.max_connection_duration if pool else None,
+            policy.tunnel,
         )
 
 

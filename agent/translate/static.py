@@ -89,7 +89,11 @@ def _listeners(resources: Resources) -> list[Any]:
 
 def _secrets(resources: Resources, files: CertificateFiles | None) -> list[Any]:
     secrets = []
-    for _, held in sorted(resources.of(names.SECRET_TYPE).items()):
+    every = (held for of_type in resources.by_type.values() for held in of_type.values())
+    used = {reference for held in every for reference in held.references}
+    for name, held in sorted(resources.of(names.SECRET_TYPE).items()):
+        if name.startswith(names.CREDENTIAL_PREFIX) and (names.SECRET_TYPE, name) not in used:
+            continue  # a secret of the host that nothing here is for
         secret = secret_pb2.Secret.FromString(held.value)
         if files and files.secrets and secret.name.startswith(names.CREDENTIAL_PREFIX):
             _name_files(secret, files.secrets)
@@ -103,7 +107,7 @@ def _secrets(resources: Resources, files: CertificateFiles | None) -> list[Any]:
 
 
 def _name_files(secret: Any, folder: str) -> None:
-    """Let a gateway's secret name its files, as the agent reads them."""
+    """Let a secret of the host name its files, as the agent reads them."""
     place = f"{folder}/{secret.name.removeprefix(names.CREDENTIAL_PREFIX)}"
     if secret.HasField("tls_certificate"):
         secret.tls_certificate.private_key.filename = f"{place}/tls.key"

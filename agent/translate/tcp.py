@@ -33,6 +33,10 @@ def tcp_to(stat_prefix: str, targets: tuple[Target, ...], approach: Approach = _
         proxy.idle_timeout.CopyFrom(seconds(approach.idle_timeout))
     if approach.max_duration is not None:
         proxy.max_downstream_connection_duration.CopyFrom(seconds(approach.max_duration))
+    if approach.tunnel is not None:
+        host = f"[{approach.tunnel.host}]" if ":" in approach.tunnel.host else approach.tunnel.host
+        proxy.tunneling_config.hostname = f"{host}:{approach.tunnel.port}"
+        proxy.tunneling_config.use_post = approach.tunnel.by_post
     hashed = connection_hash(approach.hash) if approach.hash else None
     if hashed is not None:
         proxy.hash_policy.append(hashed)

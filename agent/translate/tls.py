@@ -38,14 +38,34 @@ def client_socket(certificate: str, server_ids: Iterable[str], sni: str) -> Any:
     return _socket("envoy.transport_sockets.tls", context)
 
 
-def foreign_socket(tls: ClientTls, http2: bool) -> Any:
-    """Return the transport socket of a client of servers that are not the mesh's: SIMPLE, or MUTUAL by files."""
+def foreign_socket(tls: ClientTls, http2: bool, has_authorities: bool = False) -> Any:
+    """Return the transport socket of a client of servers that are not the mesh's: SIMPLE, or MUTUAL.
+
+    Certificates are files, or those of a credential, which may have authorities or not.
+    """
     common = tls_pb2.CommonTlsContext(tls_params=_TLS_PARAMETERS, alpn_protocols=["h2"] if http2 else [])
-    if tls.mode is TlsMode.MUTUAL and tls.certificate:
+    certificate, authorities = credential_secrets(tls.credential)
+    if tls.mode is TlsMode.MUTUAL and tls.credential:
+        common.tls_certificate_sds_secret_configs.add(name=certificate, sds_config=ADS)
+    elif tls.mode is TlsMode.MUTUAL and tls.certificate:
         common.tls_certificates.add(certificate_chain=_file(tls.certificate), private_key=_file(tls.key))
-    if not tls.skip_verify:
+    if not tls.skip_verify and has_authorities:
+        combined = common.combined_validation_context
+        combined.default_validation_context.match_typed_subject_alt_names.extend(_expected_names(tls))
+        combined.validation_context_sds_secret_config.name = authorities
+        combined.validation_context_sds_secret_config.sds_config.CopyFrom(ADS)
+    elif not tls.skip_verify:
         _set_verification(common.validation_context, tls)
     return _socket("envoy.transport_sockets.tls", tls_pb2.UpstreamTlsContext(common_tls_context=common, sni=tls.sni))
+
+
+def credential_references(tls: ClientTls, has_authorities: bool) -> tuple[str, ...]:
+    """Return the secrets that such a client needs."""
+    if not tls.credential:
+        return ()
+    certificate, authorities = credential_secrets(tls.credential)
+    wanted = (certificate, tls.mode is TlsMode.MUTUAL), (authorities, has_authorities and not tls.skip_verify)
+    return tuple(name for name, needed in wanted if needed)
 
 
 def with_proxy_protocol(socket: Any, version: int) -> Any:
@@ -117,8 +137,11 @@ def _set_verification(validation: Any, tls: ClientTls) -> None:
     validation.trusted_ca.CopyFrom(_file(tls.authorities or SYSTEM_AUTHORITIES))
     if tls.crl:
         validation.crl.CopyFrom(_file(tls.crl))
-    names = tls.subject_alt_names or ((tls.sni,) if tls.sni else ())
-    validation.match_typed_subject_alt_names.extend(_san(name) for name in names)
+    validation.match_typed_subject_alt_names.extend(_expected_names(tls))
+
+
+def _expected_names(tls: ClientTls) -> list[Any]:
+    return [_san(name) for name in tls.subject_alt_names or ((tls.sni,) if tls.sni else ())]
 
 
 def _san(name: str) -> Any:

@@ -13,7 +13,8 @@ from msgspec import structs
 
 from agent.api.document import read_documents
 from agent.api.lowering.lower import lower
-from agent.mesh.names import CLUSTER_TYPE, ENDPOINT_TYPE, LISTENER_TYPE, ROUTE_TYPE, XDS_ORDER
+from agent.mesh.gateway import Credential
+from agent.mesh.names import CLUSTER_TYPE, ENDPOINT_TYPE, LISTENER_TYPE, ROUTE_TYPE, SECRET_TYPE, XDS_ORDER
 from agent.mesh.service import Health, Service, labels_of
 from agent.mesh.snapshot import Desired, MeshSnapshot
 from agent.translate.plan import Planner
@@ -282,6 +283,40 @@ def test_ordered_mutual_tls_without_a_certificate_sends_nothing() -> None:
     desired = Planner().plan(structs.replace(snapshot, certificates={}), OPTIONS)
     assert [fault.subject for fault in desired.faults] == ["service reviews.default"]
     assert b"10.0.0" not in desired.resources.of(ENDPOINT_TYPE)[WHOLE].value
+
+
+def test_a_secret_of_the_host_secures_a_client() -> None:
+    rules = new(
+        "r", "{host: reviews, trafficPolicy: {tls: {mode: MUTUAL, credentialName: shop, sni: reviews.example.com}}}"
+    )
+    snapshot = sample(rules)
+    missing = Planner().plan(snapshot, OPTIONS)
+    (fault,) = missing.faults
+    assert "wants the secret shop" in fault.reason
+    assert b"10.0.0" not in missing.resources.of(ENDPOINT_TYPE)[WHOLE].value
+    desired = Planner().plan(
+        structs.replace(snapshot, credentials={"shop": Credential(b"key", b"chain", b"roots")}), OPTIONS
+    )
+    assert desired.faults == ()
+    assert desired.resources.dangling() == []
+    references = desired.resources.of(CLUSTER_TYPE)[WHOLE].references
+    assert {name for type_url, name in references if type_url == SECRET_TYPE} == {
+        "credential/shop",
+        "credential/shop/authorities",
+    }
+    assert b"10.0.0" in desired.resources.of(ENDPOINT_TYPE)[WHOLE].value
+
+
+def test_a_tunnel_is_for_tcp() -> None:
+    tunnel = "{targetHost: '2001:db8::1', targetPort: 443, protocol: POST}"
+    desired = plan(new("m", f"{{host: mysql, trafficPolicy: {{tunnel: {tunnel}}}}}"))
+    listeners = desired.resources.of(LISTENER_TYPE)
+    (name,) = (name for name in listeners if name.endswith("_3306"))
+    proxy = tcp_proxy_pb2.TcpProxy()
+    listener_pb2.Listener.FromString(listeners[name].value).filter_chains[0].filters[0].typed_config.Unpack(proxy)
+    assert (proxy.tunneling_config.hostname, proxy.tunneling_config.use_post) == ("[2001:db8::1]:443", True)
+    refused = Planner().plan(sample(new("r", f"{{host: reviews, trafficPolicy: {{tunnel: {tunnel}}}}}")), OPTIONS)
+    assert ["only TCP can have one" in fault.reason for fault in refused.faults] == [True]
 
 
 def test_one_changed_policy_changes_one_service_and_a_flip_only_endpoints() -> None:

@@ -33,16 +33,6 @@ def _simple(report: Report, path: str, value: Any) -> None:
         report.unsupported(path, f"PASSTHROUGH can't be enforced here: {reason}")
 
 
-@like(text())
-def _credential(report: Report, path: str, value: Any) -> None:
-    text()(report, path, value)
-    report.unsupported(
-        path,
-        "names a secret that only gateways can have; on a host give files "
-        "(caCertificates, clientCertificate, privateKey)",
-    )
-
-
 def _at_most_one(*keys: str) -> Any:
     def check(report: Report, path: str, value: dict[str, Any]) -> None:
         given = [key for key in keys if key in value]
@@ -208,7 +198,7 @@ _TLS = message(
         "privateKey": _FILE,
         "caCertificates": _FILE,
         "caCrl": _FILE,
-        "credentialName": _credential,
+        "credentialName": text(),
         "subjectAltNames": listing(text(words.one_line_value), at_most=100),
         "sni": text(words.one_line_value, empty=True),
         "insecureSkipVerify": boolean,
@@ -217,20 +207,18 @@ _TLS = message(
 )
 
 
-_TUNNEL = message(
+def _target(value: str) -> str | None:
+    return None if words.is_address(value) else words.host(value)
+
+
+_TUNNEL: Check = message(
     {
         "protocol": one_of("CONNECT", "POST"),
-        "targetHost": text(words.host),
+        "targetHost": text(_target),
         "targetPort": integer(1, 65535),
     },
     required=("targetHost", "targetPort"),
 )
-
-
-@like(_TUNNEL)
-def _tunnel(report: Report, path: str, value: Any) -> None:
-    _TUNNEL(report, path, value)
-    report.unsupported(path, "tunnels are not supported yet (connections go to the instances themselves)")
 
 
 def _port_whole(report: Report, path: str, policy: dict[str, Any]) -> None:
@@ -262,7 +250,7 @@ TRAFFIC_POLICY: Check = message(
     {
         **_FIELDS,
         "portLevelSettings": listing(_PORT_POLICY, at_most=100),
-        "tunnel": _tunnel,
+        "tunnel": _TUNNEL,
         "proxyProtocol": message({"version": one_of("V1", "V2")}),
     },
     also=_whole,

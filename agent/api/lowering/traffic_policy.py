@@ -26,6 +26,7 @@ from agent.mesh.traffic_policy import (
     Scope,
     TlsMode,
     TrafficPolicy,
+    Tunnel,
     Warmup,
 )
 
@@ -84,13 +85,14 @@ def _simple_ejection(breaker: Mapping[str, Any]) -> OutlierDetection:
 
 def _policy(policy: Mapping[str, Any]) -> TrafficPolicy:
     balancer, pool, outlier = (policy.get(key) for key in ("loadBalancer", "connectionPool", "outlierDetection"))
-    tls, header = policy.get("tls"), policy.get("proxyProtocol")
+    tls, header, tunnel = policy.get("tls"), policy.get("proxyProtocol"), policy.get("tunnel")
     return TrafficPolicy(
         load_balancer=_load_balancer(balancer) if balancer is not None else None,
         connections=_connection_pool(pool) if pool is not None else None,
         outliers=_outlier_detection(outlier) if outlier is not None else None,
         tls=_client_tls(tls) if tls is not None else None,
         proxy_protocol=(2 if header.get("version") == "V2" else 1) if header is not None else None,
+        tunnel=_tunnel(tunnel) if tunnel is not None else None,
     )
 
 
@@ -216,7 +218,12 @@ def _client_tls(tls: Mapping[str, Any]) -> ClientTls:
         sni=tls.get("sni") or "",
         subject_alt_names=tuple(tls.get("subjectAltNames") or ()),
         skip_verify=tls.get("insecureSkipVerify") or False,
+        credential=tls.get("credentialName") or "",
     )
+
+
+def _tunnel(tunnel: Mapping[str, Any]) -> Tunnel:
+    return Tunnel(tunnel["targetHost"], tunnel["targetPort"], tunnel.get("protocol") == "POST")
 
 
 def _seconds(text: str | None) -> float | None:
