@@ -18,8 +18,10 @@ from agent.cli.context_file import contexts_path, load_contexts
 from agent.cli.lab_context import leave_lab_context, use_lab_context
 from agent.cli.output import table, to_json, to_yaml
 from agent.errors import HostError, UserError
+from agent.lab.full_plan import lab_plan
+from agent.lab.host import Host
 from agent.lab.lab import Lab
-from agent.lab.plan import BOOKINFO, CHECKOUT, DEFAULT_NAME, bookinfo_plan
+from agent.lab.plan import BOOKINFO, CHECKOUT, DEFAULT_NAME
 from agent.lab.preflight import require_free_ports, require_not_enrolled, require_root
 
 _SAMPLES = CHECKOUT / "vagrant" / "samples" / "bookinfo"
@@ -33,6 +35,7 @@ _PORT = click.IntRange(1, 65535)
     examples="""
 hostmesh lab up
 hostmesh lab status -o yaml
+hostmesh lab exec sleep -- curl -s http://httpbin:8000/headers
 hostmesh lab down
 """,
 )
@@ -52,13 +55,21 @@ _name_option = click.option(
     "--consul-port", type=_PORT, default=9500, show_default=True, help="Port of Consul's HTTP API on 127.0.0.1."
 )
 @click.option(
+    "--gateway-port", type=_PORT, default=9082, show_default=True, help="Port 80 of the gateway on 127.0.0.1."
+)
+@click.option(
+    "--gateway-tls-port", type=_PORT, default=9443, show_default=True, help="Port 443 of the gateway on 127.0.0.1."
+)
+@click.option(
     "--timeout", type=click.IntRange(1), default=120, show_default=True, help="How long it may take, in seconds."
 )
 @click.option("--keep", is_flag=True, help="If it fails, leave everything as it is, to look at.")
-def up(name: str, port: int, consul_port: int, timeout: int, keep: bool) -> None:
+def up(
+    name: str, port: int, consul_port: int, gateway_port: int, gateway_tls_port: int, timeout: int, keep: bool
+) -> None:
     """Bring the lab up, wait until the page answers, and make it the current context."""
     require_root()
-    existing = Lab(bookinfo_plan(name=name))
+    existing = Lab(lab_plan(name=name))
     if existing.attach():
         _require_whole(existing)
         click.echo("The lab is up already.\n")
@@ -68,9 +79,11 @@ def up(name: str, port: int, consul_port: int, timeout: int, keep: bool) -> None
         raise UserError(f"lab: {BOOKINFO} is missing: the lab runs from a checkout of hostmesh")
     require_not_enrolled()
     load_contexts(contexts_path())  # a damaged file is told before the work, not after it
-    require_free_ports(((port, "--port"), (consul_port, "--consul-port")))
+    options = ("--port", "--consul-port", "--gateway-port", "--gateway-tls-port")
+    ports = (port, consul_port, gateway_port, gateway_tls_port)
+    require_free_ports(tuple(zip(ports, options, strict=True)))
     began = time.monotonic()
-    made = Lab(bookinfo_plan(port, consul_port, name), _progress(began))
+    made = Lab(lab_plan(*ports, name), _progress(began))
     try:
         made.up(timeout=timeout, keep=keep)
     except HostError as error:
@@ -86,7 +99,7 @@ def up(name: str, port: int, consul_port: int, timeout: int, keep: bool) -> None
 def down(name: str) -> None:
     """Remove every trace of the lab; also after a crash, and if nothing is there."""
     require_root()
-    Lab(bookinfo_plan(name=name)).down()
+    Lab(lab_plan(name=name)).down()
     leave_lab_context()
 
 
@@ -97,7 +110,7 @@ def down(name: str) -> None:
 def status(ctx: click.Context, output: str, name: str) -> None:
     """Show what runs where; exit code 1 if there is no lab or a part of it does not run."""
     require_root()
-    found = Lab(bookinfo_plan(name=name))
+    found = Lab(lab_plan(name=name))
     if not found.attach():
         raise UserError("lab: there is none; `hostmesh lab up` makes it")
     document = _document(found)
@@ -107,6 +120,53 @@ def status(ctx: click.Context, output: str, name: str) -> None:
         click.echo(to_json(document) if output == "json" else to_yaml(document).rstrip())
     if not document["whole"]:
         ctx.exit(1)
+
+
+@lab.command(
+    "exec",
+    examples="""
+hostmesh lab exec sleep -- curl -s http://httpbin:8000/headers
+hostmesh lab exec mysql -- bash
+""",
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+)
+@_name_option
+@click.argument("host")
+@click.argument("command", nargs=-1, required=True)
+def execute(name: str, host: str, command: tuple[str, ...]) -> None:
+    """Run a command on a host of the lab, as its root; its exit code is this one's."""
+    require_root()
+    terminal = {key: value for key, value in os.environ.items() if key in ("TERM", "COLUMNS", "LINES")}
+    _host(name, host).become(command, terminal)
+
+
+@lab.command(
+    examples="""
+hostmesh lab logs httpbin-v2 httpbin
+hostmesh lab logs sleep envoy --lines 50
+"""
+)
+@_name_option
+@click.argument("host")
+@click.argument("part")
+@click.option("--lines", type=click.IntRange(1), default=10, show_default=True, help="How many of the last lines.")
+def logs(name: str, host: str, part: str, lines: int) -> None:
+    """Print the end of what a part of a host has written (the PARTS of `lab status`)."""
+    require_root()
+    found = _host(name, host)
+    if not found.path(f"log/{part}.log").exists():
+        parts = ", ".join(sorted(path.stem for path in found.path("log").glob("*.log")))
+        raise UserError(f"lab: host {host}: no log of {part!r} (there are: {parts})")
+    click.echo(found.log(part, lines))
+
+
+def _host(name: str, host: str) -> Host:
+    found = Lab(lab_plan(name=name))
+    if not found.attach():
+        raise UserError("lab: there is none; `hostmesh lab up` makes it")
+    if host not in found.hosts:
+        raise UserError(f"lab: no host {host!r} (hosts: {', '.join(found.hosts)})")
+    return found[host]
 
 
 def _progress(began: float) -> Callable[[str], None]:
@@ -135,6 +195,8 @@ def _document(found: Lab) -> dict[str, Any]:
     return {
         "page": found.state.page,
         "consul": found.state.consul,
+        "gateway": found.state.gateway,
+        "gatewayTls": found.state.gateway_tls,
         "whole": found.state.complete and running and all(forwarders.values()),
         "hosts": hosts,
     }
@@ -156,6 +218,7 @@ def _describe(made: Lab) -> None:
     click.echo(f"""
 The page:   {made.state.page}
 Consul:     {made.state.consul}
+Gateway:    http://{made.state.gateway} and https://{made.state.gateway_tls} (closed until rules open them: docs/tasks)
 
 Try next (reload the page after each):
   {hostmesh} apply -f {shlex.quote(f"{rules}/route-rule-reviews-v3.yaml")}
@@ -164,6 +227,8 @@ Try next (reload the page after each):
       sends user jason (sign in on the page) to reviews v2, with black stars
   watch -n 1 {hostmesh} proxy-status
       shows which rules each host's Envoy has acknowledged
+  {hostmesh} lab exec sleep -- curl -s http://httpbin:8000/headers
+      sends a request from a host of the lab; docs/tasks has more to do
 
 Remove it:  {hostmesh} lab down{name}""")
 

@@ -11,16 +11,19 @@ import os
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from agent.errors import HostError
 from agent.lab import network
 from agent.lab.hostfiles import APP_UID
+from agent.lab.outside import BUNDLE
 from agent.lab.plan import CHECKOUT, HostPlan
 from agent.lab.processes import ProcessId, identify, in_network_namespaces, name_of
 from agent.lab.programs import SEARCH_PATH
 from agent.lab.state import HostState
 
 LOG_TAIL_LINES = 15
+_FIRST_UNPRIVILEGED_PORT = 1024
 
 # Absent or dangling /etc/resolv.conf: the resolver's own default is 127.0.0.1, which is just what is wanted.
 # COVER is a folder above the checkout that other users may not enter (/root): an open folder is laid over it, in which
@@ -31,6 +34,7 @@ hostname "$HOST_NAME"
 for file in resolv.conf nsswitch.conf hosts; do
   if [ -e "/etc/$file" ]; then mount --bind "$ROOT/etc/$file" "/etc/$file"; fi
 done
+if [ -e "$ROOT/etc/ca-certificates.crt" ]; then mount --bind "$ROOT/etc/ca-certificates.crt" "$BUNDLE"; fi
 mount -t tmpfs -o mode=1777 tmpfs /dev/shm
 if [ -n "$COVER" ]; then
   mkdir -p "$ROOT/checkout"
@@ -103,6 +107,16 @@ class Host:
             raise HostError(f"{self.name}: `{' '.join(argv)}`: exit {done.returncode}: {text}")
         return done
 
+    def become(self, argv: Sequence[str], environment: Mapping[str, str]) -> NoReturn:
+        """Replace this process by a command on this host, as root and with this terminal; raises HostError."""
+        command = self.argv(argv)
+        # `hostmesh` there finds this host's own agent, as it does on a real host.
+        own = {"HOSTMESH_RUN_DIR": str(self.path("run")), "HOSTMESH_SECRETS_DIR": str(self.path("etc/secrets"))}
+        try:
+            os.execvpe(command[0], command, self._environment({**own, **environment}))
+        except OSError as error:
+            raise HostError(f"{self.name}: {command[0]}: {error.strerror}") from error
+
     def anchor(self, cover: Path | None) -> ProcessId:
         """Start the process that keeps the host's namespaces, and wait until they are set up; raises HostError."""
         argv = ["ip", "netns", "exec", self.namespace, "unshare", "--mount", "--uts", "sh", "-c", _ANCHOR]
@@ -111,6 +125,7 @@ class Host:
             "ROOT": str(self.root),
             "CHECKOUT": str(CHECKOUT),
             "COVER": str(cover or ""),
+            "BUNDLE": str(BUNDLE),
         }
         with self.path("log/anchor.log").open("ab") as log:
             process = subprocess.Popen(
@@ -151,7 +166,9 @@ class Host:
     def start_app(self, service: str) -> ProcessId:
         """Start the process of one of this host's applications."""
         app = next(app for app in self.plan.apps if app.service == service)
-        return self.start(service, app.argv, APP_UID, environment=app.environment)
+        capabilities = ("net_bind_service",) if app.port < _FIRST_UNPRIVILEGED_PORT else ()
+        environment = {**app.environment, "STATE_DIRECTORY": str(self.path("app"))}
+        return self.start(service, app.argv, APP_UID, capabilities, environment)
 
     def pid(self, part: str) -> int | None:
         """Return the pid of a part that runs; `envoy` is found by its name, as it is the agent's child."""

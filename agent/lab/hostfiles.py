@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,12 @@ def host_files(plan: LabPlan, host: HostPlan, root: Path, envoy: str, nsswitch: 
             DnsmasqOptions(
                 hosts_dir=str(root / "var" / "dns"),
                 listen=("127.0.0.1",),
-                upstreams=tuple((host.settings.get("dns") or {}).get("upstreams") or ()),
+                upstreams=tuple((host.settings.get("dns") or {}).get("upstreams") or _upstreams(plan, host)),
             )
         ),
     }
+    if host.names:
+        files["dnsmasq.conf"] = _outside_dns(host.names, plan.address(host.name))
     if host.consul:
         files["consul.json"] = json.dumps(_consul(plan, host, root), indent=2)
     if host.ca:
@@ -43,6 +46,18 @@ def host_files(plan: LabPlan, host: HostPlan, root: Path, envoy: str, nsswitch: 
         for app in host.apps:
             files[f"services.d/{app.service}-{app.port}.yaml"] = _yaml(_service(app))
     return files
+
+
+def _upstreams(plan: LabPlan, host: HostPlan) -> tuple[str, ...]:
+    """Where names are looked up that are none of the mesh: the outside's DNS, if the lab has one."""
+    outside = plan.only("names")
+    return (str(plan.address(outside.name)),) if outside and outside is not host else ()
+
+
+def _outside_dns(names: tuple[str, ...], address: IPv4Address) -> str:
+    """The outside's DNS: these names and no others, for every host."""
+    known = [f"address=/{name}/{address}" for name in names]
+    return "\n".join(["no-resolv", "no-hosts", "bind-interfaces", f"listen-address=127.0.0.1,{address}", *known, ""])
 
 
 def _plain_host_lookups(nsswitch: str) -> str:
@@ -81,6 +96,8 @@ def _agent(plan: LabPlan, host: HostPlan, envoy: str) -> dict[str, Any]:
     }
     if ca:
         config["ca"] = {"address": str(plan.address(ca.name))}
+    if upstreams := _upstreams(plan, host):
+        config["dns"] = {"upstreams": list(upstreams)}
     return _laid_over(config, host.settings)
 
 

@@ -22,10 +22,11 @@ from agent.adapters.files import write_atomic
 from agent.errors import HostError, UserError
 from agent.lab import netns_files, network
 from agent.lab.host import Host, folder_to_cover
-from agent.lab.hostfiles import AGENT_UID, CA_UID, CONSUL_UID, DNS_UID, host_files
-from agent.lab.plan import CHECKOUT, HostPlan, LabPlan
+from agent.lab.hostfiles import AGENT_UID, APP_UID, CA_UID, CONSUL_UID, DNS_UID, host_files
+from agent.lab.outside import AUTHORITY, BUNDLE, certificates
+from agent.lab.plan import CHECKOUT, Forward, HostPlan, LabPlan
 from agent.lab.processes import ProcessId, identify, kill, kill_all
-from agent.lab.programs import find_programs
+from agent.lab.programs import PROGRAMS, find_programs
 from agent.lab.readiness import (
     Condition,
     agent_ready,
@@ -42,7 +43,7 @@ from agent.lab.tokens import create_tokens
 from agent.mesh.gateway import INGRESS_ACCOUNT
 
 RUN = Path("/run")
-_FOLDERS = ("etc/services.d", "var/dns", "run", "log", "consul")
+_FOLDERS = ("etc/services.d", "var/dns", "run", "log", "consul", "app")
 
 _USERS: dict[str, tuple[int, tuple[str, ...]]] = {
     "consul": (CONSUL_UID, ()),
@@ -92,7 +93,7 @@ class Lab:
         Raises UserError if the lab is there already, HostError (with host, part and log) if something fails; then all
         is taken down again unless keep.
         """
-        programs = find_programs()
+        programs = find_programs((*PROGRAMS, *self.plan.programs))
         if any(network.exists(name) for name in self.plan.namespaces):
             raise UserError(f"lab: namespaces of {self.plan.name} are there already: `hostmesh lab down` removes them")
         try:
@@ -237,10 +238,26 @@ class Lab:
             for name, text in host_files(self.plan, plan, root, programs["envoy"], names).items():
                 write_atomic(root / "etc" / name, text.encode(), mode=0o644)
             owner = CA_UID if plan.ca else AGENT_UID
-            for folder, uid in (("var", owner), ("run", owner), ("var/dns", AGENT_UID), ("consul", CONSUL_UID)):
+            owners = {"var": owner, "run": owner, "var/dns": AGENT_UID, "consul": CONSUL_UID, "app": APP_UID}
+            for folder, uid in owners.items():
                 os.chown(root / folder, uid, uid)
+        self._certify_outside()
         self._state.bridge_namespace = self.plan.name
         self._file.save(self._state)
+
+    def _certify_outside(self) -> None:
+        """Give the outside's servers certificates, and let every host trust them beside what this machine trusts."""
+        outside = self.plan.only("names")
+        if outside is None or not BUNDLE.exists():
+            return
+        files = certificates(outside.names)
+        bundle = BUNDLE.read_bytes() + files.pop(AUTHORITY)
+        for host in self:
+            write_atomic(host.path("etc/ca-certificates.crt"), bundle, mode=0o644)
+        for name, data in files.items():
+            path = self[outside.name].path(f"app/{name}")
+            write_atomic(path, data)
+            os.chown(path, APP_UID, APP_UID)
 
     def _start_infrastructure(self, host: Host) -> None:
         if host.plan.consul:
@@ -254,23 +271,24 @@ class Lab:
                 host.start_app(app.service)
 
     def _start_forwarders(self) -> None:
-        server = self.plan.only("consul_server")
-        if self.plan.page_host:
-            self._forward("page", self.plan.page_port, self.plan.page_host, 9080)
-            self._state.page = f"http://127.0.0.1:{self.plan.page_port}/productpage"
-        if self.plan.consul_port and server:
-            self._forward("consul", self.plan.consul_port, server.name, 8500)
-            self._state.consul = f"http://127.0.0.1:{self.plan.consul_port}"
+        for forward in self.plan.forwards:
+            self._forward(forward)
+        addresses = {forward.name: f"127.0.0.1:{forward.port}" for forward in self.plan.forwards}
+        if page := addresses.get("page"):
+            self._state.page = f"http://{page}/productpage"
+        if consul := addresses.get("consul"):
+            self._state.consul = f"http://{consul}"
+        self._state.gateway, self._state.gateway_tls = addresses.get("gateway", ""), addresses.get("gateway-tls", "")
 
-    def _forward(self, name: str, port: int, host: str, target_port: int) -> None:
-        namespace = str(network.NAMESPACES / self.plan.namespace(host))
-        argv = [sys.executable, "-m", "agent.lab.forward", str(port), namespace, str(target_port)]
-        with (self.folder / f"forward-{name}.log").open("ab") as log:
+    def _forward(self, forward: Forward) -> None:
+        namespace = str(network.NAMESPACES / self.plan.namespace(forward.host))
+        argv = [sys.executable, "-m", "agent.lab.forward", str(forward.port), namespace, str(forward.target_port)]
+        with (self.folder / f"forward-{forward.name}.log").open("ab") as log:
             child = subprocess.Popen(
                 argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=CHECKOUT, start_new_session=True
             )
-        self._forwarders[name] = child
-        self._state.forwarders[name] = identify(child.pid) or ProcessId(child.pid, 0)
+        self._forwarders[forward.name] = child
+        self._state.forwarders[forward.name] = identify(child.pid) or ProcessId(child.pid, 0)
 
     def _write_token(self, host: Host) -> None:
         """Put the join tokens of the host's identities where the agent looks for them: a line for each."""

@@ -38,6 +38,8 @@ class App(Struct, frozen=True):
     health_path: str = "/health"
     """Empty: a TCP check."""
     proxied: bool = True
+    programs: tuple[str, ...] = ()
+    """What it needs on this machine beside Python."""
 
 
 class HostPlan(Struct, frozen=True):
@@ -52,6 +54,17 @@ class HostPlan(Struct, frozen=True):
     ca: bool = False
     settings: Mapping[str, Any] = {}
     """Laid over agent.yaml, section by section."""
+    names: tuple[str, ...] = ()
+    """Given for the one host that plays the world outside of the mesh: the names that the lab's DNS knows it by."""
+
+
+class Forward(Struct, frozen=True):
+    """A port of the machine's loopback that leads to a port of a host."""
+
+    name: str
+    port: int
+    host: str
+    target_port: int
 
 
 class LabPlan(Struct, frozen=True):
@@ -68,6 +81,10 @@ class LabPlan(Struct, frozen=True):
     page_port: int = 9081
     consul_port: int = 0
     """Where Consul's HTTP API is forwarded to on the machine's loopback; 0: nowhere."""
+    gateway_host: str = ""
+    """The host whose ports 80 and 443 are forwarded to the machine's loopback; empty: none."""
+    gateway_port: int = 9082
+    gateway_tls_port: int = 9443
     ca_settings: Mapping[str, Any] = {}
     """Laid over ca.yaml, for example a short lifetime."""
 
@@ -92,15 +109,32 @@ class LabPlan(Struct, frozen=True):
         return (*(self.namespace(plan.name) for plan in self.hosts), self.name)
 
     def only(self, what: str) -> HostPlan | None:
-        """Return the host with Consul's server (`consul_server`) or the authority (`ca`)."""
+        """Return the host with Consul's server (`consul_server`), the authority (`ca`) or the outside's `names`."""
         return next((plan for plan in self.hosts if getattr(plan, what)), None)
+
+    @property
+    def programs(self) -> tuple[str, ...]:
+        """Return what its applications need on this machine."""
+        return tuple(dict.fromkeys(name for plan in self.hosts for app in plan.apps for name in app.programs))
+
+    @property
+    def forwards(self) -> tuple[Forward, ...]:
+        """Return what is forwarded to the machine's loopback."""
+        server = self.only("consul_server")
+        wanted = (
+            Forward("page", self.page_port, self.page_host, 9080),
+            Forward("consul", self.consul_port, server.name if server else "", 8500),
+            Forward("gateway", self.gateway_port, self.gateway_host, 80),
+            Forward("gateway-tls", self.gateway_tls_port, self.gateway_host, 443),
+        )
+        return tuple(forward for forward in wanted if forward.host and forward.port)
 
 
 CONSUL_HOST = HostPlan("consul", agent=False, consul_server=True, ca=True)
 
 
 def bookinfo_plan(page_port: int = 9081, consul_port: int = 9500, name: str = DEFAULT_NAME) -> LabPlan:
-    """Return the lab of `make lab`; under another name its hosts' namespaces begin with that name."""
+    """Return a lab of Bookinfo alone; under another name its hosts' namespaces begin with that name."""
     stars = {"ENABLE_RATINGS": "true"}
     return LabPlan(
         hosts=(
@@ -124,11 +158,16 @@ def bookinfo_app(service: str, version: str, environment: Mapping[str, str]) -> 
     """Return one of the four applications in one version."""
     return App(
         service,
-        (sys.executable, str(BOOKINFO / f"{service}.py"), "9080"),
+        python_app(BOOKINFO / f"{service}.py", 9080),
         service_account=f"bookinfo-{service}",
         labels={"app": service, "version": version},
         environment={"SERVICE_VERSION": version, **environment},
     )
+
+
+def python_app(script: Path, port: int) -> tuple[str, ...]:
+    """Return the command line of one of the lab's applications."""
+    return (sys.executable, str(script), str(port))
 
 
 def _bookinfo_host(name: str, service: str, version: str, environment: Mapping[str, str]) -> HostPlan:

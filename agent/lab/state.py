@@ -28,6 +28,8 @@ class LabState(Struct):
     """False while it comes up, or if it failed to."""
     page: str = ""
     consul: str = ""
+    gateway: str = ""
+    gateway_tls: str = ""
     ca_socket: str = ""
     bridge_namespace: str = ""
     hosts: dict[str, HostState] = {}

@@ -96,6 +96,10 @@ def installed_but_not_started(machine: Machine) -> None:
     assert machine.run("hostmesh", "version", "--client").stdout.startswith("hostmesh ")
     machine.run("hostmesh-agent", "--check")
     machine.run("hostmesh-ca", "--check")
+    samples = "/usr/share/hostmesh/samples"
+    checked = machine.run("hostmesh", "validate", "-f", f"{samples}/bookinfo", "-f", f"{samples}/bookinfo/networking")
+    assert "objects valid\n" in checked.stdout
+    machine.run("test", "-x", f"{samples}/cleanup.sh")
     modes = machine.run("stat", "-c", "%U %a %n", "/var/lib/hostmesh", "/var/lib/hostmesh-ca").stdout.splitlines()
     assert modes == ["hostmesh 755 /var/lib/hostmesh", "hostmesh-ca 700 /var/lib/hostmesh-ca"]
     assert "/usr/lib/hostmesh/envoy" in machine.run("dpkg", "-L", "hostmesh-proxy").stdout

@@ -6,13 +6,17 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from agent.adapters.files import write_atomic
 from agent.cli.context_file import Context, Contexts, contexts_path, load_contexts, save_contexts
 from agent.cli.lab_context import leave_lab_context, use_lab_context
 from agent.config import load_config, load_workloads
+from agent.lab.full_plan import HTTP_NAME, HTTPS_NAME, lab_plan
 from agent.lab.host import folder_to_cover
 from agent.lab.hostfiles import host_files
+from agent.lab.outside import AUTHORITY, certificates
 from agent.lab.plan import LabPlan, bookinfo_plan
 from agent.mesh.service import Protocol, ServiceKey
 from node_ca.config import load_config as load_ca_config
@@ -71,6 +75,42 @@ def test_every_host_has_its_own_address_and_namespace() -> None:
     assert len({plan.address(host.name) for host in plan.hosts}) == len(plan.hosts) == 7
     assert "hostmesh-reviews-v1" in plan.namespaces
     assert plan.namespaces[-1] == "hostmesh-lab"
+
+
+def test_the_whole_lab_is_bookinfo_and_more_and_leaves_bookinfo_as_it_is() -> None:
+    whole, bookinfo = lab_plan(), bookinfo_plan()
+    assert whole.hosts[: len(bookinfo.hosts)] == bookinfo.hosts
+    assert len({whole.address(host.name) for host in whole.hosts}) == len(whole.hosts)
+    assert {forward.name: (forward.host, forward.target_port) for forward in whole.forwards} == {
+        "page": ("productpage", 9080),
+        "consul": ("consul", 8500),
+        "gateway": ("gateway", 80),
+        "gateway-tls": ("gateway", 443),
+    }
+    assert "mariadbd" in whole.programs
+    assert not bookinfo.programs
+
+
+def test_every_host_asks_the_outside_for_other_names_and_the_outside_asks_nobody(tmp_path: Path) -> None:
+    plan = lab_plan()
+    address = str(plan.address("outside"))
+    sleep = written(plan, "sleep", tmp_path / "sleep")
+    assert f"server={address}\n" in (sleep / "dnsmasq.conf").read_text()
+    assert load_config(sleep, tmp_path, tmp_path).dns.upstreams == (address,)
+    outside = (written(plan, "outside", tmp_path / "outside") / "dnsmasq.conf").read_text()
+    assert f"address=/{HTTP_NAME}/{address}\n" in outside
+    assert f"listen-address=127.0.0.1,{address}\n" in outside
+    assert "no-resolv\n" in outside
+
+
+def test_the_outsides_certificates_are_what_its_authority_signed() -> None:
+    files = certificates([HTTPS_NAME])
+    authority, server = (x509.load_pem_x509_certificate(files[name]) for name in (AUTHORITY, f"{HTTPS_NAME}.crt"))
+    server.verify_directly_issued_by(authority)
+    names = server.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.DNSName) == [HTTPS_NAME]
+    key = load_pem_private_key(files[f"{HTTPS_NAME}.key"], None)
+    assert key.public_key() == server.public_key()
 
 
 def test_only_the_topmost_closed_folder_is_covered(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """httpbin: answers that show the request, and answers that are asked for. Run: python httpbin.py [PORT]
 
-The paths of the well-known httpbin that the tasks use. TLS_CERTIFICATE and TLS_KEY (PEM files) make it an HTTPS server.
+The paths of the well-known httpbin that the tasks use. TLS_CERTIFICATE and TLS_KEY (PEM files; relative ones are in
+STATE_DIRECTORY) make it an HTTPS server.
 Writes an access log, with the Host header: mirrored requests are told by it.
 """
 
@@ -13,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlencode
 
@@ -126,11 +128,12 @@ def application(environment: Mapping[str, str], sleep: Callable[[float], None] =
 
 def tls_context(environment: Mapping[str, str]) -> ssl.SSLContext | None:
     """Return how TLS is spoken, None for plain HTTP."""
-    certificate = environment.get("TLS_CERTIFICATE")
-    if not certificate:
+    certificate, key = environment.get("TLS_CERTIFICATE"), environment.get("TLS_KEY")
+    if not certificate or not key:
         return None
+    folder = Path(environment.get("STATE_DIRECTORY", ""))
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(certificate, environment.get("TLS_KEY"))
+    context.load_cert_chain(folder / certificate, folder / key)
     return context
 
 

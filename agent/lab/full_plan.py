@@ -1,0 +1,103 @@
+"""The lab of `make lab`: Bookinfo and the other hosts of docs/tasks. Pure data; starts nothing."""
+
+from __future__ import annotations
+
+import msgspec
+
+from agent.lab.plan import CHECKOUT, DEFAULT_NAME, App, HostPlan, LabPlan, bookinfo_app, bookinfo_plan, python_app
+
+_VAGRANT = CHECKOUT / "vagrant"
+_SHARED = {"PYTHONPATH": str(_VAGRANT / "bookinfo")}
+"""Where the modules are that all of the lab's applications import."""
+HTTP_NAME, HTTPS_NAME, TCP_NAME = "httpbin.org", "www.google.com", "tcp.example.com"
+"""What the outside is called; the lab's hosts reach no Internet, so nobody takes it for the real ones."""
+
+
+def lab_plan(
+    page_port: int = 9081,
+    consul_port: int = 9500,
+    gateway_port: int = 9082,
+    gateway_tls_port: int = 9443,
+    name: str = DEFAULT_NAME,
+) -> LabPlan:
+    """Return the whole lab; ports are those of the machine's loopback."""
+    bookinfo = bookinfo_plan(page_port, consul_port, name)
+    return msgspec.structs.replace(
+        bookinfo,
+        hosts=(
+            *bookinfo.hosts,
+            HostPlan("ratings-v2", (_ratings_v2(),)),
+            HostPlan("mysql", (_mysqldb(),)),
+            HostPlan("httpbin", (_httpbin("v1"),)),
+            HostPlan("httpbin-v2", (_httpbin("v2"),)),
+            HostPlan("sleep", (_sleep(),)),
+            HostPlan("gateway", settings={"role": "gateway"}),
+            _outside(),
+        ),
+        gateway_host="gateway",
+        gateway_port=gateway_port,
+        gateway_tls_port=gateway_tls_port,
+    )
+
+
+def _ratings_v2() -> App:
+    database = {
+        "DB_TYPE": "mysql",
+        "MYSQL_DB_HOST": "mysqldb",
+        "MYSQL_DB_USER": "root",
+        "MYSQL_DB_PASSWORD": "password",
+    }
+    app = bookinfo_app("ratings", "v2-mysql", database)
+    return msgspec.structs.replace(app, programs=("mariadb",))
+
+
+def _mysqldb() -> App:
+    return App(
+        "mysqldb",
+        ("sh", str(_VAGRANT / "mysql" / "mysqldb.sh"), "3306"),
+        port=3306,
+        protocol="mysql",
+        service_account="bookinfo-mysqldb",
+        labels={"app": "mysqldb", "version": "v1"},
+        health_path="",
+        programs=("mariadbd", "mariadb-install-db"),
+    )
+
+
+def _httpbin(version: str) -> App:
+    return App(
+        "httpbin",
+        python_app(_VAGRANT / "httpbin" / "httpbin.py", 8000),
+        port=8000,
+        service_account="httpbin",
+        labels={"app": "httpbin", "version": version},
+        environment={**_SHARED, "SERVICE_VERSION": version},
+    )
+
+
+def _sleep() -> App:
+    return App(
+        "sleep",
+        python_app(_VAGRANT / "sleep" / "sleep.py", 80),
+        port=80,
+        service_account="sleep",
+        labels={"app": "sleep"},
+        environment=_SHARED,
+    )
+
+
+def _outside() -> HostPlan:
+    """The world outside of the mesh: a web server, one with TLS and one that speaks neither, and the DNS for them."""
+    httpbin = _VAGRANT / "httpbin" / "httpbin.py"
+    files = {"TLS_CERTIFICATE": f"{HTTPS_NAME}.crt", "TLS_KEY": f"{HTTPS_NAME}.key"}
+    return HostPlan(
+        "outside",
+        (
+            App(HTTP_NAME, python_app(httpbin, 80), port=80, environment=_SHARED),
+            App(HTTPS_NAME, python_app(httpbin, 443), port=443, environment={**_SHARED, **files}, health_path=""),
+            App(TCP_NAME, python_app(_VAGRANT / "httpbin" / "tcp_echo.py", 9000), port=9000, health_path=""),
+        ),
+        agent=False,
+        consul=False,
+        names=(HTTP_NAME, HTTPS_NAME, TCP_NAME),
+    )
