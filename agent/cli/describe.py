@@ -155,12 +155,13 @@ def _instance(world: World, each: Instance, status: NodeStatus | None) -> list[s
     subsets = [
         name for name, labels in sorted(world.subsets.get(each.service, {}).items()) if set(labels) <= set(each.labels)
     ]
+    idle = "" if world.settings.warning_instances.serves(each.health) else " (gets no traffic)"
     lines = [
         f"Instance:  {each.id}",
         f"Service:   {each.service}",
         f"Node:      {each.node} ({each.address})",
         f"Ports:     {', '.join(f'{port.number} {port.name}/{port.protocol}' for port in each.ports)}",
-        f"Health:    {each.health}{'' if each.is_serving else ' (gets no traffic)'}",
+        f"Health:    {each.health}{idle}",
         f"Labels:    {_labels(each.labels)}",
         f"Subsets:   {', '.join(subsets) or '-'}",
         f"Identity:  {each.service.namespace}/{each.service_account}",

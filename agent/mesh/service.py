@@ -96,7 +96,7 @@ class Port(Struct, frozen=True, order=True):
 
 
 class Health(StrEnum):
-    """The worst of an instance's Consul checks; passing and warning get traffic, critical does not."""
+    """The worst of an instance's Consul checks; what it means for traffic: settings.WarningInstances."""
 
     PASSING = "passing"
     WARNING = "warning"
@@ -139,11 +139,6 @@ class Instance(Struct, frozen=True, order=True):
     target_ports: tuple[tuple[int, int], ...] = ()
     """(service port, the port this instance listens on) where they differ; the catalog file of `render` has such."""
     locality: Locality = NOWHERE
-
-    @property
-    def is_serving(self) -> bool:
-        """Tell whether it may get traffic."""
-        return self.health is not Health.CRITICAL
 
     def target_port(self, number: int) -> int | None:
         """Return the port to connect to for a service port, or None if this instance does not serve that port."""

@@ -10,7 +10,7 @@ from envoy.config.endpoint.v3 import endpoint_pb2
 from agent.mesh.names import ENDPOINT_TYPE, outbound_cluster
 from agent.mesh.routes import Fault, Subset
 from agent.mesh.service import NOWHERE, Instance, Service, selects
-from agent.mesh.settings import MtlsMode
+from agent.mesh.settings import MtlsMode, WarningInstances
 from agent.mesh.snapshot import Resource
 from agent.mesh.traffic_policy import TrafficPolicy
 from agent.translate.facts import ClientSecurity, ServiceFacts, ServiceSubset
@@ -28,6 +28,7 @@ def service_endpoints(
     subsets: tuple[ServiceSubset, ...],
     security: ClientSecurity,
     traffic: ServiceTraffic,
+    warning: WarningInstances = WarningInstances.SERVE,
 ) -> tuple[Resource, ...]:
     """Return the endpoints of each cluster of a service, named as the clusters.
 
@@ -36,7 +37,7 @@ def service_endpoints(
     """
     if not facts.has_endpoints:
         return ()
-    callable_ = tuple(i for i in service.instances if i.is_serving and is_ip(i.address))
+    callable_ = tuple(i for i in service.instances if warning.serves(i.health) and is_ip(i.address))
     if security.withholds_proxied:
         callable_ = tuple(instance for instance in callable_ if not instance.proxied)
     marks = security.mode is not MtlsMode.DISABLED

@@ -182,7 +182,8 @@ class _Round:
             traffic = self._traffic[key]
             upstreams = self._options.dns_upstreams if facts.outside else ()
             clusters += memo.get(("clusters", key), (facts, wanted, outbound, traffic, upstreams), service_clusters)
-            endpoints += memo.get(("endpoints", key), (service, facts, wanted, outbound, traffic), service_endpoints)
+            inputs = (service, facts, wanted, outbound, traffic, self._snapshot.settings.warning_instances)
+            endpoints += memo.get(("endpoints", key), inputs, service_endpoints)
             self._faults += memo.get(("unusable", key), (service,), unusable_instances)
             if traffic.scopes:
                 self._faults += memo.get(("orders", key), (facts, wanted, outbound, traffic), unusable_policies)

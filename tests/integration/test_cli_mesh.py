@@ -15,7 +15,7 @@ import pytest
 from agent.adapters.consul.decode import decode_instances
 from agent.adapters.consul.store import KvConnection
 from agent.mesh.names import status_key
-from agent.mesh.service import Instance, Protocol
+from agent.mesh.service import Health, Instance, Protocol
 from agent.mesh.status import CertificateStatus, NodeStatus, ProxyStatus
 from tests.integration.cli_consul import CommandLine, command_line, many
 
@@ -44,7 +44,7 @@ def test_an_instance_without_an_agent_is_registered_and_seen_as_agents_see_it(ho
     assert (instance.service.namespace, instance.service_account, instance.address) == ("onprem", "dba", "1.2.3.4")
     assert {port.number: port.protocol for port in instance.ports} == {3306: Protocol.MYSQL, 8000: Protocol.HTTP}
     assert dict(instance.labels) == {"version": "v2", "example.com/tier": "db"}
-    assert instance.is_serving
+    assert instance.health is Health.PASSING
     assert not instance.proxied
     hostmesh.ok("register", "mysql", "1.2.3.4", "3306", "-n", "onprem")
     assert len(instances(hostmesh, "mysql")) == 1
@@ -85,6 +85,7 @@ def test_mesh_settings(hostmesh: CommandLine) -> None:
         "mtls": "strict",
         "outboundTrafficPolicy": "ALLOW_ANY",
         "excludedServices": ["consul", "vault"],
+        "warningInstances": "serve",
     }
     assert '"never" is not one of disabled, permissive, strict' in hostmesh.refused("mesh", "set", "mtls=never")
     assert "unknown setting" in hostmesh.refused("mesh", "set", "mtsl=strict")

@@ -13,7 +13,7 @@ from agent.adapters.consul.external import ExternalInstance, ExternalInstances
 from agent.adapters.consul.store import KvConnection, NodeStatuses, RuleStore, SettingsStore
 from agent.errors import ConflictError, ConsulRefused, ConsulUnavailable, PartialWrite
 from agent.mesh.names import config_key, status_key
-from agent.mesh.service import Port, Protocol, ServiceKey
+from agent.mesh.service import Health, Port, Protocol, ServiceKey
 from agent.mesh.status import NodeStatus
 from tests.integration.consul_process import ConsulProcess
 from tests.ports import free_port
@@ -123,7 +123,7 @@ def test_external_instances(address: ConsulAddress, host: str) -> None:
     external.register(instance)
     (found,) = external.list()
     assert (found.service, found.address, found.ports, found.labels) == (instance.service, host, ports, instance.labels)
-    assert (found.service_account, found.proxied, found.is_serving) == ("db-account", False, True)
+    assert (found.service_account, found.proxied, found.health) == ("db-account", False, Health.PASSING)
     with pytest.raises(ConflictError, match="not registered"):
         external.deregister(ServiceKey("default", "db"), host)
     assert external.deregister(instance.service, host) == ["hostmesh-db-3306-shop"]

@@ -15,7 +15,7 @@ from agent.adapters.consul.decode import decode_instances
 from agent.adapters.consul.kv import ConfigUpdate, KvUpdate, SettingsUpdate, watch_config
 from agent.adapters.consul.registration import Registrar
 from agent.adapters.consul.status import StatusWriter
-from agent.mesh.service import Check, Instance, Port, Protocol, ServiceKey, Workload
+from agent.mesh.service import Check, Health, Instance, Port, Protocol, ServiceKey, Workload
 from agent.mesh.status import NodeStatus
 from tests.integration.consul_probe import Probe, background
 from tests.integration.consul_process import ConsulProcess
@@ -116,7 +116,7 @@ async def test_the_check_asks_the_application(consul: ConsulProcess) -> None:
         registrar.set_ready(True)
         async with background(registrar.run()):
             await eventually(lambda: instances(consul, "app"))
-            assert not (await instances(consul, "app"))[0].is_serving
+            assert (await instances(consul, "app"))[0].health is not Health.PASSING
             server = await asyncio.start_server(answer, "127.0.0.1", port)
             await eventually(lambda: is_serving(consul))
             server.close()
@@ -124,7 +124,7 @@ async def test_the_check_asks_the_application(consul: ConsulProcess) -> None:
 
 
 async def is_serving(consul: ConsulProcess) -> bool:
-    return any(instance.is_serving for instance in await instances(consul, "app"))
+    return any(instance.health is Health.PASSING for instance in await instances(consul, "app"))
 
 
 async def test_a_consul_that_forgot_everything_gets_it_again() -> None:

@@ -77,7 +77,8 @@ class World:
         if outside and outside.resolution is Resolution.ORIGINAL:
             return None  # what answers is wherever the caller was going
         found = self.services[service].instances + (outside.endpoints if outside else ())
-        return sum(instance.is_serving and wanted <= set(instance.labels) for instance in found)
+        serves = self.settings.warning_instances.serves
+        return sum(serves(instance.health) and wanted <= set(instance.labels) for instance in found)
 
     def references(self, document: Document) -> Iterator[Reference]:
         """Yield each place of a document that names a service."""
