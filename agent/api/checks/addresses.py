@@ -26,6 +26,11 @@ def is_label(text: str) -> bool:
     return _DNS_LABEL.fullmatch(text) is not None
 
 
+def label(text: str) -> str | None:
+    """Want a DNS label in any case: the name of a namespace, a subset or a port."""
+    return None if is_label(text) else f'"{one_line(text, 70)}" is not a name (letters, digits and "-", at most 63)'
+
+
 def dns_name(text: str) -> str | None:
     """Want a host name without a wildcard, whose last label is no number."""
     if 0 < len(text) <= 255 and _labels(text):
@@ -95,23 +100,23 @@ def protocol(text: str) -> str | None:
     return f'"{one_line(text, 40)}" is not a protocol (one of {", ".join(sorted(_PROTOCOLS))})'
 
 
-def scoped_host(text: str, *, namespaces: tuple[str, ...]) -> str | None:
+def scoped_host(text: str, *, namespaces: tuple[str, ...], or_address: bool = False) -> str | None:
     """Want `NAMESPACE/HOST`: the namespace a name or one of these words, the host qualified, a wildcard whole."""
     namespace, slash, host = text.partition("/")
     if not slash or not namespace or not host:
         return f'"{one_line(text, 70)}" is not NAMESPACE/HOST'
     if namespace not in namespaces and not is_label(namespace):
         return f'"{one_line(namespace, 70)}" is not a namespace (a name, or one of {", ".join(namespaces)})'
-    return qualified_host(host)
+    return qualified_host(host, or_address=or_address)
 
 
-def qualified_host(text: str) -> str | None:
-    """Want `*`, or a host name with a dot in it, whose wildcard is a whole label."""
+def qualified_host(text: str, *, or_address: bool = False) -> str | None:
+    """Want `*`, or a host name (or an address) with a dot in it, whose wildcard is a whole label."""
     if text != "*" and "." not in text:
         return f'"{one_line(text, 70)}": short names are not allowed here (write the full host name)'
     if "*" in text and text != "*" and not text.startswith("*."):
         return f'"{one_line(text, 70)}": a wildcard must be the whole first label ("*.example.com")'
-    return wildcard_name(text)
+    return None if or_address and is_address(text) else wildcard_name(text)
 
 
 def _labels(text: str) -> bool:

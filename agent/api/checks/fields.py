@@ -15,7 +15,7 @@ _FORMS = ("exact", "prefix", "regex")
 LABELS: Check = mapping(text(words.label_value, empty=True), words.label_key)
 
 
-def string_match(*, may_be_present: bool, empty_prefix: bool = False) -> Check:
+def string_match(*, may_be_present: bool = False, empty_prefix: bool = False, empty_exact: bool = True) -> Check:
     """Check `{exact: …}`, `{prefix: …}` or `{regex: …}`; `{}` (it is there at all) only if `may_be_present`."""
 
     def one_form(report: Report, path: str, match: dict[str, Any]) -> None:
@@ -26,7 +26,7 @@ def string_match(*, may_be_present: bool, empty_prefix: bool = False) -> Check:
 
     return message(
         {
-            "exact": text(words.one_line_value, empty=True),
+            "exact": text(words.one_line_value, empty=empty_exact),
             "prefix": text(words.one_line_value, empty=empty_prefix),
             "regex": text(re2_problem, words.one_line_value),
         },
@@ -48,7 +48,7 @@ def header_map(match: Check, pseudo: dict[str, Check], pseudo_reason: str = "") 
             return
         for name, item in value.items():
             place = child(path, one_line(name, 70))
-            wrong = words.header_name(name)
+            wrong = None if name in HTTP_PSEUDO_HEADERS else words.header_name(name)
             if name in pseudo:
                 pseudo[name](report, place, item)
             elif name in PSEUDO_HEADERS:
@@ -64,3 +64,5 @@ def header_map(match: Check, pseudo: dict[str, Check], pseudo_reason: str = "") 
 
 
 PSEUDO_HEADERS = ("uri", "method", "scheme", "authority")
+"""Of the first generation: a RouteRule writes its conditions on them among its headers."""
+HTTP_PSEUDO_HEADERS = (":method", ":scheme", ":authority", ":path", ":status")

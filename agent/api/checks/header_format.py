@@ -11,7 +11,7 @@ from agent.api.checks.schema import Check, Report, text
 from agent.api.checks.words import one_line_value
 from agent.api.problem import one_line
 
-_PIECE = re.compile(r"%%|%([A-Z0-9_]+)(\([^()%]*\))?(:[0-9]{1,4})?%|%|[^%]+")
+_PIECE = re.compile(r"%%|%([^%(]*)(\((?:[^)\\]|\\.)*\))?(:[0-9]{1,4}| +)?%|%|[^%]+", re.DOTALL)
 _PLAIN_NAMES = """
 PROTOCOL HOSTNAME CONNECTION_ID STREAM_ID BYTES_RECEIVED BYTES_SENT DURATION RESPONSE_CODE RESPONSE_CODE_DETAILS
 RESPONSE_FLAGS ROUTE_NAME VIRTUAL_CLUSTER_NAME START_TIME REQUESTED_SERVER_NAME TRACE_ID
@@ -45,7 +45,7 @@ def header_value(empty: bool) -> Check:
             if piece[0] == "%":
                 report.invalid(path, f'"{one_line(value, 60)}" has a single % (a percent sign is %%)')
                 return
-            if piece[1] and not _is_known(piece[1], piece[2], piece[3]):
+            if piece[1] is not None and not _is_known(piece[1], piece[2], piece[3]):
                 report.unsupported(path, f"{one_line(piece[0], 60)} is not an operator that can be used here")
 
     return check

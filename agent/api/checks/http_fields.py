@@ -16,6 +16,7 @@ from agent.api.checks.schema import (
     boolean,
     either,
     integer,
+    like,
     listing,
     mapping,
     message,
@@ -101,6 +102,19 @@ FAULT_PERCENTAGE = message({"value": _share})
 MIRROR_PERCENTAGE = message({"value": number(0, 100)})
 
 
+def _status(low: int) -> Check:
+    """Check a status that Envoy answers with; Istio takes 600 too, its first generation any below 200."""
+    bounds = integer(low, 600)
+
+    @like(bounds)
+    def check(report: Report, path: str, value: Any) -> None:
+        bounds(report, path, value)
+        if isinstance(value, int) and (low <= value < 200 or value == 600):
+            report.unsupported(path, f"{value} is no answer that Envoy gives (200 to 599)")
+
+    return check
+
+
 def fault(share: dict[str, Check], *, first_generation: bool) -> Check:
     """Check a fault injection; `share` are the fields that say how many requests."""
 
@@ -109,7 +123,7 @@ def fault(share: dict[str, Check], *, first_generation: bool) -> Check:
             reason = "exponentialDelay cannot be honoured: Envoy delays by a fixed time only (write fixedDelay)"
             report.invalid(path, reason)  # as in Istio, which never implemented it
         elif "fixedDelay" not in delay:
-            report.unsupported(path, "has no fixedDelay: it delays nothing")
+            (report.invalid if first_generation else report.unsupported)(path, "has no fixedDelay: it delays nothing")
 
     def abort_whole(report: Report, path: str, abort: dict[str, Any]) -> None:
         kinds = [key for key in ("httpStatus", "grpcStatus", "http2Error") if key in abort]
@@ -117,7 +131,7 @@ def fault(share: dict[str, Check], *, first_generation: bool) -> Check:
             report.invalid(path, f"{' and '.join(kinds)} exclude each other")
         elif "http2Error" in abort:
             reason = "http2Error cannot be honoured: Envoy aborts with a status only (write httpStatus or grpcStatus)"
-            report.invalid(path, reason)  # as in Istio, which never implemented it
+            (report.unsupported if first_generation else report.invalid)(path, reason)
         elif not kinds:
             report.unsupported(path, "has no httpStatus or grpcStatus: it aborts nothing")
 
@@ -139,7 +153,7 @@ def fault(share: dict[str, Check], *, first_generation: bool) -> Check:
             "abort": message(
                 {
                     **share,
-                    "httpStatus": integer(200, 599),
+                    "httpStatus": _status(0 if first_generation else 200),
                     "grpcStatus": one_of(*GRPC_STATUS),
                     "http2Error": text(),
                     "overrideHeaderName": _NO_FAULT_HEADER,
@@ -244,9 +258,13 @@ def _body(report: Report, path: str, value: Any) -> None:
         return
     if len(value) > 1:
         report.invalid(path, "string and bytes exclude each other")
-    size = sum(len(item.encode(errors="surrogatepass")) for item in value.values() if isinstance(item, str))
+    size = max((_size(key, item) for key, item in value.items() if isinstance(item, str)), default=0)
     if size > _MAX_BODY:
         report.invalid(path, f"has {size} bytes (at most {_MAX_BODY})")
+
+
+def _size(kind: str, value: str) -> int:
+    return len(value) * 3 // 4 if kind == "bytes" else len(value.encode(errors="surrogatepass"))
 
 
 def _base64(value: str) -> str | None:
@@ -257,7 +275,7 @@ def _base64(value: str) -> str | None:
     return None
 
 
-DIRECT_RESPONSE = message({"status": integer(200, 599), "body": _body}, required=("status",))
+DIRECT_RESPONSE = message({"status": _status(200), "body": _body}, required=("status",))
 
 
 def _retry_on(value: str) -> str | None:

@@ -155,7 +155,7 @@ def listing(item_check: Check, at_least: int = 0, at_most: int = 1000) -> Check:
 
 
 def text(*rules: Rule, empty: bool = False) -> Check:
-    """Check a text that obeys the rules; an empty one only if `empty`."""
+    """Check a text that obeys the rules; an empty one only if `empty`, and then it obeys."""
 
     @shaped(lambda: {"type": "string"} if empty else {"type": "string", "minLength": 1})
     def check(report: Report, path: str, value: Any) -> None:
@@ -167,8 +167,9 @@ def text(*rules: Rule, empty: bool = False) -> Check:
             )
             report.invalid(path, f"must be text, not {_type(value)}{quotes}")
             return
-        if not value and not empty:
-            report.invalid(path, "is empty")
+        if not value:
+            if not empty:
+                report.invalid(path, "is empty")
             return
         wrong = next((wrong for rule in rules if (wrong := rule(value))), None)
         if wrong:

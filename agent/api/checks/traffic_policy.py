@@ -18,7 +18,7 @@ _PERCENT = integer(0, 100)
 _MAX_RING = 8_388_608
 """Envoy's limit of a hash ring."""
 _MAX_MAGLEV = 5_000_011
-_FILE = text(words.one_line_value)
+_FILE = text(words.one_line_value, empty=True)
 _PARTS = ("loadBalancer", "connectionPool", "outlierDetection", "tls")
 
 
@@ -198,7 +198,7 @@ _TLS = message(
         "privateKey": _FILE,
         "caCertificates": _FILE,
         "caCrl": _FILE,
-        "credentialName": text(),
+        "credentialName": text(empty=True),
         "subjectAltNames": listing(text(words.one_line_value), at_most=100),
         "sni": text(words.one_line_value, empty=True),
         "insecureSkipVerify": boolean,
@@ -219,6 +219,15 @@ _TUNNEL: Check = message(
     },
     required=("targetHost", "targetPort"),
 )
+
+
+_RETRY_BUDGET = message({"percent": number(0, 100), "minRetryConcurrency": _UINT32})
+
+
+@like(_RETRY_BUDGET)
+def _retry_budget(report: Report, path: str, value: Any) -> None:
+    _RETRY_BUDGET(report, path, value)
+    report.unsupported(path, "is known, but not supported yet (connectionPool.http.maxRetries bounds retries)")
 
 
 def _port_whole(report: Report, path: str, policy: dict[str, Any]) -> None:
@@ -251,6 +260,7 @@ TRAFFIC_POLICY: Check = message(
         **_FIELDS,
         "portLevelSettings": listing(_PORT_POLICY, at_most=100),
         "tunnel": _TUNNEL,
+        "retryBudget": _retry_budget,
         "proxyProtocol": message({"version": one_of("V1", "V2")}),
     },
     also=_whole,

@@ -14,7 +14,7 @@ _HOST = re.compile(
     r"[A-Za-z0-9_]([-A-Za-z0-9_]{0,61}[A-Za-z0-9_])?(\.[A-Za-z0-9_]([-A-Za-z0-9_]{0,61}[A-Za-z0-9_])?)*\.?"
 )
 _WILDCARD = re.compile(
-    r"\*([-.]?[A-Za-z0-9]([-A-Za-z0-9]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9]([-A-Za-z0-9]{0,61}[A-Za-z0-9])?)*)?"
+    r"\*([-.]?[A-Za-z0-9]([-A-Za-z0-9]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9]([-A-Za-z0-9]{0,61}[A-Za-z0-9])?)*\.?)?"
 )
 _LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
@@ -49,6 +49,13 @@ def wildcard_host(text: str) -> str | None:
     if _HOST.fullmatch(text) or _WILDCARD.fullmatch(text) or is_address(text):
         return None if len(text) <= 253 else "is longer than 253 characters"
     return f'"{one_line(text, 70)}" is not a host name (a wildcard can only be the first label: "*.example.com")'
+
+
+def service_host(text: str) -> str | None:
+    """Want such a name, but no address: the last label is no number."""
+    if is_address(text) or re.search(r"\.[0-9]+\.?$", text):
+        return f'"{one_line(text, 70)}" is not the name of a host (an address gets one from a ServiceEntry)'
+    return wildcard_host(text)
 
 
 def is_address(text: str) -> bool:

@@ -17,6 +17,8 @@ def string_match(match: Mapping[str, Any] | str | None, ignore_case: bool = Fals
         return None
     if isinstance(match, str):
         return StringMatch(MatchKind.EXACT, match, ignore_case)
+    if match.get("regex") == "*":  # in withoutHeaders: any value
+        return StringMatch(MatchKind.PRESENT)
     for kind in (MatchKind.EXACT, MatchKind.PREFIX, MatchKind.REGEX):
         value = match.get(kind.value)
         if value is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from agent.api.checks import words
+from agent.api.checks import addresses
 from agent.api.checks.fields import LABELS
 from agent.api.checks.schema import Check, Report, like, listing, message, text
 from agent.api.checks.scope import SELECTOR, visible_in
@@ -30,7 +30,7 @@ def _whole(report: Report, path: str, spec: dict[str, Any]) -> None:
 
 
 _SUBSET = message(
-    {"name": text(words.dns_label), "labels": LABELS, "trafficPolicy": TRAFFIC_POLICY},
+    {"name": text(addresses.label), "labels": LABELS, "trafficPolicy": TRAFFIC_POLICY},
     required=("name",),
 )
 _SUBSETS = listing(_SUBSET, at_most=256)
