@@ -1,0 +1,181 @@
+"""Runs the agent's own way from events to published resources on a mesh of some size, and takes the times."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Mapping
+from ipaddress import IPv4Network, IPv6Network
+
+from msgspec import Struct, structs
+
+from agent.adapters.consul.catalog import CatalogSynced, ServiceEntries
+from agent.adapters.consul.kv import ConfigUpdate
+from agent.adapters.xds.delta import DeltaStream
+from agent.mesh.service import Health, Port, Protocol, ServiceKey, Workload
+from agent.mesh.snapshot import Certificate, Desired
+from agent.runtime.events import CertificatesChanged, WorkloadsChanged
+from agent.runtime.state import Event, MeshState
+from agent.translate.netfilter import NetfilterOptions
+from agent.translate.options import PlanOptions
+from agent.translate.plan import Planner
+from benchmarks.figures import quantile
+from benchmarks.translate import mesh
+from benchmarks.translate.mesh import Mesh, Value
+
+V4, V6 = IPv4Network("240.240.0.0/16"), IPv6Network("fdf0:240:240::/112")
+OPTIONS = PlanOptions(
+    NetfilterOptions(proxy_uid=1337, service_cidr_v4=V4, service_cidr_v6=V6), dns_upstreams=("9.9.9.9",)
+)
+STAGES = ("read", "lower", "plan", "check", "publish")
+"""JSON values to documents, documents to policies, snapshot to resources, references, difference for the stream."""
+Times = Mapping[str, float]
+"""Stage → milliseconds."""
+
+
+class Change(Struct, frozen=True):
+    """How long one kind of change takes, in milliseconds; `after` is p50 by stage."""
+
+    kind: str
+    count: int
+    p50_ms: float
+    p99_ms: float
+    stages_ms: Times
+
+
+class Result(Struct, frozen=True):
+    """All figures of one size."""
+
+    services: int
+    rules: int
+    resources: int
+    shared_port: bool
+    cold_ms: Times
+    changes: tuple[Change, ...]
+
+    @property
+    def cold_plan_ms(self) -> float:
+        """Return what the first plan takes with lowering: milliseconds from documents and services to resources."""
+        return self.cold_ms["lower"] + self.cold_ms["plan"]
+
+
+class Agent:
+    """What of an agent translates: state, planner, and the stream of one Envoy that has never connected."""
+
+    def __init__(self) -> None:
+        self._state = MeshState("node-0", V4, V6, {})
+        self._planner = Planner()
+        self._stream = DeltaStream()
+        self._revision = 0
+        workload = Workload(ServiceKey(mesh.NAMESPACE, mesh.name(0)), "10.0.0.1", (Port(8080, "http", Protocol.HTTP),))
+        self._state.apply(
+            [WorkloadsChanged((workload,), ()), CertificatesChanged({workload.identity: Certificate(b"", b"")}, b"ca")]
+        )
+
+    def take(self, events: list[Event]) -> tuple[Times, Desired]:
+        """Fold events in and plan; return the time of each stage."""
+        self._revision += 1
+        clock = [time.perf_counter()]
+        self._state.apply(events)
+        clock.append(time.perf_counter())
+        snapshot = self._state.snapshot()
+        clock.append(time.perf_counter())
+        desired = self._planner.plan(snapshot, OPTIONS)
+        clock.append(time.perf_counter())
+        dangling = desired.resources.dangling()
+        clock.append(time.perf_counter())
+        self._stream.publish(desired.resources, self._revision, clock[-1])
+        clock.append(time.perf_counter())
+        if wrong := [*dangling, *self._state.faults, *desired.faults]:
+            raise RuntimeError(f"not the mesh that was meant: {wrong[0]}")
+        pairs = zip(STAGES, clock, clock[1:], strict=False)
+        return {stage: (after - before) * 1000 for stage, before, after in pairs}, desired
+
+
+def measure(size: Mesh, count: int) -> Result:
+    """Return the figures of a mesh: the first plan, then `count` changes of each kind."""
+    agent = Agent()
+    catalog: list[Event] = [
+        *(ServiceEntries(mesh.name(number), size.members(number)) for number in range(size.services)),
+        CatalogSynced(),
+    ]
+    rules = {key: (1, value) for key, value in size.rules()}
+    gc.collect()
+    cold, desired = agent.take([*catalog, ConfigUpdate(1, dict(rules))])
+    gc.freeze()  # as the agent does (runtime/garbage.py)
+    resources = sum(len(of_type) for of_type in desired.resources.by_type.values())
+    changes = tuple(_change(agent, size, rules, kind, events, count) for kind, events in _KINDS.items())
+    return Result(size.services, len(rules), resources, size.shared_port, cold, changes)
+
+
+_Rules = dict[str, tuple[int, bytes]]
+_Events = Callable[[Mesh, _Rules, int], Event]
+
+
+def _change(agent: Agent, size: Mesh, rules: _Rules, kind: str, events: _Events, count: int) -> Change:
+    taken: list[Times] = []
+    for number in range(count):
+        event = events(size, rules, number)
+        times, _ = agent.take([event])
+        taken.append(times)
+    sums = [sum(times.values()) for times in taken]
+    stages = {stage: quantile([times[stage] for times in taken], 0.5) for stage in STAGES}
+    return Change(kind, count, quantile(sums, 0.5), quantile(sums, 0.99), stages)
+
+
+def _rule(make: Callable[[int, int], Value]) -> _Events:
+    """Change another rule each time."""
+
+    def event(size: Mesh, rules: _Rules, number: int) -> Event:
+        key, value = make(_spread(size, number), number)
+        return _update(rules, {key: value})
+
+    return event
+
+
+def _update(rules: _Rules, values: Mapping[str, bytes | None]) -> Event:
+    index = max(index for index, _ in rules.values()) + 1
+    for key, value in values.items():
+        if value is None:
+            rules.pop(key, None)
+        else:
+            rules[key] = (index, value)
+    return ConfigUpdate(index, dict(rules))
+
+
+def _spread(size: Mesh, number: int) -> int:
+    """Return a service that has a rule of its own generation: an odd one."""
+    return (number * 37) % (size.services // 2) * 2 + 1
+
+
+def _even(size: Mesh, number: int) -> int:
+    return _spread(size, number) - 1
+
+
+def _come_and_go(size: Mesh, rules: _Rules, number: int) -> Event:
+    key, value = mesh.service_entry(size.services + 1 + number // 2)
+    return _update(rules, {key: None if number % 2 else value})
+
+
+def _flip(size: Mesh, _rules: _Rules, number: int) -> Event:
+    first, *others = size.members(number % size.services)
+    health = Health.PASSING if number // size.services % 2 else Health.CRITICAL
+    return ServiceEntries(mesh.name(number % size.services), (structs.replace(first, health=health), *others))
+
+
+def _service_comes_and_goes(size: Mesh, _rules: _Rules, number: int) -> Event:
+    other = size.services + number // 2
+    return ServiceEntries(mesh.name(other), () if number % 2 else size.members(other))
+
+
+_KINDS: Mapping[str, _Events] = {
+    "RouteRule changed": lambda size, rules, number: _update(
+        rules, dict([mesh.route_rule(_even(size, number), 40 + number % 20)])
+    ),
+    "VirtualService changed": _rule(lambda service, number: mesh.virtual_service(service, 40 + number % 20)),
+    "DestinationRule changed": _rule(lambda service, number: mesh.destination_rule(service, 200 + number)),
+    "ServiceEntry changed": _rule(lambda service, number: mesh.service_entry(service, 8443 + number % 50)),
+    "ServiceEntry added, removed": _come_and_go,
+    "instance's health": _flip,
+    "service comes, goes": _service_comes_and_goes,
+}

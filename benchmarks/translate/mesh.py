@@ -1,0 +1,137 @@
+"""A mesh of any size: services with instances, and three rules for each of both generations of the API. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from msgspec import Struct
+
+from agent.mesh.names import config_key
+from agent.mesh.service import Instance, Locality, Port, Protocol, ServiceKey
+
+NAMESPACE = "default"
+_OLD, _NEW = "config.istio.io/v1alpha2", "networking.istio.io/v1"
+_HTTP, _TCP = 8080, 3306
+_MEMBERS = 50
+"""HTTP services that share a port, where ports are in proportion to services."""
+Value = tuple[str, bytes]
+"""A KV key and what stands there."""
+
+
+class Mesh(Struct, frozen=True):
+    """How large it is. Every fifth service is TCP, the others are HTTP."""
+
+    services: int
+    instances: int = 10
+    shared_port: bool = True
+    """All HTTP services have one port, so that one route table holds them all; else fifty of them share each."""
+
+    def port(self, number: int) -> Port:
+        """Return the port of a service."""
+        if number % 5 == 4:
+            return Port(_TCP, "mysql", Protocol.MYSQL)
+        return Port(_HTTP + (0 if self.shared_port else 1 + number // _MEMBERS), "http", Protocol.HTTP)
+
+    def members(self, number: int) -> tuple[Instance, ...]:
+        """Return the instances of a service: two versions, three zones."""
+        key, ports = ServiceKey(NAMESPACE, name(number)), (self.port(number),)
+        return tuple(
+            Instance(
+                id=f"{key.name}-{one}",
+                service=key,
+                node=f"node-{one}",
+                address=f"10.{number // 250}.{number % 250}.{one + 1}",
+                ports=ports,
+                labels=(("version", f"v{one % 2 + 1}"),),
+                proxied=True,
+                service_account=key.name,
+                locality=Locality("dc1", f"zone-{one % 3}"),
+            )
+            for one in range(self.instances)
+        )
+
+    def rules(self) -> Iterator[Value]:
+        """Yield three rules for each service, on the average."""
+        for number in range(self.services):
+            yield from new_rules(number) if number % 2 else old_rules(number)
+
+
+def name(number: int) -> str:
+    """Return a service's name."""
+    return f"s{number:05d}"
+
+
+def old_rules(number: int) -> Iterator[Value]:
+    """Yield two RouteRules and a DestinationPolicy."""
+    own = name(number)
+    tester = {"request": {"headers": {"x-user": {"exact": "tester"}}}}
+    yield route_rule(number, weight=90)
+    yield _value(
+        _OLD, "RouteRule", f"{own}-tester", {"destination": {"name": own}, "precedence": 2, "match": tester,
+        "route": [{"labels": {"version": "v2"}}], "httpReqTimeout": {"simpleTimeout": {"timeout": "3s"}}},
+    )  # fmt: skip
+    breaker = {"maxConnections": 100, "httpConsecutiveErrors": 5, "sleepWindow": "15s"}
+    yield _value(
+        _OLD, "DestinationPolicy", own,
+        {"destination": {"name": own, "labels": {"version": "v1"}}, "circuitBreaker": {"simpleCb": breaker}},
+    )  # fmt: skip
+
+
+def new_rules(number: int) -> Iterator[Value]:
+    """Yield a VirtualService, a DestinationRule and a ServiceEntry."""
+    yield virtual_service(number, weight=90)
+    yield destination_rule(number, connections=100)
+    yield service_entry(number)
+
+
+def route_rule(number: int, weight: int) -> Value:
+    """Return a RouteRule that gives v1 this share."""
+    own = name(number)
+    routes = [{"labels": {"version": "v1"}, "weight": weight}, {"labels": {"version": "v2"}, "weight": 100 - weight}]
+    return _value(_OLD, "RouteRule", own, {"destination": {"name": own}, "precedence": 1, "route": routes})
+
+
+def virtual_service(number: int, weight: int) -> Value:
+    """Return a VirtualService that gives v1 this share, and all of a path to another service."""
+    own, other = name(number), name(max(0, number - 1))
+    targets = [_target(own, "v1", weight), _target(own, "v2", 100 - weight)]
+    http = [
+        {"match": [{"uri": {"prefix": "/other"}}], "route": [{"destination": {"host": other}}], "timeout": "5s"},
+        {"route": targets, "retries": {"attempts": 3, "perTryTimeout": "2s"}},
+    ]
+    return _value(_NEW, "VirtualService", own, {"hosts": [own], "http": http})
+
+
+def destination_rule(number: int, connections: int) -> Value:
+    """Return a DestinationRule with two subsets and this limit of connections."""
+    policy = {
+        "connectionPool": {"tcp": {"maxConnections": connections}},
+        "outlierDetection": {"consecutive5xxErrors": 5, "interval": "10s"},
+    }
+    subsets = [{"name": version, "labels": {"version": version}} for version in ("v1", "v2")]
+    return _value(
+        _NEW, "DestinationRule", name(number), {"host": name(number), "trafficPolicy": policy, "subsets": subsets}
+    )
+
+
+def service_entry(number: int, port: int = 443) -> Value:
+    """Return a ServiceEntry of one host."""
+    host = f"{name(number)}.example.com"
+    ports = [{"number": port, "name": "tls", "protocol": "TLS"}]
+    return _value(_NEW, "ServiceEntry", name(number), {"hosts": [host], "ports": ports, "resolution": "DNS"})
+
+
+def _target(host: str, subset: str, weight: int) -> dict[str, Any]:
+    return {"destination": {"host": host, "subset": subset}, "weight": weight}
+
+
+def _value(api_version: str, kind: str, own: str, spec: dict[str, Any]) -> Value:
+    document = {
+        "apiVersion": api_version,
+        "kind": kind,
+        "metadata": {"name": own, "namespace": NAMESPACE},
+        "spec": spec,
+    }
+    return config_key(NAMESPACE, kind, own), json.dumps(document).encode()
