@@ -33,6 +33,8 @@ def _whole(report: Report, path: str, tls: dict[str, Any]) -> None:
     by_name = any(tls.get(key) for key in _CREDENTIALS)
     if mode(tls) in _SERVING and not by_name:
         _certificates(report, path, tls)
+    if tls.get("caCrl") and mode(tls) in PASSING and tls.get("credentialName"):
+        report.invalid(child(path, "caCrl"), "does not go with credentialName (the list is a part of the credential)")
     if tls.get("caCrl") and mode(tls) == "SIMPLE" and not by_name:
         report.invalid(child(path, "caCrl"), "does not go with SIMPLE, which checks no client certificate")
 
