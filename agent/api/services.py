@@ -14,7 +14,16 @@ from agent.api.yaml_text import Node, YamlValue, read_yaml
 from agent.errors import ConfigError
 from agent.mesh.names import DEFAULT_NAMESPACE
 from agent.mesh.ports import LISTENER_PORTS, NEVER_CAPTURED
-from agent.mesh.service import Check, Port, Protocol, ServiceKey, Workload, labels_of
+from agent.mesh.service import (
+    UDP_REFUSAL,
+    Check,
+    Port,
+    Protocol,
+    ServiceKey,
+    Workload,
+    labels_of,
+    means_udp,
+)
 
 _RESERVED = ("protocol", "namespace", "service-account")
 """Keys of the catalog's service meta that are not labels."""
@@ -70,16 +79,16 @@ def _duplicates(workloads: list[Workload], source: str) -> list[str]:
 
 
 def _protocol(report: Report, path: str, value: Any) -> None:
-    if isinstance(value, str) and value.lower() == "udp":
-        report.invalid(path, "udp cannot go through the mesh (leave this port out; it stays reachable as it is)")
+    if isinstance(value, str) and means_udp(value):
+        report.invalid(path, UDP_REFUSAL)
         return
     one_of(*Protocol)(report, path, value.lower() if isinstance(value, str) else value)
 
 
 def _port_name(report: Report, path: str, value: Any) -> None:
     text(words.dns_label)(report, path, value)
-    if isinstance(value, str) and (value == "udp" or value.startswith("udp-")):
-        report.invalid(path, "udp cannot go through the mesh (leave this port out; it stays reachable as it is)")
+    if isinstance(value, str) and means_udp(value):
+        report.invalid(path, UDP_REFUSAL)
 
 
 def _port_whole(report: Report, path: str, port: dict[str, Any]) -> None:

@@ -19,7 +19,19 @@ from agent.errors import ConfigError, ValidationError
 from agent.mesh.gateway import INGRESS_LABELS
 from agent.mesh.names import DEFAULT_NAMESPACE
 from agent.mesh.ports import LISTENER_PORTS
-from agent.mesh.service import Instance, Labels, Locality, Port, Protocol, Service, ServiceKey, Workload, labels_of
+from agent.mesh.service import (
+    UDP_REFUSAL,
+    Instance,
+    Labels,
+    Locality,
+    Port,
+    Protocol,
+    Service,
+    ServiceKey,
+    Workload,
+    labels_of,
+    means_udp,
+)
 from agent.mesh.settings import MeshSettings
 from agent.translate.netfilter import OutboundMode
 
@@ -186,6 +198,8 @@ def _protocol(report: Report, path: str, value: Any) -> None:
     known = ", ".join(Protocol)
     if not isinstance(value, str):
         report.invalid(path, f"must be a protocol (one of {known})")
+    elif means_udp(value):
+        report.invalid(path, UDP_REFUSAL)
     elif value.lower() not in list(Protocol):
         report.invalid(path, f'"{one_line(value, 40)}" is not a protocol of the mesh (one of {known})')
 
@@ -234,11 +248,15 @@ def _service_port(report: Report, path: str, value: Any) -> None:
         report.invalid(path, f"{value} is one of Envoy's own on every host (use another one)")
 
 
+def _port_name(report: Report, path: str, value: Any) -> None:
+    text(words.dns_label)(report, path, value)
+    if isinstance(value, str) and means_udp(value):
+        report.invalid(path, UDP_REFUSAL)
+
+
 _NUMBER = integer(1, 65535)
 _LABELS = mapping(text(words.label_value, empty=True), words.label_key)
-_PORT: Check = message(
-    {"name": text(words.dns_label), "port": _service_port, "protocol": _protocol}, required=("port",)
-)
+_PORT: Check = message({"name": _port_name, "port": _service_port, "protocol": _protocol}, required=("port",))
 _INSTANCE = message(
     {
         "node": text(),

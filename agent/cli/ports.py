@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from agent.errors import UserError
 from agent.mesh.ports import LISTENER_PORTS
-from agent.mesh.service import Labels, Port, Protocol, labels_of
+from agent.mesh.service import UDP_REFUSAL, Labels, Port, Protocol, labels_of, means_udp
 
 WELL_KNOWN = {80: "http", 443: "https", 3306: "mysql", 6379: "redis", 8080: "http", 9080: "http", 27017: "mongo"}
 """Names of bare ports; the name says the protocol (Istio's port naming convention)."""
@@ -52,4 +52,6 @@ def _parse_port(argument: str) -> Port:
         raise UserError(
             f"port {argument!r}: the name may have lower-case letters, digits and dashes, for example grpc-api"
         )
+    if means_udp(name):
+        raise UserError(f"port {argument!r}: {UDP_REFUSAL}")
     return Port(number, name, Protocol.from_name(name))

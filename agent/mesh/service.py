@@ -39,6 +39,8 @@ class Protocol(StrEnum):
     MONGO = "mongo"
     MYSQL = "mysql"
     REDIS = "redis"
+    AUTO = "auto"
+    """HTTP of either version or TCP, as the first bytes of each connection say."""
 
     @property
     def is_http(self) -> bool:
@@ -46,9 +48,14 @@ class Protocol(StrEnum):
         return self in (Protocol.HTTP, Protocol.HTTP2, Protocol.GRPC, Protocol.GRPC_WEB)
 
     @property
+    def may_be_http(self) -> bool:
+        """Tell whether there may be requests on this port."""
+        return self.is_http or self is Protocol.AUTO
+
+    @property
     def is_http2(self) -> bool:
-        """Tell whether the instances expect HTTP/2."""
-        return self in (Protocol.HTTP2, Protocol.GRPC)
+        """Tell whether the instances expect HTTP/2; gRPC-Web becomes gRPC in front of them."""
+        return self in (Protocol.HTTP2, Protocol.GRPC, Protocol.GRPC_WEB)
 
     @classmethod
     def from_name(cls, name: str) -> Protocol:
@@ -61,6 +68,14 @@ class Protocol(StrEnum):
             if name == known or name.startswith(known + "-"):
                 return known
         return cls.TCP
+
+
+UDP_REFUSAL = "udp cannot go through the mesh (leave this port out; it stays reachable as it is)"
+
+
+def means_udp(name: str) -> bool:
+    """Tell whether a declared protocol or a port name says UDP."""
+    return name.lower() == "udp" or name.lower().startswith("udp-")
 
 
 class ServiceKey(Struct, frozen=True, order=True):

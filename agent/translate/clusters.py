@@ -86,7 +86,7 @@ def workload_cluster(port: Port, address: str) -> Resource:
     cluster.load_assignment.cluster_name = name
     endpoint = cluster.load_assignment.endpoints.add().lb_endpoints.add().endpoint
     endpoint.address.CopyFrom(socket_address(address, port.number))
-    if port.protocol.is_http:
+    if port.protocol.may_be_http:
         # Plain HTTP goes on in the version it came in; gRPC and HTTP/2 applications get HTTP/2 from everybody.
         _set_http(cluster, _HTTP2 if port.protocol.is_http2 else _AS_DOWNSTREAM)
     return resource(CLUSTER_TYPE, name, cluster)
@@ -121,7 +121,7 @@ def _service_cluster(
     pool = policy.connections or _NO_LIMITS
     cluster = _cluster(name, cluster_pb2.Cluster.EDS)
     set_connections(cluster, pool)
-    if port.protocol.is_http:
+    if port.protocol.may_be_http:
         _set_http(cluster, http_options(port.protocol, pool, policy.tls))
     set_load_balancer(cluster, policy.load_balancer or LoadBalancer())
     if distribution(policy, traffic.place.locality):

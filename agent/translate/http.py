@@ -11,6 +11,7 @@ from typing import Any
 from envoy.config.core.v3 import base_pb2, protocol_pb2
 from envoy.config.listener.v3 import listener_components_pb2
 from envoy.config.route.v3 import route_components_pb2, route_pb2
+from envoy.extensions.filters.http.grpc_web.v3 import grpc_web_pb2
 from envoy.extensions.filters.http.router.v3 import router_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2
 from envoy.extensions.http.early_header_mutation.header_mutation.v3 import header_mutation_pb2
@@ -30,6 +31,9 @@ _FALSE = wrappers_pb2.BoolValue(value=False)
 # suppress_envoy_headers: answers bear no x-envoy-* headers that they wouldn't have without a mesh.
 _ROUTER = http_connection_manager_pb2.HttpFilter(
     name="envoy.filters.http.router", typed_config=packed(router_pb2.Router(suppress_envoy_headers=True))
+)
+_GRPC_WEB = http_connection_manager_pb2.HttpFilter(
+    name="envoy.filters.http.grpc_web", typed_config=packed(grpc_web_pb2.GrpcWeb())
 )
 
 
@@ -63,14 +67,16 @@ def gateway_http(stat_prefix: str, route_table: str) -> Any:
     return _filter(manager)
 
 
-def inbound_http(stat_prefix: str, cluster: str) -> Any:
-    """Return the network filter of an inbound HTTP chain: everything to one cluster.
+def inbound_http(stat_prefix: str, cluster: str, grpc_web: bool = False) -> Any:
+    """Return the network filter of an inbound HTTP chain: everything to one cluster, gRPC-Web as gRPC if wanted.
 
     The application learns its mesh client's SPIFFE ID from x-forwarded-client-cert, never one that the client made up.
     """
     manager = _manager(stat_prefix)
     manager.forward_client_cert_details = _HCM.SANITIZE_SET
     manager.set_current_client_cert_details.uri = True
+    if grpc_web:
+        manager.http_filters.insert(0, _GRPC_WEB)
     route = route_components_pb2.Route(name="default", match=route_components_pb2.RouteMatch(prefix="/"))
     route.route.cluster = cluster
     route.route.timeout.CopyFrom(NEVER)

@@ -23,10 +23,11 @@ from agent.mesh.names import (
     inbound_cluster,
 )
 from agent.mesh.routes import Fault
-from agent.mesh.service import Port, Workload
+from agent.mesh.service import Port, Protocol, Workload
 from agent.mesh.settings import MtlsMode
 from agent.mesh.snapshot import Resource
 from agent.translate.clusters import workload_cluster
+from agent.translate.detection import DETECTED_HTTP, http_inspector, restrict
 from agent.translate.facts import Security
 from agent.translate.http import inbound_http
 from agent.translate.listeners import listener, original_dst_filter
@@ -34,7 +35,7 @@ from agent.translate.options import PlanOptions
 from agent.translate.resolve import Target
 from agent.translate.resource import packed, resource, seconds
 from agent.translate.tcp import tcp_to
-from agent.translate.tls import MESH_ALPN, server_socket
+from agent.translate.tls import MESH_ALPN, MESH_HTTP_ALPN, server_socket
 
 VIRTUAL_INBOUND = "virtualInbound"
 LOCALHOST = "127.0.0.1"
@@ -116,8 +117,8 @@ def _listener(
         references += [(CLUSTER_TYPE, inbound_cluster(served.port.number))] if chains else []
     if captured:
         message.listener_filters.append(original_dst_filter())
-    if security.mode is MtlsMode.PERMISSIVE and references:
-        _inspect_tls(message, ports)
+    if references:
+        _inspect(message, ports, security.mode, captured)
     if not message.filter_chains:
         # A listener without a chain is refused; this one matches no connection there can be.
         message.filter_chains.add(name="closed").filter_chain_match.destination_port.value = number
@@ -126,33 +127,60 @@ def _listener(
 
 def _chains(served: InboundPort, security: Security) -> list[Any]:
     """Return the filter chains of a port: [mutual TLS] [plain text], as the mode says and the certificate allows."""
-    name = inbound_cluster(served.port.number)
-    chains = []
+    port, chains = served.port, []
+    detects = port.protocol is Protocol.AUTO
     if security.mode is not MtlsMode.DISABLED and served.certificate in security.certificates:
-        mtls = listener_components_pb2.FilterChain(name=f"{name}mtls", filters=[_filter(served.port)])
-        mtls.transport_socket.CopyFrom(server_socket(served.certificate, security.trust_domain))
-        mtls.transport_socket_connect_timeout.CopyFrom(seconds(HANDSHAKE_SECONDS))
+        socket = server_socket(served.certificate, security.trust_domain)
+        if detects:
+            chains.append(_chain("mtls-http", port, socket, as_http=True))
+            chains[-1].filter_chain_match.application_protocols.append(MESH_HTTP_ALPN)
+        chains.append(_chain("mtls", port, socket))
         if security.mode is MtlsMode.PERMISSIVE:
             # By ALPN alone: Envoy never falls back from a chain for `tls` to one without, which the application's own
             # TLS must come to.
-            mtls.filter_chain_match.application_protocols.append(MESH_ALPN)
-        chains.append(mtls)
+            chains[-1].filter_chain_match.application_protocols.append(MESH_ALPN)
     if security.mode is not MtlsMode.STRICT:
-        chains.append(listener_components_pb2.FilterChain(name=f"{name}plain", filters=[_filter(served.port)]))
+        chains.append(_chain("plain", port))
+        chains += _plain_detected(port) if detects else ()
     return chains
 
 
-def _filter(port: Port) -> Any:
+def _plain_detected(port: Port) -> tuple[Any, Any]:
+    """Return the chains of a port's plain text; the application's own TLS, which may offer http/1.1, goes past them."""
+    http, other = _chain("plain-http", port, as_http=True), _chain("plain-other", port)
+    for chain in (http, other):
+        chain.filter_chain_match.transport_protocol = "raw_buffer"
+    http.filter_chain_match.application_protocols.extend(DETECTED_HTTP)
+    return http, other
+
+
+def _chain(kind: str, port: Port, socket: Any = None, *, as_http: bool = False) -> Any:
     cluster = inbound_cluster(port.number)
-    if port.protocol.is_http:
-        return inbound_http(f"inbound_{port.number}", cluster)
-    return tcp_to(f"inbound_{port.number}", (Target(cluster, 100),))
+    chain = listener_components_pb2.FilterChain(name=f"{cluster}{kind}")
+    if as_http or port.protocol.is_http:
+        grpc_web = port.protocol is Protocol.GRPC_WEB
+        chain.filters.append(inbound_http(f"inbound_{port.number}", cluster, grpc_web))
+    else:
+        chain.filters.append(tcp_to(f"inbound_{port.number}", (Target(cluster, 100),)))
+    if socket is not None:
+        chain.transport_socket.CopyFrom(socket)
+        chain.transport_socket_connect_timeout.CopyFrom(seconds(HANDSHAKE_SECONDS))
+    return chain
 
 
-def _inspect_tls(message: Any, ports: tuple[InboundPort, ...]) -> None:
-    message.listener_filters.add(
-        name="envoy.filters.listener.tls_inspector", typed_config=packed(tls_inspector_pb2.TlsInspector())
-    )
-    http_only = all(served.port.protocol.is_http for served in ports)
-    message.listener_filters_timeout.CopyFrom(seconds(CLIENT_FIRST_SECONDS if http_only else SERVER_FIRST_SECONDS))
-    message.continue_on_listener_filters_timeout = True
+def _inspect(message: Any, ports: tuple[InboundPort, ...], mode: MtlsMode, captured: bool) -> None:
+    """Let the listener look at the first bytes where chains are chosen by them, and nowhere else."""
+    detecting = [served.port.number for served in ports if served.port.protocol is Protocol.AUTO]
+    if mode is MtlsMode.PERMISSIVE or (mode is MtlsMode.STRICT and detecting):
+        inspector = message.listener_filters.add(
+            name="envoy.filters.listener.tls_inspector", typed_config=packed(tls_inspector_pb2.TlsInspector())
+        )
+        if mode is MtlsMode.STRICT and captured:
+            restrict(inspector, detecting)
+    if mode is not MtlsMode.STRICT and detecting:
+        message.listener_filters.append(http_inspector(detecting if captured else ()))
+    if mode is MtlsMode.PERMISSIVE or detecting:
+        client_first = mode is MtlsMode.STRICT or all(served.port.protocol.is_http for served in ports)
+        wait = CLIENT_FIRST_SECONDS if client_first else SERVER_FIRST_SECONDS
+        message.listener_filters_timeout.CopyFrom(seconds(wait))
+        message.continue_on_listener_filters_timeout = True

@@ -57,7 +57,7 @@ def set_connections(cluster: Any, pool: ConnectionPool) -> None:
 def http_options(protocol: Protocol, pool: ConnectionPool, tls: ClientTls | None) -> Any:
     """Return the HTTP version and limits that instances are called with, packed."""
     options = _Options()
-    if pool.http2 is Http2Use.AS_CLIENT:
+    if pool.http2 is Http2Use.AS_CLIENT or (protocol is Protocol.AUTO and pool.http2 is None):
         options.use_downstream_protocol_config.http_protocol_options.SetInParent()
         _set_http2(options.use_downstream_protocol_config.http2_protocol_options, pool)
     elif uses_http2(protocol, pool):
@@ -73,7 +73,7 @@ def http_options(protocol: Protocol, pool: ConnectionPool, tls: ClientTls | None
 
 def uses_http2(protocol: Protocol, pool: ConnectionPool) -> bool:
     """Tell whether instances are always called with HTTP/2."""
-    return protocol.is_http2 or (protocol.is_http and pool.http2 is Http2Use.ALWAYS)
+    return protocol.is_http2 or (protocol.may_be_http and pool.http2 is Http2Use.ALWAYS)
 
 
 def set_outlier_detection(cluster: Any, outliers: OutlierDetection) -> None:

@@ -19,6 +19,8 @@ from agent.translate.resource import ADS, is_ip, packed
 
 MESH_ALPN = "hostmesh"
 """What our clients offer, so that a permissive server tells mesh TLS from the application's own TLS."""
+MESH_HTTP_ALPN = "hostmesh-http"
+"""What they offer before it where a port's protocol is found out and this connection carries HTTP."""
 SYSTEM_AUTHORITIES = "/etc/ssl/certs/ca-certificates.crt"
 """Debian's (package ca-certificates). Stock Envoy takes the field system_root_certs, and then verifies nothing."""
 MATCH_METADATA = "envoy.transport_socket_match"

@@ -21,7 +21,7 @@ from agent.errors import ConsulUnavailable
 from agent.mesh.names import DEFAULT_NAMESPACE
 from agent.mesh.ports import LISTENER_PORTS
 from agent.mesh.routes import Fault
-from agent.mesh.service import Health, Instance, Labels, Locality, Port, Protocol, ServiceKey
+from agent.mesh.service import UDP_REFUSAL, Health, Instance, Labels, Locality, Port, Protocol, ServiceKey, means_udp
 
 MAX_INSTANCES = 10_000
 MAX_LABELS = 128
@@ -119,7 +119,9 @@ def decode_instances(name: str, body: bytes) -> Decoded:
     faults: list[Fault] = []
     for raw in entries[:MAX_INSTANCES]:
         try:
-            instance = _instance(name, _ENTRY.decode(raw))
+            entry = _ENTRY.decode(raw)
+            instance = _instance(name, entry)
+            faults += _udp_fault(name, entry)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             faults.append(Fault(f"service {name}", f"an instance can't be read: {_brief(str(error))}"))
         except _Unusable as error:
@@ -167,6 +169,20 @@ def _instance(name: str, entry: _Entry) -> Instance | None:
     )
 
 
+def _udp_fault(name: str, entry: _Entry) -> tuple[Fault, ...]:
+    """Return a fault for the ports that are left out because UDP cannot go through the mesh."""
+    pairs = entry.service.meta or {}
+    declared = [found for key, value in pairs.items() if (found := meta.port_of(key, value))]
+    numbers = {number for _, number, protocol in declared if means_udp(protocol)}
+    if not declared and means_udp(pairs.get(meta.PROTOCOL, "")):
+        numbers.add(entry.service.port)
+    if not numbers:
+        return ()
+    ports = ", ".join(map(str, sorted(numbers)))
+    where = f"instance {_brief(entry.service.id)!r} on node {_brief(entry.node.node)!r}"
+    return (Fault(f"service {name}", f"{where}: port {ports}: {UDP_REFUSAL}"),)
+
+
 def _locality(node: _Node) -> Locality:
     """Return where a node is: its datacenter, and zone and subzone from its meta; parts that can't be are left out."""
     pairs = node.meta or {}
@@ -179,10 +195,11 @@ def _ports(number: int, pairs: Mapping[str, str]) -> tuple[Port, ...]:
     ports = {
         found[1]: _port(found[1], found[0], found[2])
         for found in sorted(filter(None, declared))
-        if _PORT_NAME.fullmatch(found[0])
+        if _PORT_NAME.fullmatch(found[0]) and not means_udp(found[2])
     }
-    if not ports and 0 < number < 65536:
-        protocol = Protocol.from_name(pairs.get(meta.PROTOCOL, ""))
+    spoken = pairs.get(meta.PROTOCOL, "")
+    if not ports and 0 < number < 65536 and not means_udp(spoken):
+        protocol = Protocol.from_name(spoken)
         return (_port(number, protocol.value, protocol.value),)
     # The registered port comes first in meaning but the tuple is sorted: every host must see the same value.
     return tuple(sorted(ports.values())[:MAX_PORTS])
