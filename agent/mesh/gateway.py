@@ -7,7 +7,7 @@ from enum import StrEnum
 from msgspec import Struct
 
 from agent.mesh.routes import ObjectRef, Route
-from agent.mesh.service import Labels, labels_of, selects
+from agent.mesh.service import Labels, Protocol, labels_of, selects
 
 INGRESS_LABELS = labels_of({"istio": "ingressgateway"})
 """What a gateway host bears unless its agent.yaml says otherwise."""
@@ -32,6 +32,16 @@ class ServerKind(StrEnum):
     def is_tls(self) -> bool:
         """Tell whether its clients speak TLS."""
         return self in (ServerKind.HTTPS, ServerKind.PASSTHROUGH)
+
+    @property
+    def passes_whole(self) -> bool:
+        """Tell whether connections, not requests, are routed."""
+        return not self.protocol.is_http
+
+    @property
+    def protocol(self) -> Protocol:
+        """Return the protocol whose routes are for what comes out of it."""
+        return {ServerKind.PASSTHROUGH: Protocol.TLS, ServerKind.TCP: Protocol.TCP}.get(self, Protocol.HTTP)
 
 
 class ServerTls(Struct, frozen=True):
@@ -83,14 +93,6 @@ class Gateway(Struct, frozen=True):
         return selects(self.selector, labels)
 
 
-class ConnectionRoute(Struct, frozen=True):
-    """Where connections go whole; its matches look at port and caller alone."""
-
-    server_names: tuple[str, ...]
-    """Of TLS: one of them (wildcards too) must be asked for; (): TCP."""
-    route: Route
-
-
 class BoundRoutes(Struct, frozen=True):
     """What a VirtualService says for requests that come through one Gateway object."""
 
@@ -98,7 +100,11 @@ class BoundRoutes(Struct, frozen=True):
     gateway: ObjectRef
     hosts: tuple[str, ...]
     routes: tuple[Route, ...]
-    connections: tuple[ConnectionRoute, ...] = ()
+    """Of requests."""
+    tls: tuple[Route, ...] = ()
+    """Of TLS connections that are passed on."""
+    tcp: tuple[Route, ...] = ()
+    """Of other connections."""
 
 
 class Ingress(Struct, frozen=True):

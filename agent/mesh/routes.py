@@ -56,8 +56,19 @@ class SourceMatch(Struct, frozen=True):
     labels: Labels = ()
 
 
+class ConnectionMatch(Struct, frozen=True):
+    """Conditions on one connection, whatever it carries; all must hold. () means any."""
+
+    server_names: tuple[str, ...] = ()
+    """Names (wildcards too) of which a TLS client asks for one."""
+    destinations: tuple[str, ...] = ()
+    """Addresses and ranges of which one is where it was going."""
+    sources: tuple[str, ...] = ()
+    """Addresses and ranges of which one is where it comes from."""
+
+
 class HttpMatch(Struct, frozen=True):
-    """Conditions on one request; all must hold."""
+    """Conditions on one request, or on one connection; all must hold."""
 
     uri: StringMatch | None = None
     method: StringMatch | None = None
@@ -67,11 +78,18 @@ class HttpMatch(Struct, frozen=True):
     query: tuple[NamedMatch, ...] = ()
     port: int | None = None
     source: SourceMatch | None = None
+    connection: ConnectionMatch = ConnectionMatch()
+    """A match that has any never holds for a request."""
 
     @property
     def is_layer7(self) -> bool:
         """Tell whether it looks at the request itself (such a match never holds for a TCP connection)."""
         return bool(self.uri or self.method or self.scheme or self.authority or self.headers or self.query)
+
+    @property
+    def is_layer4(self) -> bool:
+        """Tell whether it looks at the connection (such a match never holds for a request)."""
+        return self.connection != ConnectionMatch()
 
 
 class Subset(Struct, frozen=True, order=True):
@@ -89,6 +107,8 @@ class Destination(Struct, frozen=True):
     subset: Subset | None = None
     port: int | None = None
     """None means the port the caller used; a service with a single port is always reached on that one."""
+    port_name: str = ""
+    """The port by its name, where no number is given."""
 
 
 class WeightedDestination(Struct, frozen=True):
@@ -144,25 +164,31 @@ class ServicePolicy(Struct, frozen=True):
     """What the rules say about one service: ordered routes, first match wins."""
 
     routes: tuple[Route, ...] = ()
+    """Of requests, on HTTP ports."""
     default_route: bool = True
-    """A request that no route matches goes to all instances (v1alpha2); False: it gets 404 (VirtualService)."""
+    """A request that no route matches goes to all instances (v1alpha2); False: where there are routes it gets 404
+    (VirtualService), and a TLS connection is closed. What comes to TCP ports always goes to all instances then."""
     connections: tuple[PolicyRule, ...] = ()
     """How the service's instances are connected to; which of them is for this host's caller is decided at planning."""
+    tls: tuple[Route, ...] = ()
+    """Of connections to TLS ports. One that has no destinations closes them."""
+    tcp: tuple[Route, ...] = ()
+    """Of connections to all other ports."""
+
+    @property
+    def has_routes(self) -> bool:
+        """Tell whether it says where traffic goes, not only how."""
+        return bool(self.routes or self.tls or self.tcp)
+
+    @property
+    def all_routes(self) -> tuple[Route, ...]:
+        """Return the routes of requests and connections."""
+        return tuple(dict.fromkeys((*self.routes, *self.tls, *self.tcp)))
 
     @classmethod
     def empty(cls) -> ServicePolicy:
         """Return the policy of a service that no rule is about."""
         return cls()
-
-    @property
-    def subsets(self) -> frozenset[Destination]:
-        """Return every destination with a subset that a route names."""
-        return frozenset(
-            destination
-            for route in self.routes
-            for destination in route.all_destinations
-            if destination.subset is not None
-        )
 
 
 class Fault(Struct, frozen=True, order=True):

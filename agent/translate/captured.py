@@ -7,25 +7,26 @@ name, TCP by the address it was going to; what is nothing of the mesh's goes on,
 from __future__ import annotations
 
 from collections.abc import Iterable
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Network, IPv6Network
 from typing import Any
 
 from envoy.config.core.v3 import base_pb2
 from envoy.config.listener.v3 import listener_components_pb2
 from envoy.extensions.filters.listener.http_inspector.v3 import http_inspector_pb2
-from envoy.extensions.filters.listener.tls_inspector.v3 import tls_inspector_pb2
-from msgspec import Struct
+from msgspec import Struct, structs
 
+from agent.mesh.gateway import common_host
 from agent.mesh.names import CLUSTER_TYPE, LISTENER_TYPE, ROUTE_TYPE
-from agent.mesh.routes import Fault
-from agent.mesh.service import Port, Protocol, Service
+from agent.mesh.routes import ConnectionMatch, Fault
+from agent.mesh.service import Port, Protocol, Service, ServiceKey
 from agent.mesh.snapshot import Resource
 from agent.translate.clusters import BLACK_HOLE, PASSTHROUGH
+from agent.translate.connections import Way, add_chains, add_tls_inspector, network_of, tells_names
 from agent.translate.http import outbound_http
-from agent.translate.listeners import cidr_range, connection_targets, listener
+from agent.translate.listeners import connection_routes, connection_ways, listener
 from agent.translate.options import PlanOptions
 from agent.translate.policies import Approach
-from agent.translate.resolve import ResolvedPort, Target
+from agent.translate.resolve import ResolvedPort, ResolvedRoute, Target
 from agent.translate.resource import packed, resource, seconds
 from agent.translate.tcp import tcp_to
 
@@ -36,14 +37,14 @@ _HTTP = ("http/1.0", "http/1.1", "h2c")
 
 
 class Chain(Struct, frozen=True):
-    """Connections of a service port that are known by their server name or by their address."""
+    """Connections of a service port, known by the server name or range of addresses, and where they go, in order."""
 
-    service: str
+    service: ServiceKey
     origin: str
-    targets: tuple[Target, ...]
-    approach: Approach
-    server_names: tuple[str, ...] = ()
-    ranges: tuple[str, ...] = ()
+    port: int
+    within: ConnectionMatch
+    routes: tuple[ResolvedRoute, ...]
+    approaches: tuple[tuple[str, Approach], ...]
 
 
 class PortListener(Struct, frozen=True):
@@ -53,25 +54,25 @@ class PortListener(Struct, frozen=True):
     faults: tuple[Fault, ...]
 
 
-def chain_of(
+def chains_of(
     service: Service, port: Port, resolved: ResolvedPort, approaches: tuple[tuple[str, Approach], ...]
-) -> Chain | Fault | None:
-    """Return how connections to a port of a service are known; None: by the virtual address alone."""
-    outside = service.outside
+) -> tuple[Chain, ...] | Fault:
+    """Return how connections to a port of a service are known; none: by the virtual address alone."""
+    outside, name = service.outside, service.key.name
     if outside is None or port.protocol.is_http:
-        return None
-    targets = connection_targets(service.key, port.number, resolved)
-    approach = dict(approaches).get(targets[0].cluster, Approach.empty())
-    chain = Chain(str(service.key), outside.origin, targets, approach)
-    if port.protocol in (Protocol.HTTPS, Protocol.TLS) and "/" not in service.key.name:
-        if "*" in service.key.name and not service.key.name.startswith("*."):
+        return ()
+    routes = connection_routes(service.key, port.number, resolved)
+    whole = Chain(service.key, outside.origin, port.number, ConnectionMatch(), routes, approaches)
+    if port.protocol in (Protocol.HTTPS, Protocol.TLS) and "/" not in name:
+        if "*" in name and not name.startswith("*."):
             reason = "the wildcard of a TLS host must be its whole first label"
             return Fault(outside.origin, f"port {port.number} of {service.key} has no effect: {reason}")
-        return _named(chain, service.key.name)
+        return (structs.replace(whole, within=ConnectionMatch(server_names=(name,))),)
     if outside.addresses:
-        return Chain(chain.service, chain.origin, targets, approach, ranges=_normal(outside.addresses))
+        ranges = sorted({str(network_of(address)) for address in outside.addresses})
+        return tuple(structs.replace(whole, within=ConnectionMatch(destinations=(each,))) for each in ranges)
     if service.has_address:
-        return None
+        return ()
     reason = f"a {port.protocol} connection doesn't say which host it is for (give addresses)"
     return Fault(outside.origin, f"port {port.number} of {service.key} has no effect: {reason}")
 
@@ -83,30 +84,18 @@ def port_listener(
     message = listener(f"0.0.0.0_{port}", ["0.0.0.0", *(["::"] if options.ipv6 else [])], port)
     message.bind_to_port.value = False
     message.traffic_direction = base_pb2.OUTBOUND
-    references = []
-    distinct, faults = _distinct(port, chains, _virtual(options))
-    if any(chain.server_names for chain in distinct):
-        _add_inspector(message, "tls_inspector", tls_inspector_pb2.TlsInspector())
-    if has_http:
-        _add_inspector(message, "http_inspector", http_inspector_pb2.HttpInspector())
-        _add_http(message, port, options)
-        references.append((ROUTE_TYPE, str(port)))
-    for chain in distinct:
-        _add_chain(message, port, chain)
-        references += [(CLUSTER_TYPE, target.cluster) for target in chain.targets]
+    kept, faults = _distinct(port, chains, _virtual(options))
+    http = _http_ways(port, options) if has_http else []
+    references = [(ROUTE_TYPE, str(port))] if has_http else []
+    # What goes to virtual addresses first, and whatever else turns out to be HTTP last.
+    add_chains(message, [*http[:1], *(way for chain in sorted(kept, key=_width) for way in _ways(chain)), *http[1:]])
+    _inspect(message, has_http)
+    references += [(CLUSTER_TYPE, name) for chain in kept for route in chain.routes for name in route.clusters]
     unknown = PASSTHROUGH if passes_unknown else BLACK_HOLE
     message.default_filter_chain.name = "unknown"
     message.default_filter_chain.filters.append(tcp_to(unknown, (Target(unknown, 100),)))
     references.append((CLUSTER_TYPE, unknown))
-    return PortListener(resource(LISTENER_TYPE, message.name, message, references), faults)
-
-
-def _named(chain: Chain, name: str) -> Chain:
-    return Chain(chain.service, chain.origin, chain.targets, chain.approach, server_names=(name,))
-
-
-def _normal(addresses: Iterable[str]) -> tuple[str, ...]:
-    return tuple(sorted({str(ip_network(address, strict=False)) for address in addresses}))
+    return PortListener(resource(LISTENER_TYPE, message.name, message, dict.fromkeys(references)), faults)
 
 
 def _virtual(options: PlanOptions) -> tuple[IPv4Network | IPv6Network, ...]:
@@ -114,46 +103,74 @@ def _virtual(options: PlanOptions) -> tuple[IPv4Network | IPv6Network, ...]:
     return (interception.service_cidr_v4, interception.service_cidr_v6) if interception else ()
 
 
+def _inspect(message: Any, has_http: bool) -> None:
+    """Look at the first bytes of connections, where that makes a difference."""
+    if tells_names(message):
+        add_tls_inspector(message)
+    if has_http:
+        inspector = packed(http_inspector_pb2.HttpInspector())
+        message.listener_filters.append(
+            listener_components_pb2.ListenerFilter(name="envoy.filters.listener.http_inspector", typed_config=inspector)
+        )
+    if message.listener_filters:
+        message.listener_filters_timeout.CopyFrom(seconds(INSPECTION_SECONDS))
+        message.continue_on_listener_filters_timeout = True
+
+
 def _distinct(
     port: int, chains: Iterable[Chain], virtual: Iterable[IPv4Network | IPv6Network]
 ) -> tuple[list[Chain], tuple[Fault, ...]]:
-    """Return the chains without what an earlier one has: Envoy refuses a listener with two chains for one thing."""
+    """Return the chains without those for what an earlier service has."""
     owners = {str(network): "the range of virtual addresses" for network in virtual}
     kept, faults = [], []
     for chain in chains:
-        wanted = chain.server_names or chain.ranges
-        for what in wanted:
-            if owners.setdefault(what, chain.service) != chain.service:
-                reason = f"{what} on port {port} is not {chain.service}'s: {owners[what]} has it"
-                faults.append(Fault(chain.origin, reason))
-        free = tuple(what for what in wanted if owners[what] == chain.service)
-        names = free if chain.server_names else ()
-        if free:
-            ranges = () if chain.server_names else free
-            kept.append(Chain(chain.service, chain.origin, chain.targets, chain.approach, names, ranges))
+        what = (*chain.within.server_names, *chain.within.destinations)[0]
+        if owners.setdefault(what, str(chain.service)) == str(chain.service):
+            kept.append(chain)
+        else:
+            reason = f"{what} on port {port} is not {chain.service}'s: {owners[what]} has it"
+            faults.append(Fault(chain.origin, reason))
     return kept, tuple(faults)
 
 
-def _add_inspector(message: Any, name: str, config: Any) -> None:
-    message.listener_filters.append(
-        listener_components_pb2.ListenerFilter(name=f"envoy.filters.listener.{name}", typed_config=packed(config))
-    )
-    message.listener_filters_timeout.CopyFrom(seconds(INSPECTION_SECONDS))
-    message.continue_on_listener_filters_timeout = True
+def _width(chain: Chain) -> tuple[bool, int, int]:
+    """Sort ranges of addresses before server names, and narrow ones before those that they lie in."""
+    for name in chain.within.server_names:
+        return True, name.startswith("*"), -len(name)
+    return False, 0, -network_of(chain.within.destinations[0]).prefixlen
 
 
-def _add_http(message: Any, port: int, options: PlanOptions) -> None:
-    """Take what goes to virtual addresses, and whatever else turns out to be HTTP."""
+def _ways(chain: Chain) -> Iterable[Way]:
+    """Yield where a chain's connections go, less what its routes say of other services' names and addresses."""
+    for way in connection_ways(chain.service, chain.port, chain.routes, dict(chain.approaches)):
+        within = tuple(both for match in way.matches if (both := _both(match, chain.within)) is not None)
+        if within:
+            way.chain.name = f"{chain.service}:{chain.port} {way.chain.name}".removesuffix(" default")
+            yield Way(within, way.chain)
+
+
+def _both(match: ConnectionMatch, within: ConnectionMatch) -> ConnectionMatch | None:
+    """Return the condition that both hold; `within` has one server name or one range."""
+    for name in within.server_names:
+        names = {both for own in match.server_names or (name,) if (both := common_host(own, name)) is not None}
+        return structs.replace(match, server_names=tuple(sorted(names))) if names else None
+    (outer,) = within.destinations
+    inner = [both for own in match.destinations or (outer,) if (both := _common_range(own, outer)) is not None]
+    return structs.replace(match, destinations=tuple(inner)) if inner else None
+
+
+def _common_range(one: str, other: str) -> str | None:
+    """Return the addresses that lie in both ranges: one of the two, or none."""
+    networks = sorted((network_of(one), network_of(other)), key=lambda network: network.prefixlen)
+    wide, narrow = networks
+    return str(narrow) if wide.version == narrow.version and narrow.network_address in wide else None
+
+
+def _http_ways(port: int, options: PlanOptions) -> list[Way]:
+    """Return what goes to virtual addresses, and whatever else turns out to be HTTP."""
     filters = [outbound_http(f"outbound_{port}", str(port))]
-    virtual = message.filter_chains.add(name="virtual-addresses", filters=filters)
-    virtual.filter_chain_match.prefix_ranges.extend(cidr_range(network) for network in _virtual(options))
-    found = message.filter_chains.add(name="http", filters=filters)
+    virtual = listener_components_pb2.FilterChain(name="virtual-addresses", filters=filters)
+    found = listener_components_pb2.FilterChain(name="http", filters=filters)
     found.filter_chain_match.application_protocols.extend(_HTTP)
-
-
-def _add_chain(message: Any, port: int, chain: Chain) -> None:
-    stat_prefix = chain.targets[0].cluster.replace(".", "_")
-    added = message.filter_chains.add(name=f"{chain.service}:{port}")
-    added.filters.append(tcp_to(stat_prefix, chain.targets, chain.approach))
-    added.filter_chain_match.server_names.extend(chain.server_names)
-    added.filter_chain_match.prefix_ranges.extend(cidr_range(ip_network(network)) for network in chain.ranges)
+    ranges = tuple(str(network) for network in _virtual(options))
+    return [Way((ConnectionMatch(destinations=ranges),), virtual), Way((ConnectionMatch(),), found)]

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from ipaddress import ip_address, ip_network
 
 from msgspec import Struct
 
+from agent.mesh.gateway import INGRESS_SERVICE
 from agent.mesh.names import DEFAULT_NAMESPACE, certificate_secret
 from agent.mesh.routes import Destination, Fault, SourceMatch, Subset
 from agent.mesh.service import Identity, Labels, Outside, Port, Resolution, Service, ServiceKey, selects
 from agent.mesh.settings import MtlsMode
 from agent.mesh.snapshot import MeshSnapshot
 from agent.mesh.traffic_policy import ClientTls, TlsMode
+from agent.translate.resource import is_ip
 
 MAX_PORT = 65535
 
@@ -54,6 +57,8 @@ class Caller(Struct, frozen=True):
     service: ServiceKey | None
     namespace: str
     labels: Labels
+    address: str | None = None
+    """IP address; None: each connection's own source counts (a gateway's clients, a host without workloads)."""
 
     @classmethod
     def from_snapshot(cls, snapshot: MeshSnapshot) -> Caller:
@@ -61,7 +66,13 @@ class Caller(Struct, frozen=True):
         workload = snapshot.default_workload
         if workload is None:
             return cls(None, DEFAULT_NAMESPACE, ())
-        return cls(workload.service, workload.service.namespace, workload.labels)
+        service = workload.service
+        own = is_ip(workload.address) and service.name != INGRESS_SERVICE
+        return cls(service, service.namespace, workload.labels, workload.address if own else None)
+
+    def is_within(self, subnets: Iterable[str]) -> bool:
+        """Tell whether its address, which must be known, lies in one of these addresses and ranges."""
+        return any(ip_address(self.address or "") in ip_network(subnet, strict=False) for subnet in subnets)
 
     def satisfies(self, source: SourceMatch | None) -> bool:
         """Tell whether a rule for these callers is for this one."""

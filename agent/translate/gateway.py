@@ -1,8 +1,8 @@
 """The listeners and route tables of a gateway host: what Gateway objects that select it ask for. Pure.
 
 A port has one listener. Its plain HTTP servers share one route table; each HTTPS server is a filter chain, known by the
-server name that the client asks for, with a table of its own. What no route is for gets 404. TLS that is passed on has
-a chain for each tls route, TCP one for all.
+server name that the client asks for, with a table of its own. What no route is for gets 404. TLS that is passed on, and
+TCP, has a chain for each route; what none is for is closed.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ from typing import Any
 from envoy.config.core.v3 import base_pb2
 from envoy.config.listener.v3 import listener_components_pb2
 from envoy.config.route.v3 import route_components_pb2, route_pb2
-from envoy.extensions.filters.listener.tls_inspector.v3 import tls_inspector_pb2
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from agent.mesh.gateway import BoundRoutes, Gateway, GatewayServer, ServerKind, common_host
 from agent.mesh.names import CLUSTER_TYPE, LISTENER_TYPE, ROUTE_TYPE, SECRET_TYPE, credential_secrets
 from agent.mesh.ports import OWN_PORTS
-from agent.mesh.routes import Fault, ObjectRef
+from agent.mesh.routes import ConnectionMatch, Fault, ObjectRef
 from agent.mesh.snapshot import Resource
 from agent.translate.actions import MAX_DIRECT_RESPONSE_BYTES
+from agent.translate.connections import Way, add_chains, add_tls_inspector
 from agent.translate.http import INTERNAL_HEADERS, gateway_http
 from agent.translate.listeners import listener
 from agent.translate.policies import Approach
 from agent.translate.resolve import ResolvedPort, ResolvedRoute
-from agent.translate.resource import packed, resource, seconds
+from agent.translate.resource import resource, seconds
 from agent.translate.routes import VirtualHost, routed_host
-from agent.translate.tcp import tcp_to
+from agent.translate.tcp import connection_chain
 from agent.translate.tls import gateway_socket
 
 HANDSHAKE_SECONDS = 15.0
@@ -41,13 +41,12 @@ class OpenServer(Struct, frozen=True):
     origin: ObjectRef
     server: GatewayServer
     routes: tuple[tuple[BoundRoutes, ResolvedPort], ...] = ()
-    connections: tuple[tuple[BoundRoutes, tuple[str, ...], ResolvedPort], ...] = ()
-    """With the server names that each is for; (): TCP."""
+    """Of requests, or of connections that pass whole."""
 
     @property
     def resolved(self) -> list[ResolvedPort]:
         """Return everything that is routed through it."""
-        return [*(port for _, port in self.routes), *(port for _, _, port in self.connections)]
+        return [port for _, port in self.routes]
 
 
 class OpenPort(Struct, frozen=True):
@@ -149,26 +148,33 @@ def gateway_port(
     made: list[Resource] = []
     faults: list[Fault] = []
     references: list[tuple[str, str]] = []
-    chains, unheard = _connection_chains(port, dict(approaches))
-    faults += unheard
-    message.filter_chains.extend(chain for chain, _ in chains)
-    references += [(CLUSTER_TYPE, cluster) for _, clusters in chains for cluster in clusters]
+    entries: list[_Entry] = []
+    for opened in port.servers:
+        if opened.server.kind.passes_whole:
+            passing = _passing(opened, port, dict(approaches))
+            entries += passing
+            found = (route for resolved in opened.resolved for route in resolved.routes)
+            references += [(CLUSTER_TYPE, cluster) for route in found for cluster in route.clusters]
+            faults += [] if passing else [_unheard(opened)]
     for name, servers in _tables(port).items():
         table, wrong = _route_table(name, port.number, servers, approaches)
         made.append(table)
         faults += wrong
         references.append((ROUTE_TYPE, name))
-        chain = message.filter_chains.add(name=name, filters=[gateway_http(f"gateway_{port.number}", name)])
+        filters = [gateway_http(f"gateway_{port.number}", name)]
+        chain = listener_components_pb2.FilterChain(name=name, filters=filters)
         if port.is_tls:
             references += _end_tls(chain, servers[0].server)
+        way = Way((ConnectionMatch(),), chain)
+        hosts = _names(servers[0].server) if port.is_tls else {"*"}
+        entries += [_Entry(host, servers[0].origin, _for_host(way, host)) for host in sorted(hosts)]
+    entries.sort(key=lambda entry: (entry.host.startswith("*"), -len(entry.host)))
+    unused = add_chains(message, [entry.way for entry in entries])
+    faults += [entries[position].unused(port.number) for position in sorted(unused)]
     if not message.filter_chains:
         return (), tuple(faults)  # Envoy wants one
     if port.is_tls:
-        message.listener_filters.append(
-            listener_components_pb2.ListenerFilter(
-                name="envoy.filters.listener.tls_inspector", typed_config=packed(tls_inspector_pb2.TlsInspector())
-            )
-        )
+        add_tls_inspector(message)
     made.append(resource(LISTENER_TYPE, message.name, message, references))
     return tuple(made), tuple(faults)
 
@@ -187,62 +193,61 @@ def _tables(port: OpenPort) -> dict[str, tuple[OpenServer, ...]]:
     }
 
 
-def _connection_chains(
-    port: OpenPort, approaches: Mapping[str, Approach]
-) -> tuple[list[tuple[Any, tuple[str, ...]]], list[Fault]]:
-    """Return the chains (with their clusters) of connections that pass whole; a server name has one chain."""
-    taken = {name for opened in port.servers if opened.server.tls for name in _names(opened.server)}
-    chains: list[tuple[Any, tuple[str, ...]]] = []
-    faults: list[Fault] = []
-    for opened in port.servers:
-        if opened.server.kind not in (ServerKind.PASSTHROUGH, ServerKind.TCP):
-            continue
-        before = len(chains)
-        for bound, server_names, resolved in opened.connections:
-            names = _passed_names(opened.server, bound, server_names)
-            if not names or not resolved.routes:
+class _Entry(Struct, frozen=True):
+    """Where connections that ask for a server's host (`*`: any, TCP too) go, and whose rule says so."""
+
+    host: str
+    origin: ObjectRef
+    way: Way
+
+    def unused(self, port: int) -> Fault:
+        """Return that no connection ever comes here."""
+        reason = f"another server or route of port {port} has all of its connections"
+        return Fault(str(self.origin), f"{self.way.chain.name} has no effect: {reason}")
+
+
+def _passing(opened: OpenServer, port: OpenPort, approaches: Mapping[str, Approach]) -> list[_Entry]:
+    """Return where a server's connections go whole: for each of its hosts the routes in order."""
+    server, entries = opened.server, []
+    hosts = server.hosts if server.kind.is_tls else (("*", "*"),)
+    for namespace, host in hosts:
+        for bound, resolved in opened.routes:
+            if namespace not in ("*", bound.origin.namespace) or not hosts_for(server, bound):
                 continue
-            if double := sorted(names & taken):
-                reason = f"{', '.join(double)} on port {port.number} has another server or route already"
-                faults.append(Fault(str(bound.origin), reason))
-            if free := names - taken:
-                taken |= free
-                chains.append(_connection_chain(port, free, resolved.routes[0], approaches))
-        if len(chains) == before:
-            reason = f'server "{opened.server.name}" has no {"tls" if port.is_tls else "tcp"} route: it takes nothing'
-            faults.append(Fault(str(opened.origin), reason))
-    return chains, faults
+            for route in resolved.routes:
+                chain = connection_chain(f"gateway_{port.number}", route.name, route.targets, approaches)
+                way = Way(tuple(match.connection for match in route.matches), chain)
+                if server.kind.is_tls:
+                    way = _for_host(_for_hosts(way, bound.hosts), host)
+                if way.matches:
+                    entries.append(_Entry(host, bound.origin, way))
+    return entries
 
 
-def _passed_names(server: GatewayServer, bound: BoundRoutes, server_names: tuple[str, ...]) -> set[str]:
-    """Return the server names that go by a route, `*` for all (TCP too); none: it is not for this server."""
-    hosts = hosts_for(server, bound)
-    if (server.kind is ServerKind.TCP) == bool(server_names) or not hosts:
-        return set()
-    if server.kind is ServerKind.TCP:
-        return {"*"}
-    return {both for name in server_names for host in hosts if (both := common_host(name, host)) is not None}
+def _for_host(way: Way, host: str) -> Way:
+    return _for_hosts(way, (host,))
 
 
-def _connection_chain(
-    port: OpenPort, names: set[str], route: ResolvedRoute, approaches: Mapping[str, Approach]
-) -> tuple[Any, tuple[str, ...]]:
-    clusters = tuple(target.cluster for target in route.targets)
-    approach = approaches.get(clusters[0], Approach.empty())
-    chain = listener_components_pb2.FilterChain(name=f"{route.name} {','.join(sorted(names))}")
-    chain.filters.append(tcp_to(f"gateway_{port.number}", route.targets, approach))
-    if "*" not in names:
-        chain.filter_chain_match.server_names.extend(sorted(names))
-    return chain, clusters
+def _for_hosts(way: Way, hosts: Collection[str]) -> Way:
+    """Return the way of those of its connections that ask for one of the hosts."""
+    matches = []
+    for match in way.matches:
+        asked = {common_host(name, host) for name in match.server_names or ("*",) for host in hosts}
+        names = tuple(sorted(name for name in asked if name is not None))
+        if names:
+            matches.append(structs.replace(match, server_names=names))
+    return Way(tuple(matches), way.chain)
+
+
+def _unheard(opened: OpenServer) -> Fault:
+    kind = "tls" if opened.server.kind.is_tls else "tcp"
+    return Fault(str(opened.origin), f'server "{opened.server.name}" has no {kind} route: it takes nothing')
 
 
 def _end_tls(chain: Any, server: GatewayServer) -> list[tuple[str, str]]:
     """Make a chain end TLS for its server names; returns the secrets that it needs."""
     if server.tls is None:
         return []
-    names = _names(server)
-    if "*" not in names:
-        chain.filter_chain_match.server_names.extend(sorted(names))
     chain.transport_socket.CopyFrom(gateway_socket(server.tls))
     chain.transport_socket_connect_timeout.CopyFrom(seconds(HANDSHAKE_SECONDS))
     certificate, authorities = credential_secrets(server.tls.credential)

@@ -6,11 +6,10 @@ original destination. Without (`hostmesh render --bind-outbound`) they are bound
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from ipaddress import IPv4Network, IPv6Network
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from envoy.config.core.v3 import address_pb2, base_pb2
+from envoy.config.core.v3 import base_pb2
 from envoy.config.listener.v3 import listener_components_pb2, listener_pb2
 from envoy.extensions.filters.listener.original_dst.v3 import original_dst_pb2
 from google.protobuf import wrappers_pb2
@@ -19,12 +18,13 @@ from agent.mesh.names import CLUSTER_TYPE, LISTENER_TYPE, ROUTE_TYPE, outbound_c
 from agent.mesh.service import ServiceKey
 from agent.mesh.snapshot import Resource, Vip
 from agent.translate.clusters import BLACK_HOLE, PASSTHROUGH
+from agent.translate.connections import Way, add_chains, add_tls_inspector, cidr_range, tells_names
 from agent.translate.http import outbound_http
 from agent.translate.options import PlanOptions
 from agent.translate.policies import Approach
-from agent.translate.resolve import ResolvedPort, Target
+from agent.translate.resolve import ALWAYS, ResolvedPort, ResolvedRoute, Target
 from agent.translate.resource import packed, resource, socket_address
-from agent.translate.tcp import tcp_to
+from agent.translate.tcp import connection_chain, tcp_to
 
 VIRTUAL_OUTBOUND = "virtualOutbound"
 _UNBOUND = wrappers_pb2.BoolValue(value=False)
@@ -81,24 +81,32 @@ def tcp_listener(
     else:
         message = listener(f"{options.bind_outbound}_{port}", [str(options.bind_outbound)], port)
     message.traffic_direction = base_pb2.OUTBOUND
-    targets = connection_targets(key, port, resolved)
+    routes = connection_routes(key, port, resolved)
+    add_chains(message, connection_ways(key, port, routes, dict(approaches)))
+    if tells_names(message):
+        add_tls_inspector(message)
+    clusters = {cluster for route in routes for cluster in route.clusters}
+    return resource(LISTENER_TYPE, message.name, message, [(CLUSTER_TYPE, cluster) for cluster in sorted(clusters)])
+
+
+def connection_routes(key: ServiceKey, port: int, resolved: ResolvedPort) -> tuple[ResolvedRoute, ...]:
+    """Return where connections to a port go, in order; last, where there is a default, to all instances."""
+    everything = ResolvedRoute("default", ALWAYS, (Target(outbound_cluster(key, port), 100),))
+    return (*resolved.routes, everything) if resolved.default_route else resolved.routes
+
+
+def connection_ways(
+    key: ServiceKey, port: int, routes: Iterable[ResolvedRoute], approaches: Mapping[str, Approach]
+) -> list[Way]:
+    """Return the filter chains of a port's routes."""
     stat_prefix = outbound_cluster(key, port).replace(".", "_")
-    # One connection has one set of timeouts, whichever of several targets it goes to: the first one's.
-    approach = dict(approaches).get(targets[0].cluster, Approach.empty())
-    message.filter_chains.add(filters=[tcp_to(stat_prefix, targets, approach)])
-    return resource(LISTENER_TYPE, message.name, message, [(CLUSTER_TYPE, target.cluster) for target in targets])
-
-
-def connection_targets(key: ServiceKey, port: int, resolved: ResolvedPort) -> tuple[Target, ...]:
-    """Return where connections to a TCP port go: the first rule that looks at no request, else all instances.
-
-    The http routes of a VirtualService (no default route) are not about TCP ports at all.
-    """
-    if resolved.default_route:
-        for route in resolved.routes:
-            if route.holds_for_connections:
-                return route.targets
-    return (Target(outbound_cluster(key, port), 100),)
+    return [
+        Way(
+            tuple(match.connection for match in route.matches),
+            connection_chain(stat_prefix, route.name, route.targets, approaches),
+        )
+        for route in routes
+    ]
 
 
 def listener(name: str, addresses: Iterable[str], port: int) -> Any:
@@ -114,11 +122,4 @@ def original_dst_filter() -> Any:
     """Return the listener filter that finds out where a redirected connection was going."""
     return listener_components_pb2.ListenerFilter(
         name="envoy.filters.listener.original_dst", typed_config=packed(original_dst_pb2.OriginalDst())
-    )
-
-
-def cidr_range(network: IPv4Network | IPv6Network) -> Any:
-    """Return a range of addresses (envoy.config.core.v3.CidrRange)."""
-    return address_pb2.CidrRange(
-        address_prefix=str(network.network_address), prefix_len=wrappers_pb2.UInt32Value(value=network.prefixlen)
     )

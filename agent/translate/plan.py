@@ -11,12 +11,12 @@ from collections.abc import Collection, Iterable, Mapping
 from msgspec import structs
 
 from agent.mesh import names
-from agent.mesh.gateway import BoundRoutes
-from agent.mesh.routes import Fault, Route, ServicePolicy
-from agent.mesh.service import Port, Protocol, ServiceKey
+from agent.mesh.gateway import BoundRoutes, ServerKind
+from agent.mesh.routes import Fault, ServicePolicy
+from agent.mesh.service import Port, ServiceKey
 from agent.mesh.settings import OutboundTrafficPolicy
 from agent.mesh.snapshot import Desired, MeshSnapshot, Resource, Resources
-from agent.translate.captured import Chain, chain_of, port_listener
+from agent.translate.captured import Chain, chains_of, port_listener
 from agent.translate.clusters import fallback_clusters, service_clusters, unusable_policies
 from agent.translate.dns import hosts_file
 from agent.translate.endpoints import service_endpoints, unusable_instances
@@ -30,7 +30,7 @@ from agent.translate.netfilter import NetfilterText, ruleset
 from agent.translate.options import PlanOptions
 from agent.translate.outside import policy_faults, undeclared, usable_services
 from agent.translate.policies import Approach, ServiceTraffic, approaches
-from agent.translate.resolve import ResolvedPort, resolve_port, services_named
+from agent.translate.resolve import ResolvedPort, idle_rules, resolve_ports, services_named
 from agent.translate.routes import VirtualHost, hosts_in_tables, route_table, virtual_host
 from agent.translate.secrets import certificate, credential_resources, trust_bundle
 
@@ -111,13 +111,14 @@ class _Round:
     def _resolve(self, key: ServiceKey) -> tuple[tuple[Port, ResolvedPort], ...]:
         """Return each port of the service with what its rules mean for this host's caller."""
         policy = self._snapshot.policies.get(key)
-        if policy is None or not (policy.routes or not policy.default_route):
+        if policy is None or not policy.has_routes:
             return self._memo.get(("resolved", key), (self._facts[key].ports,), _unruled)
         named = self._memo.get(("named", key), (policy,), services_named)
         known = tuple(self._facts[name] for name in named if name in self._facts)
         inputs = (policy, self._facts[key].ports, self._caller, known)
-        resolved = self._memo.get(("resolved", key), inputs, _ruled)
+        resolved = self._memo.get(("resolved", key), inputs, resolve_ports)
         self._faults += [fault for _, port in resolved for fault in port.faults]
+        self._faults += self._memo.get(("idle", key), (key, policy, self._facts[key].ports), idle_rules)
         return resolved
 
     def _open_ports(self) -> tuple[OpenPort, ...]:
@@ -136,20 +137,17 @@ class _Round:
         servers = []
         for opened in port.servers:
             bound = [bound for bound in self._snapshot.ingress.bound if bound.gateway == opened.origin]
-            routes = tuple((one, self._resolve_bound(one, one.routes, port.number)) for one in bound)
-            connections = tuple(
-                (one, passed.server_names, self._resolve_bound(one, (passed.route,), port.number))
-                for one in bound
-                for passed in one.connections
-            )
-            servers.append(structs.replace(opened, routes=routes, connections=connections))
+            routes = tuple((one, self._resolve_bound(one, port.number, opened.server.kind)) for one in bound)
+            servers.append(structs.replace(opened, routes=routes))
         return structs.replace(port, servers=tuple(servers))
 
-    def _resolve_bound(self, bound: BoundRoutes, routes: tuple[Route, ...], port: int) -> ResolvedPort:
-        policy = ServicePolicy(routes, default_route=False)
+    def _resolve_bound(self, bound: BoundRoutes, port: int, kind: ServerKind) -> ResolvedPort:
+        """Return the routes that a VirtualService has for a server of this kind."""
+        policy = ServicePolicy(bound.routes, False, (), bound.tls, bound.tcp)
         known = tuple(self._facts[name] for name in services_named(policy) if name in self._facts)
-        inputs = (policy, (Port(port, "", Protocol.HTTP),), self._caller, known)
-        ((_, resolved),) = self._memo.get(("bound", bound.origin, bound.gateway, port, routes), inputs, _ruled)
+        inputs = (policy, (Port(port, "", kind.protocol),), self._caller, known)
+        memo_key = ("bound", bound.origin, bound.gateway, port, kind)
+        ((_, resolved),) = self._memo.get(memo_key, inputs, resolve_ports)
         self._faults += resolved.faults
         return resolved
 
@@ -221,11 +219,11 @@ class _Round:
         for key, ports in resolved.items():
             for port, rules in ports if key.is_outside else ():
                 inputs = (self._services[key], port, rules, self._approaches_of(key, port, rules))
-                chain = self._memo.get(("chain", key, port.number), inputs, chain_of)
-                if isinstance(chain, Fault):
-                    self._faults.append(chain)
-                elif chain and port.number not in self._capture_ports:
-                    chains.setdefault(port.number, []).append(chain)
+                known = self._memo.get(("chains", key, port.number), inputs, chains_of)
+                if isinstance(known, Fault):
+                    self._faults.append(known)
+                elif known and port.number not in self._capture_ports:
+                    chains.setdefault(port.number, []).extend(known)
         result = []
         for number, found in sorted(chains.items()):
             wanted = (number, number in http_ports, tuple(found), self._options, self._passes_unknown)
@@ -337,10 +335,3 @@ class _Round:
 
 def _unruled(ports: tuple[Port, ...]) -> tuple[tuple[Port, ResolvedPort], ...]:
     return tuple((port, ResolvedPort((), True)) for port in ports)
-
-
-def _ruled(
-    policy: ServicePolicy, ports: Iterable[Port], caller: Caller, known: Iterable[ServiceFacts]
-) -> tuple[tuple[Port, ResolvedPort], ...]:
-    by_key = {facts.key: facts for facts in known}
-    return tuple((port, resolve_port(policy, port.number, caller, by_key)) for port in ports)

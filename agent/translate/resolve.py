@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from agent.mesh.actions import Headers, HttpActions
 from agent.mesh.names import outbound_cluster
-from agent.mesh.routes import Destination, Fault, HttpMatch, Route, ServicePolicy
-from agent.mesh.service import ServiceKey
+from agent.mesh.routes import ConnectionMatch, Destination, Fault, HttpMatch, Route, ServicePolicy
+from agent.mesh.service import Port, Protocol, ServiceKey
 from agent.translate.facts import Caller, ServiceFacts, ServiceSubset, distinct
 
 ALWAYS = (HttpMatch(),)
@@ -31,7 +31,10 @@ class Shadow(Struct, frozen=True):
 
 
 class ResolvedRoute(Struct, frozen=True):
-    """A rule as this host follows it: any of the matches (never none) leads to the targets, or to `actions.answer`."""
+    """A rule as this host follows it: any of the matches (never none) leads to the targets, or to `actions.answer`.
+
+    Connections without targets are closed.
+    """
 
     name: str
     matches: tuple[HttpMatch, ...]
@@ -44,11 +47,6 @@ class ResolvedRoute(Struct, frozen=True):
         """Return every cluster that it sends to."""
         return (*(target.cluster for target in self.targets), *(shadow.cluster for shadow in self.shadows))
 
-    @property
-    def holds_for_connections(self) -> bool:
-        """Tell whether it needs no look at requests and sends somewhere, so that it is for TCP too."""
-        return bool(self.targets) and not all(match.is_layer7 for match in self.matches)
-
 
 class ResolvedPort(Struct, frozen=True):
     """A service port's routes in order, and what they need to exist."""
@@ -59,44 +57,126 @@ class ResolvedPort(Struct, frozen=True):
     faults: tuple[Fault, ...] = ()
 
 
-def resolve_port(
-    policy: ServicePolicy, port: int, caller: Caller, known: Mapping[ServiceKey, ServiceFacts]
-) -> ResolvedPort:
-    """Return what this caller's traffic to the port does; `known` has at least the services that the policy names.
+def resolve_ports(
+    policy: ServicePolicy, ports: Iterable[Port], caller: Caller, known: Iterable[ServiceFacts]
+) -> tuple[tuple[Port, ResolvedPort], ...]:
+    """Return what this caller's traffic to each port does; `known` has at least the services that the policy names."""
+    by_key = {facts.key: facts for facts in known}
+    return tuple((port, resolve_port(policy, port, caller, by_key)) for port in ports)
 
-    A rule with one destination that can't be resolved is left out whole, and reported.
-    """
-    routes: list[ResolvedRoute] = []
+
+def resolve_port(
+    policy: ServicePolicy, port: Port, caller: Caller, known: Mapping[ServiceKey, ServiceFacts]
+) -> ResolvedPort:
+    """Return what this caller's traffic to the port does: HTTP by requests, TLS and TCP by whole connections."""
+    if port.protocol.is_http:
+        default = policy.default_route or not policy.routes
+        return structs.replace(resolve_requests(policy.routes, port.number, caller, known), default_route=default)
+    is_tls = port.protocol in (Protocol.TLS, Protocol.HTTPS)
+    resolved = resolve_connections(policy.tls if is_tls else policy.tcp, port.number, caller, known)
+    if is_tls and resolved.routes and not policy.default_route:
+        return resolved  # a server name that no route is for gets no connection
+    return structs.replace(resolved, default_route=True)
+
+
+def resolve_requests(
+    routes: Iterable[Route], port: int, caller: Caller, known: Mapping[ServiceKey, ServiceFacts]
+) -> ResolvedPort:
+    """Return what routes of requests do for this caller on a port; matches that look at connections never hold."""
+    return _resolve(((route, _matches(route, port, caller)) for route in routes), port, known)
+
+
+def resolve_connections(
+    routes: Iterable[Route], port: int, caller: Caller, known: Mapping[ServiceKey, ServiceFacts]
+) -> ResolvedPort:
+    """Return what routes of connections do for this caller on a port; matches that look at requests never hold."""
+    return _resolve(((route, _connection_matches(route, port, caller)) for route in routes), port, known)
+
+
+def _resolve(
+    routes: Iterable[tuple[Route, tuple[HttpMatch, ...]]], port: int, known: Mapping[ServiceKey, ServiceFacts]
+) -> ResolvedPort:
+    """Resolve routes with what remains of their matches; one whose destination isn't there is reported instead."""
+    found: list[ResolvedRoute] = []
     subsets: set[tuple[ServiceKey, ServiceSubset]] = set()
     faults: list[Fault] = []
-    for route in policy.routes:
-        matches = _matches(route, port, caller)
+    for route, matches in routes:
         if not matches:
             continue
         clusters = _clusters(route, port, known)
         if isinstance(clusters, Fault):
             faults.append(clusters)
             continue
-        routes.append(_resolved(route, matches, clusters))
+        found.append(_resolved(route, matches, clusters))
         used = {w.destination for w in route.destinations if w.weight > 0} | {m.destination for m in route.mirrors}
         subsets.update(
             (destination.service, ServiceSubset(number, destination.subset))
             for destination, (_, number) in clusters.items()
             if destination.subset and destination in used
         )
-    return ResolvedPort(tuple(routes), policy.default_route, tuple(sorted(subsets)), distinct(faults))
+    return ResolvedPort(tuple(found), False, tuple(sorted(subsets)), distinct(faults))
+
+
+def idle_rules(key: ServiceKey, policy: ServicePolicy, ports: Iterable[Port]) -> tuple[Fault, ...]:
+    """Return a fault for each rule that none of the service's ports can follow: about requests where there is TCP."""
+    ports = tuple(ports)
+    kinds = {_kind(port) for port in ports}
+    able = {
+        "HTTP": {route.origin for route in policy.routes if _looks_at(route) != "connections"},
+        "TLS": {route.origin for route in policy.tls if _looks_at(route) != "requests"},
+        "TCP": {route.origin for route in policy.tcp if _looks_at(route) != "requests"},
+    }
+    working = {origin for kind in kinds for origin in able[kind]}
+    have = ", ".join(f"{port.number} {port.protocol}" for port in ports)
+    return tuple(
+        Fault(str(origin), f"has no effect on {key}: it has no routes for what its ports speak ({have})")
+        for origin in dict.fromkeys(route.origin for route in policy.all_routes)
+        if origin not in working
+    )
+
+
+def _kind(port: Port) -> str:
+    if port.protocol.is_http:
+        return "HTTP"
+    return "TLS" if port.protocol in (Protocol.TLS, Protocol.HTTPS) else "TCP"
+
+
+def _looks_at(route: Route) -> str:
+    """Return what all the matches of a route look at."""
+    if route.matches and all(match.is_layer7 for match in route.matches):
+        return "requests"
+    return "connections" if route.matches and all(match.is_layer4 for match in route.matches) else "both"
 
 
 def services_named(policy: ServicePolicy) -> tuple[ServiceKey, ...]:
     """Return the services that the policy's routes send to, in order."""
-    return tuple(sorted({destination.service for route in policy.routes for destination in route.all_destinations}))
+    return tuple(sorted({destination.service for route in policy.all_routes for destination in route.all_destinations}))
 
 
 def _matches(route: Route, port: int, caller: Caller) -> tuple[HttpMatch, ...]:
     """Return the conditions that remain to be looked at in each request; none: the route is not for this caller."""
     if not route.matches:
         return ALWAYS
-    return tuple(m for m in route.matches if m.port in (None, port) and caller.satisfies(m.source))
+    return tuple(m for m in route.matches if m.port in (None, port) and caller.satisfies(m.source) and not m.is_layer4)
+
+
+def _connection_matches(route: Route, port: int, caller: Caller) -> tuple[HttpMatch, ...]:
+    """Return the conditions that remain to be looked at in each connection; none: the route is not for this caller."""
+    if not route.matches:
+        return ALWAYS
+    return tuple(
+        structs.replace(m, connection=remaining)
+        for m in route.matches
+        if m.port in (None, port) and caller.satisfies(m.source) and not m.is_layer7
+        if (remaining := _of_caller(m.connection, caller)) is not None
+    )
+
+
+def _of_caller(match: ConnectionMatch, caller: Caller) -> ConnectionMatch | None:
+    """Decide where a connection comes from, if that is known: from this host, whatever address an application took."""
+    if not match.sources or caller.address is None:
+        return match
+    return structs.replace(match, sources=()) if caller.is_within(match.sources) else None
 
 
 _Clusters = Mapping[Destination, tuple[str, int]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from envoy.config.listener.v3 import listener_components_pb2
@@ -17,6 +18,18 @@ _DIRECT = Approach.empty()
 
 CONNECT_ATTEMPTS = 3
 """No byte of the connection has gone anywhere before one succeeds, so trying again (elsewhere, by chance) is safe."""
+
+
+def connection_chain(
+    stat_prefix: str, name: str, targets: tuple[Target, ...], approaches: Mapping[str, Approach]
+) -> Any:
+    """Return the filter chain of connections that go to the targets; without any Envoy closes them."""
+    chain = listener_components_pb2.FilterChain(name=name)
+    if targets:
+        # One connection has one set of timeouts, whichever of several targets it goes to: the first one's.
+        approach = approaches.get(targets[0].cluster, _DIRECT)
+        chain.filters.append(tcp_to(stat_prefix, targets, approach))
+    return chain
 
 
 def tcp_to(stat_prefix: str, targets: tuple[Target, ...], approach: Approach = _DIRECT) -> Any:

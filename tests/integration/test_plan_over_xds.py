@@ -89,7 +89,7 @@ def sample() -> MeshSnapshot:
     )
     policies = {
         REVIEWS: ServicePolicy((conditional, route(REVIEWS, ("v1", 75), ("v2", 25)))),
-        DB: ServicePolicy((route(DB, ("v1", 90), ("v3", 10)),)),
+        DB: ServicePolicy(tcp=(route(DB, ("v1", 90), ("v3", 10)),)),
     }
     return mesh(
         [service("reviews"), service("ratings", proxied=False), service("mysql", port=MYSQL)],

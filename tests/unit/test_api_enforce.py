@@ -56,7 +56,7 @@ def test_of_several_matches_the_checkable_ones_stay() -> None:
     "text",
     [
         f"{HEAD}  http: [{{match: [{UNCHECKED}], {TO_V1}}}]\n",
-        f"{OLD}  destination: {{name: reviews}}\n  match: {{tcp: {{sourceSubnet: [10.0.0.0/8]}}}}\n",
+        f"{OLD}  destination: {{name: reviews}}\n  match: {{udp: {{sourceSubnet: [10.0.0.0/8]}}}}\n",
         f"{OLD}  destination: {{service: '*'}}\n",
         "apiVersion: networking.istio.io/v1\nkind: WorkloadEntry\nmetadata: {name: x}\nspec: {address: 10.0.0.1}\n",
     ],

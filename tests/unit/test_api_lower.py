@@ -224,7 +224,8 @@ def test_subsets_of_several_destination_rules_are_united() -> None:
     assert faults(*documents) == [
         "DestinationRule/b.default: another DestinationRule of reviews.default declares the subset v1 too, and is used"
     ]
-    used = {d.subset for d in lower(documents, SERVICES).policies[REVIEWS].subsets}
+    routes = lower(documents, SERVICES).policies[REVIEWS].routes
+    used = {destination.subset for route in routes for destination in route.all_destinations if destination.subset}
     assert used == {Subset("v1", (("version", "v1"),)), Subset("v2", (("version", "v2"),))}
 
 

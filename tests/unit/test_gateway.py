@@ -105,12 +105,11 @@ def test_tls_and_tcp_routes_are_for_gateways() -> None:
     document = one(f'{VS}  hosts: ["*.example.com"]\n  gateways: [edge]\n{rest}')
     assert validate(document) == []
     (bound,) = lower([document], [REVIEWS]).ingress.bound
-    assert [route.server_names for route in bound.connections] == [("a.example.com",), ()]
-    inside = one(f'{VS}  hosts: ["*.example.com"]\n{rest}')
-    assert [line.rsplit("spec.", 1)[1][:3] for line in validate(inside)] == ["tcp", "tls"]
+    assert [match.connection.server_names for route in bound.tls for match in route.matches] == [("a.example.com",)]
+    assert [route.matches for route in bound.tcp] == [()]
     missing = lower([document], [])
     assert missing.ingress.bound == ()
-    assert any("spec.tls[0] is left out: service reviews" in fault.reason for fault in missing.faults)
+    assert any("service reviews is not in the catalog" in fault.reason for fault in missing.faults)
 
 
 @pytest.mark.parametrize(

@@ -5,21 +5,19 @@ from __future__ import annotations
 import msgspec
 from envoy.config.route.v3 import route_pb2
 
-from agent.mesh.actions import Abort, CorsPolicy, Delay, DirectResponse, HeaderChanges, Headers, HttpActions, Redirect
+from agent.mesh.actions import Abort, CorsPolicy, Delay, DirectResponse, HeaderChanges, Headers, HttpActions
 from agent.mesh.names import CLUSTER_TYPE, LISTENER_TYPE, ROUTE_TYPE
 from agent.mesh.routes import Destination, Mirror, Route, ServicePolicy
 from agent.mesh.snapshot import Desired
 from agent.translate.plan import Planner
-from tests.unit.mesh_samples import HTTP, MYSQL, OPTIONS, key, mesh, route, service, version
+from tests.unit.mesh_samples import OPTIONS, key, mesh, route, service, version
 
 REVIEWS = key("reviews")
 MIRROR = Mirror(Destination(REVIEWS, version("v2")), 12.5)
 
 
-def planned(*routes: Route, port: object = HTTP) -> Desired:
-    assert port in (HTTP, MYSQL)
-    services = [service("reviews", port=HTTP if port is HTTP else MYSQL)]
-    desired = Planner().plan(mesh(services, {REVIEWS: ServicePolicy(routes)}), OPTIONS)
+def planned(*routes: Route) -> Desired:
+    desired = Planner().plan(mesh([service("reviews")], {REVIEWS: ServicePolicy(routes)}), OPTIONS)
     assert desired.faults == ()
     return desired
 
@@ -28,7 +26,7 @@ def acting(actions: HttpActions, *mirrors: Mirror) -> Route:
     return msgspec.structs.replace(route(REVIEWS), actions=actions, mirrors=mirrors)
 
 
-def answering(answer: Redirect | DirectResponse) -> Route:
+def answering(answer: DirectResponse) -> Route:
     return msgspec.structs.replace(route(REVIEWS), actions=HttpActions(answer), destinations=())
 
 
@@ -60,11 +58,3 @@ def test_a_route_that_answers_itself_needs_no_destination() -> None:
     first, default = table.virtual_hosts[0].routes
     assert first.direct_response.status == 200
     assert default.route.cluster == "outbound|9080||reviews.service.consul"
-
-
-def test_an_answer_to_requests_is_not_for_connections() -> None:
-    redirected = planned(answering(Redirect(path="/x")), route(REVIEWS, ("v1", 100)), port=MYSQL)
-    (listener,) = (held for name, held in redirected.resources.of(LISTENER_TYPE).items() if name.endswith("_3306"))
-    assert [name for kind, name in listener.references if kind == CLUSTER_TYPE] == [
-        "outbound|3306|version=v1|reviews.service.consul"
-    ]

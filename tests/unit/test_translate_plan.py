@@ -28,7 +28,7 @@ def sample(**options: Any) -> MeshSnapshot:
     """Return three services, two rules, one workload."""
     policies = {
         REVIEWS: ServicePolicy((route(REVIEWS, ("v1", 75), ("v2", 25)),)),
-        DB: ServicePolicy((route(DB, ("v1", 100)),)),
+        DB: ServicePolicy(tcp=(route(DB, ("v1", 100)),)),
     }
     services = [service("reviews"), service("ratings"), service("mysql", port=MYSQL)]
     return mesh(services, policies, workloads=(workload("reviews", HTTP, MYSQL),), **options)
@@ -109,7 +109,8 @@ def test_result_never_depends_on_what_was_planned_before() -> None:
         name = dice.choice(["reviews", "ratings", "mysql"])
         match dice.randrange(5):
             case 0:
-                policy = ServicePolicy((route(key(name), (dice.choice(["v1", "v2", "v9"]), 100)),), dice.random() < 0.7)
+                routes = (route(key(name), (dice.choice(["v1", "v2", "v9"]), 100)),)
+                policy = ServicePolicy(routes, dice.random() < 0.7, (), routes, routes)
                 snapshot = structs.replace(snapshot, policies={**snapshot.policies, key(name): policy})
             case 1:
                 mode = dice.choice(list(MtlsMode))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from agent.mesh.routes import (
+    ConnectionMatch,
     Destination,
     HttpMatch,
     MatchKind,
@@ -33,7 +34,11 @@ KNOWN = {REVIEWS: facts(REVIEWS, 9080), API: facts(API, 80, 9000)}
 
 
 def resolve(*routes: Route, port: int = 9080, caller: Caller = CALLER) -> ResolvedPort:
-    return resolve_port(ServicePolicy(routes), port, caller, KNOWN)
+    return resolve_port(ServicePolicy(routes), Port(port, "", Protocol.HTTP), caller, KNOWN)
+
+
+def connected(*routes: Route, port: int = 9080, caller: Caller = CALLER) -> ResolvedPort:
+    return resolve_port(ServicePolicy(tcp=routes), Port(port, "", Protocol.TCP), caller, KNOWN)
 
 
 def matching(*matches: HttpMatch) -> Route:
@@ -72,8 +77,9 @@ def test_matches_for_other_ports_and_callers_fall_away_alone() -> None:
 
 
 def test_layer_4_rules_hold_for_connections() -> None:
-    assert resolve(matching(HttpMatch(port=9080))).routes[0].holds_for_connections
-    assert not resolve(matching(HttpMatch(method=StringMatch(MatchKind.EXACT, "GET")))).routes[0].holds_for_connections
+    assert connected(matching(HttpMatch(port=9080))).routes
+    assert not connected(matching(HttpMatch(method=StringMatch(MatchKind.EXACT, "GET")))).routes
+    assert not resolve(matching(HttpMatch(connection=ConnectionMatch(("a.example.com",))))).routes
 
 
 def test_weights_of_zero_are_no_targets_and_make_no_subsets() -> None:

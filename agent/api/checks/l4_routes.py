@@ -6,11 +6,10 @@ from typing import Any
 
 from agent.api.checks import addresses, words
 from agent.api.checks.fields import LABELS
-from agent.api.checks.schema import Check, Report, integer, like, listing, message, text
+from agent.api.checks.schema import Check, Report, integer, listing, message, text
 from agent.api.yaml_text import child
 
 _PORT = integer(1, 65535)
-_SUBNETS = listing(text(addresses.subnet))
 
 
 def destination_host(value: str) -> str | None:
@@ -39,17 +38,8 @@ _ROUTE = listing(
 )
 
 
-def _not_yet(check: Check) -> Check:
-    @like(check)
-    def checked(report: Report, path: str, value: Any) -> None:
-        check(report, path, value)
-        report.unsupported(path)
-
-    return checked
-
-
 _MATCH = {
-    "destinationSubnets": _not_yet(_SUBNETS),
+    "destinationSubnets": listing(text(addresses.subnet)),
     "port": _PORT,
     "sourceLabels": LABELS,
     "sourceNamespace": text(empty=True),
@@ -66,7 +56,7 @@ def _weights(report: Report, path: str, route: dict[str, Any]) -> None:
 _TCP = listing(
     message(
         {
-            "match": listing(message({**_MATCH, "sourceSubnet": _not_yet(text(addresses.subnet, empty=True))})),
+            "match": listing(message({**_MATCH, "sourceSubnet": text(addresses.subnet, empty=True)})),
             "route": _ROUTE,
         },
         required=("route",),
@@ -134,14 +124,6 @@ def check_hosts(report: Report, path: str, spec: dict[str, Any]) -> None:
                 if hosts and not words.is_address(name) and not any(is_within(name, host) for host in hosts):
                     where = f"{child(path, 'tls')}[{index}].match[{number}].sniHosts[{position}]"
                     report.invalid(where, f'"{name}" is not within spec.hosts')
-
-
-def gateways_only(report: Report, path: str, spec: dict[str, Any]) -> None:
-    """Refuse tcp and tls routes of callers in the mesh by name."""
-    gateways = spec.get("gateways") or []
-    for key in ("tcp", "tls"):
-        if key in spec and (not gateways or "mesh" in gateways):
-            report.unsupported(child(path, key), "known, but not supported yet within the mesh (at gateways it is)")
 
 
 def _no_claims(report: Report, path: str, spec: dict[str, Any]) -> None:

@@ -14,13 +14,13 @@ from msgspec import Struct, structs
 from agent.api.enforce import enforceable
 from agent.api.envelope import Document
 from agent.api.lowering.catalog import Catalog
-from agent.api.lowering.connections import lower_connections
 from agent.api.lowering.destinations import lower_destination_policy, lower_destination_rule, united
 from agent.api.lowering.gateway import bound_gateways, is_for_mesh, lower_gateway
 from agent.api.lowering.istio_service import Unresolved
 from agent.api.lowering.outside import declared_services, outside_services
 from agent.api.lowering.route_rule import LoweredRule, lower_route_rule
-from agent.api.lowering.virtual_service import LoweredRoutes, Subsets, declared_subsets, lower_virtual_service
+from agent.api.lowering.targets import Subsets
+from agent.api.lowering.virtual_service import LoweredRoutes, declared_subsets, lower_virtual_service
 from agent.mesh.gateway import BoundRoutes, Ingress
 from agent.mesh.routes import Fault, ObjectRef, PolicyRule, ServicePolicy, Subset
 from agent.mesh.service import Service, ServiceKey
@@ -126,7 +126,7 @@ class Lowerer:
                 continue
             lowered = memo.routes(self._catalog, self._subsets)[None]
             faults += lowered.faults
-            if not lowered.routes:  # each of them is for gateways only
+            if not lowered.all_routes:  # each of them is for gateways only
                 continue
             for host in document.spec["hosts"]:
                 service = self._catalog.resolve(host, document.namespace)
@@ -136,7 +136,7 @@ class Lowerer:
                     continue
                 owner = owners.setdefault(service, document)
                 if owner is document:
-                    policies[service] = ServicePolicy(lowered.routes, default_route=False)
+                    policies[service] = ServicePolicy(lowered.http, False, (), lowered.tls, lowered.tcp)
                 else:
                     faults.append(Fault(str(document.ref), f"not used for {host}: {owner.ref} is about it too"))
         return policies
@@ -149,11 +149,9 @@ class Lowerer:
                 if gateway is None:
                     continue
                 faults += lowered.faults
-                connections, wrong = lower_connections(memo.document, self._catalog, self._subsets, gateway)
-                faults += wrong
-                if lowered.routes or connections:
-                    hosts = tuple(memo.document.spec["hosts"])
-                    bound.append(BoundRoutes(memo.document.ref, gateway, hosts, lowered.routes, connections))
+                if lowered.all_routes:
+                    hosts, ref = tuple(memo.document.spec["hosts"]), memo.document.ref
+                    bound.append(BoundRoutes(ref, gateway, hosts, lowered.http, lowered.tls, lowered.tcp))
         return tuple(bound)
 
     def _add_route_rules(
@@ -165,13 +163,15 @@ class Lowerer:
             if isinstance(lowered, Fault):
                 faults.append(lowered)
             elif lowered.service in policies:
-                reason = f"not used: {policies[lowered.service].routes[0].origin} is about {lowered.service} too"
+                reason = f"not used: {policies[lowered.service].all_routes[0].origin} is about {lowered.service} too"
                 faults.append(Fault(str(memo.document.ref), reason))
             else:
                 by_service.setdefault(lowered.service, []).append(lowered)
         for service, found in by_service.items():
             found.sort(key=lambda rule: rule.order)
-            policies[service] = ServicePolicy(tuple(rule.route for rule in found))
+            routes = tuple(rule.route for rule in found)
+            connections = tuple(route for route in routes if route.destinations)  # the others answer requests
+            policies[service] = ServicePolicy(routes, tls=connections, tcp=connections)
 
     def _add_connections(
         self, memos: Iterable[_Memo], policies: dict[ServiceKey, ServicePolicy], faults: list[Fault]

@@ -13,8 +13,10 @@ from agent.api.lowering.actions import route_rule_actions
 from agent.api.lowering.catalog import Catalog
 from agent.api.lowering.istio_service import resolve_service, source_match
 from agent.api.lowering.matching import header_matches, string_match
-from agent.mesh.routes import Destination, HttpMatch, Mirror, Route, Subset, WeightedDestination
+from agent.mesh.routes import ConnectionMatch, Destination, HttpMatch, Mirror, Route, Subset, WeightedDestination
 from agent.mesh.service import Labels, ServiceKey, labels_of, labels_text
+
+_SUBNETS = ("destinationSubnet", "sourceSubnet")
 
 
 class LoweredRule(Struct, frozen=True):
@@ -72,8 +74,9 @@ def _destination(service: ServiceKey, labels: Labels) -> Destination:
 
 def _match(match: Mapping[str, Any], namespace: str, catalog: Catalog) -> HttpMatch | None:
     headers = (match.get("request") or {}).get("headers") or {}
-    source = match.get("source")
-    if not headers and not source:
+    source, subnets = match.get("source"), match.get("tcp") or {}
+    connection = ConnectionMatch((), *(tuple(subnets.get(name) or ()) for name in _SUBNETS))
+    if not headers and not source and connection == ConnectionMatch():
         return None
     return HttpMatch(
         uri=string_match(headers.get("uri")),
@@ -82,4 +85,5 @@ def _match(match: Mapping[str, Any], namespace: str, catalog: Catalog) -> HttpMa
         authority=string_match(headers.get("authority")),
         headers=tuple(header_matches({name: headers[name] for name in headers if name not in PSEUDO_HEADERS})),
         source=source_match(source, namespace, catalog) if source else None,
+        connection=connection,
     )

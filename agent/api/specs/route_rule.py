@@ -43,21 +43,21 @@ def _weights(report: Report, path: str, spec: dict[str, Any]) -> None:
 
 _ANY_SERVICE = message({**SERVICE_FIELDS, "labels": LABELS}, also=service_whole)
 _SUBNET = listing(text(addresses.subnet))
-_SUBNET_FIELDS = message({"sourceSubnet": _SUBNET, "destinationSubnet": _SUBNET})
+_SUBNETS = message({"sourceSubnet": _SUBNET, "destinationSubnet": _SUBNET})
 
 
-@like(_SUBNET_FIELDS)
-def _subnets(report: Report, path: str, value: Any) -> None:
-    _SUBNET_FIELDS(report, path, value)
-    report.unsupported(path)
+@like(_SUBNETS)
+def _datagrams(report: Report, path: str, value: Any) -> None:
+    _SUBNETS(report, path, value)
+    report.unsupported(path, "cannot be honoured: UDP is not captured (Istio never had it either)")
 
 
 _MATCH_CONDITION = message(
     {
         "source": _ANY_SERVICE,
         "request": message({"headers": header_map(_MATCH, {**dict.fromkeys(PSEUDO_HEADERS, _MATCH), "uri": _URI})}),
-        "tcp": _subnets,
-        "udp": _subnets,
+        "tcp": _SUBNETS,
+        "udp": _datagrams,
     }
 )
 
@@ -86,9 +86,33 @@ _RETRIES = message(
 )
 
 
+_OF_REQUESTS = (
+    "match.request",
+    "redirect",
+    "rewrite",
+    "websocketUpgrade",
+    "httpReqTimeout",
+    "httpReqRetries",
+    "httpFault",
+    "mirror",
+    "corsPolicy",
+    "appendHeaders",
+)
+
+
+def _about_connections(report: Report, path: str, spec: dict[str, Any]) -> None:
+    """A rule with match.tcp is about connections, which pass whole."""
+    for field in _OF_REQUESTS:
+        within, _, name = field.rpartition(".")
+        if (spec.get(within) or {} if within else spec).get(name):
+            report.unsupported(child(path, field), "is about requests, but match.tcp makes the rule one about connections")
+
+
 def _whole(report: Report, path: str, spec: dict[str, Any]) -> None:
     """ValidateRouteRule: what excludes what."""
     _weights(report, path, spec)
+    if (spec.get("match") or {}).get("tcp"):
+        _about_connections(report, path, spec)
     if "redirect" not in spec:
         return
     for other in ("route", "rewrite", "httpFault", "websocketUpgrade"):

@@ -21,7 +21,7 @@ from agent.api.checks.http_fields import (
     fault,
     idle_beside,
 )
-from agent.api.checks.l4_routes import TCP_ROUTES, TLS_ROUTES, check_hosts, gateways_only
+from agent.api.checks.l4_routes import TCP_ROUTES, TLS_ROUTES, check_hosts
 from agent.api.checks.schema import (
     UNSUPPORTED,
     Check,
@@ -193,7 +193,6 @@ def _whole(report: Report, path: str, spec: dict[str, Any]) -> None:
     if not spec.get("hosts"):
         report.unsupported(child(path, "hosts"), "is missing: delegates are known, but not supported yet")
     check_hosts(report, path, spec)
-    gateways_only(report, path, spec)
     if not (spec.get("http") or spec.get("tcp") or spec.get("tls")):
         report.invalid(child(path, "http"), "is missing (at least one route)")
 
