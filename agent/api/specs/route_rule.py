@@ -24,8 +24,8 @@ from agent.api.checks.schema import Check, Report, boolean, integer, like, listi
 from agent.api.lowering.istio_service import SERVICE_FIELDS, service_whole
 from agent.api.yaml_text import child
 
-_MATCH = or_scalar(string_match(may_be_present=False))
-_URI = or_scalar(string_match(may_be_present=False, empty_prefix=True))
+_MATCH = or_scalar(string_match())
+_URI = or_scalar(string_match(empty_exact=False))
 
 
 def _no_labels(report: Report, path: str, value: Any) -> None:
@@ -49,7 +49,7 @@ _SUBNETS = message({"sourceSubnet": _SUBNET, "destinationSubnet": _SUBNET})
 @like(_SUBNETS)
 def _datagrams(report: Report, path: str, value: Any) -> None:
     _SUBNETS(report, path, value)
-    report.unsupported(path, "cannot be honoured: UDP is not captured (Istio never had it either)")
+    report.invalid(path, "cannot be honoured: UDP is not captured (Istio refused it, too)")
 
 
 _MATCH_CONDITION = message(
@@ -105,7 +105,9 @@ def _about_connections(report: Report, path: str, spec: dict[str, Any]) -> None:
     for field in _OF_REQUESTS:
         within, _, name = field.rpartition(".")
         if (spec.get(within) or {} if within else spec).get(name):
-            report.unsupported(child(path, field), "is about requests, but match.tcp makes the rule one about connections")
+            report.unsupported(
+                child(path, field), "is about requests, but match.tcp makes this a rule about connections"
+            )
 
 
 def _whole(report: Report, path: str, spec: dict[str, Any]) -> None:
@@ -116,7 +118,7 @@ def _whole(report: Report, path: str, spec: dict[str, Any]) -> None:
     if "redirect" not in spec:
         return
     for other in ("route", "rewrite", "httpFault", "websocketUpgrade"):
-        if spec.get(other):
+        if spec.get(other) or spec.get(other) == {}:
             report.invalid(path, f"redirect and {other} exclude each other (a redirected request goes nowhere)")
     for other in ("mirror", "httpReqTimeout", "httpReqRetries", "appendHeaders"):
         if other in spec:
@@ -126,7 +128,7 @@ def _whole(report: Report, path: str, spec: dict[str, Any]) -> None:
 SPEC: Check = message(
     {
         "destination": message({**SERVICE_FIELDS, "labels": _no_labels}, also=service_whole),
-        "precedence": integer(0, 2**31 - 1),
+        "precedence": integer(-(2**31), 2**31 - 1),
         "match": _MATCH_CONDITION,
         "route": listing(
             message({"destination": _ANY_SERVICE, "labels": LABELS, "weight": integer(0, 100)}), at_most=256
