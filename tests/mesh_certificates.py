@@ -39,6 +39,15 @@ class TestAuthority:
             (folder / old).rename(folder / new)
         return folder
 
+    def revoke(self, certificate: x509.Certificate) -> bytes:
+        """Return the list (PEM) that has this certificate as revoked."""
+        now = datetime.now(UTC)
+        entry = x509.RevokedCertificateBuilder(certificate.serial_number, now - timedelta(minutes=1)).build()
+        builder = x509.CertificateRevocationListBuilder(
+            self._name, now - timedelta(minutes=1), now + timedelta(hours=1)
+        )
+        return builder.add_revoked_certificate(entry).sign(self._key, SHA256()).public_bytes(Encoding.PEM)
+
     def _write(self, folder: Path, name: x509.GeneralName) -> Path:
         key = ec.generate_private_key(ec.SECP256R1())
         san = x509.SubjectAlternativeName([name])

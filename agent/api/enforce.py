@@ -20,8 +20,9 @@ _Step = str | int
 _Place = tuple[_Step, ...]
 _WHOLE: _Place = ()
 """Stands for the document as a whole."""
-_ABOUT = ("host", "destination", "source", "workloadSelector")
+_ABOUT = ("host", "destination", "source", "workloadSelector", "ingressClassName")
 """What a document is for or about: without it the document would be about something else."""
+_ANNOTATIONS = "metadata.annotations."
 _ANSWERS = ("delegate", "redirect", "directResponse", "tcp", "tls")
 
 
@@ -49,17 +50,28 @@ def enforceable(document: Document) -> Enforceable:
 
 def _kept(document: Document, problems: Iterable[Problem]) -> Document | None:
     removed = set()
+    document, problems = _without_annotations(document, problems)
     for problem in problems:
         steps = _steps(document.spec, problem.path)
         removed.add(_unit(steps) if steps else _WHOLE)
     removed |= {_around(place) for place in removed if place and _all_gone(document.spec, place, removed)}
     if _WHOLE in removed:
         return None
+    if not removed:
+        return document
     spec = _prune(dict(document.spec), (), removed)
     if not spec:
         return None
     kept = structs.replace(document, spec=spec, lines={})  # its indexes are others now
     return None if find_problems(kept) else kept
+
+
+def _without_annotations(document: Document, problems: Iterable[Problem]) -> tuple[Document, list[Problem]]:
+    """Return the document without the annotations that problems name, and the other problems."""
+    named = {problem.path for problem in problems}
+    kept = {key: value for key, value in document.annotations.items() if f"{_ANNOTATIONS}{key}" not in named}
+    others = [problem for problem in problems if not problem.path.startswith(_ANNOTATIONS)]
+    return structs.replace(document, annotations=kept), others
 
 
 def _steps(spec: Mapping[str, Any], path: str) -> list[_Step]:

@@ -11,6 +11,7 @@ TELEMETRY = "telemetry.istio.io"
 RBAC = "rbac.istio.io"
 AUTHENTICATION = "authentication.istio.io"
 EXTENSIONS = "extensions.istio.io"
+KUBERNETES = "networking.k8s.io"
 
 _VERSIONS = {
     CONFIG: ("v1alpha2", "v1alpha1", "v1beta1"),
@@ -20,6 +21,8 @@ _VERSIONS = {
     RBAC: ("v1alpha1",),
     AUTHENTICATION: ("v1alpha1",),
     EXTENSIONS: ("v1alpha1",),
+    KUBERNETES: ("v1", "v1beta1"),
+    "extensions": ("v1beta1",),
 }
 
 
@@ -35,9 +38,12 @@ class Kind(Struct, frozen=True):
     """Documents may spell the fields of its spec in snake_case (the first generation's convention)."""
 
     @property
+    older_group: str = ""
+    """Another group that it was in before."""
     def api_versions(self) -> tuple[str, ...]:
         """Return the accepted apiVersions, the usual one first."""
-        return tuple(f"{self.group}/{version}" for version in _VERSIONS[self.group])
+        groups = (self.group, self.older_group) if self.older_group else (self.group,)
+        return tuple(f"{group}/{version}" for group in groups for version in _VERSIONS[group])
 
     @property
     def key(self) -> str:
@@ -65,12 +71,13 @@ KINDS: tuple[Kind, ...] = (
     Kind("RouteRule", CONFIG, supported=True, snake_case=True),
     Kind("DestinationPolicy", CONFIG, supported=True, snake_case=True),
     Kind("EgressRule", CONFIG, supported=True, snake_case=True),
-    Kind("IngressRule", CONFIG, snake_case=True),
+    Kind("IngressRule", CONFIG, supported=True, snake_case=True),
     Kind("VirtualService", NETWORKING, supported=True, shorthand="vs"),
     Kind("DestinationRule", NETWORKING, supported=True, shorthand="dr"),
     Kind("Gateway", NETWORKING, supported=True, shorthand="gw"),
     Kind("ServiceEntry", NETWORKING, supported=True, shorthand="se"),
     Kind("WorkloadEntry", NETWORKING, shorthand="we"),
+    Kind("Ingress", KUBERNETES, supported=True, shorthand="ing", older_group="extensions"),
     Kind("WorkloadGroup", NETWORKING, shorthand="wg"),
     Kind("Sidecar", NETWORKING),
     Kind("EnvoyFilter", NETWORKING),

@@ -11,13 +11,15 @@ from agent.api.specs import (
     authorization_policy,
     egress_rule,
     gateway,
+    ingress,
     ingress_rule,
     peer_authentication,
     request_authentication,
+    proxy_config,
     service_entry,
     sidecar,
     telemetry,
-    workload_entry,
+    wasm_plugin,
 )
 
 KNOWN_SPECS: Mapping[str, Check] = {
@@ -34,14 +36,24 @@ KNOWN_SPECS: Mapping[str, Check] = {
     "Telemetry": telemetry.SPEC,
 }
 
+    "ProxyConfig": proxy_config.SPEC,
+    "WasmPlugin": wasm_plugin.SPEC,
+}
 
 def check_metadata(report: Report, document: Document) -> None:
+_OF_ISTIO_ITSELF = ("webhook-always-reject", "parents", "parent-namespace")
+"""Annotations `internal.istio.io/…` that nobody may write."""
+
     """Check what a kind wants of its object's name and annotations."""
     check = _METADATA.get(document.kind)
     if check:
         check(report, document)
     if authorization_policy.DRY_RUN in document.annotations and document.kind != "AuthorizationPolicy":
         place = f"metadata.annotations.{authorization_policy.DRY_RUN}"
+    for annotation in _OF_ISTIO_ITSELF:
+        if f"internal.istio.io/{annotation}" in document.annotations:
+            place = f"metadata.annotations.internal.istio.io/{annotation}"
+            report.invalid(place, "is not for a document to say (remove it)")
         report.invalid(place, "is for AuthorizationPolicy only (remove it)")
 
 

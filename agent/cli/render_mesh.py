@@ -12,7 +12,7 @@ from agent.cli.catalog_file import Catalog, HostSettings
 from agent.cli.certificate_files import CertificateFolder
 from agent.config import VipConfig
 from agent.errors import UserError
-from agent.mesh.gateway import Credential
+from agent.mesh.gateway import Credential, Gateway, named_files
 from agent.mesh.service import Workload
 from agent.mesh.settings import MtlsMode
 from agent.mesh.snapshot import Certificate, MeshSnapshot
@@ -45,19 +45,21 @@ def node_snapshot(
         certificates=dict.fromkeys(bearers, _IN_FILES) if certificates else {},
         trust_bundle_pem=b"in a file" if certificates else b"",
         ingress=lowered.ingress,
-        credentials=_credentials(certificates),
+        credentials=_credentials(certificates, lowered.ingress.gateways),
     )
 
 
-def _credentials(certificates: CertificateFolder | None) -> dict[str, Credential]:
-    """Return what is in the folder's own folder of a gateway's secrets; the contents stay there."""
+def _credentials(certificates: CertificateFolder | None, gateways: Iterable[Gateway]) -> dict[str, Credential]:
+    """Return what is in the folder's own folder of secrets, and in files that Gateways name; contents stay there."""
     if certificates is None:
         return {}
-    read = read_credentials(Path(certificates.files.secrets))
-    return {
-        name: Credential(b"", b"", b"in a file" if held.authorities_pem else b"")
-        for name, held in read.credentials.items()
-    }
+    read = read_credentials(Path(certificates.files.secrets), named_files(gateways))
+    return {name: _without_content(held) for name, held in read.credentials.items()}
+
+
+def _without_content(held: Credential) -> Credential:
+    parts = (held.key_pem, held.chain_pem, held.authorities_pem, held.crl_pem)
+    return Credential(*(b"in a file" if part else b"" for part in parts))
 
 
 def node_options(host: HostSettings, bind_outbound: str | None, bind_inbound: str | None) -> PlanOptions:

@@ -14,7 +14,13 @@ from agent.errors import HostError, UserError
 
 DEFAULT_DIR = "/etc/hostmesh/secrets"
 _DIR = click.option(
-    "--secrets-dir", "folder", metavar="DIR", default=DEFAULT_DIR, show_default=True, help="The agent's secrets."
+    "--secrets-dir",
+    "folder",
+    metavar="DIR",
+    envvar="HOSTMESH_SECRETS_DIR",
+    default=DEFAULT_DIR,
+    show_default=True,
+    help="The agent's secrets.",
 )
 
 
@@ -29,37 +35,50 @@ def secret() -> None:
 # What a Gateway with `credentialName: shop` serves; again with newer files, it is in use within a second or two
 hostmesh secret install shop --cert shop.crt --key shop.key
 
-# With the authority whose clients a MUTUAL server lets in
-hostmesh secret install shop --cert shop.crt --key shop.key --ca clients-ca.crt
+# With the authority whose clients a MUTUAL server lets in, less those that it has revoked
+hostmesh secret install shop --cert shop.crt --key shop.key --ca clients-ca.crt --crl clients-ca.crl
+
+# The authority alone, for a Gateway's caCertCredentialName
+hostmesh secret install clients --ca clients-ca.crt
 """,
 )
 @click.argument("name", metavar="NAME")
-@click.option("--cert", metavar="FILE", required=True, help="The certificate, its chain after it (PEM).")
-@click.option("--key", metavar="FILE", required=True, help="Its private key (PEM, without a password).")
+@click.option("--cert", metavar="FILE", help="The certificate, its chain after it (PEM).")
+@click.option("--key", metavar="FILE", help="Its private key (PEM, without a password).")
 @click.option("--ca", metavar="FILE", help="Authorities of clients' certificates (PEM).")
+@click.option("--crl", metavar="FILE", help="What these authorities have revoked (PEM).")
 @_DIR
-def install(name: str, cert: str, key: str, ca: str | None, folder: str) -> None:
+@click.pass_context
+def install(
+    ctx: click.Context, name: str, cert: str | None, key: str | None, ca: str | None, crl: str | None, folder: str
+) -> None:
     """Check a key and its certificate, and put them where this host's agent reads them."""
-    from agent.adapters.credentials import AUTHORITIES, CHAIN, KEY, check_credential, is_name
+    from agent.adapters.credentials import AUTHORITIES, CHAIN, CRL, KEY, check_credential, is_name
     from agent.adapters.files import write_atomic
     from agent.mesh.gateway import Credential
 
     if not is_name(name):
         raise UserError(f"{name!r} is not the name of a secret (letters, digits, '-', '_' and '.')")
-    credential = Credential(_read(key), _read(cert), _read(ca) if ca else b"")
+    if not (ca or (cert and key)) or bool(cert) is not bool(key):
+        raise click.UsageError("give --cert and --key, or --ca, or all of them", ctx)
+    credential = Credential(*(_read(file) if file else b"" for file in (key, cert, ca, crl)))
     if wrong := check_credential(credential):
-        raise UserError(f"{cert}, {key}{f', {ca}' if ca else ''}: {wrong}")
+        raise UserError(f"{', '.join(file for file in (cert, key, ca, crl) if file)}: {wrong}")
     place = Path(folder) / name
     _make(place)
-    authorities = place / AUTHORITIES
-    if ca is None:
-        authorities.unlink(missing_ok=True)
     # Key and certificate are two files: the agent takes them only when they belong together.
-    contents = {KEY: credential.key_pem, CHAIN: credential.chain_pem, AUTHORITIES: credential.authorities_pem}
+    contents = {
+        KEY: credential.key_pem,
+        CHAIN: credential.chain_pem,
+        AUTHORITIES: credential.authorities_pem,
+        CRL: credential.crl_pem,
+    }
     for file, data in contents.items():
         if data:
             write_atomic(place / file, data)
             _give(place / file)
+        else:
+            (place / file).unlink(missing_ok=True)
     click.echo(f"{place}: installed")
 
 
@@ -71,7 +90,8 @@ def list_secrets(folder: str) -> None:
 
     read = read_credentials(Path(folder))
     for name, held in sorted(read.credentials.items()):
-        click.echo(f"{name}{'  (with ca.crt)' if held.authorities_pem else ''}")
+        held_files = (("tls.crt", held.chain_pem), ("ca.crt", held.authorities_pem), ("ca.crl", held.crl_pem))
+        click.echo(f"{name}  ({', '.join(file for file, data in held_files if data)})")
     for problem in read.problems:
         click.echo(problem, err=True)
 

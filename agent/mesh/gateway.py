@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import StrEnum
 
 from msgspec import Struct
 
-from agent.mesh.routes import ObjectRef, Route
-from agent.mesh.service import Labels, Protocol, labels_of, selects
+from agent.mesh.routes import ObjectRef, Route, Subset
+from agent.mesh.service import Labels, Protocol, ServiceKey, labels_of, selects
 
 INGRESS_LABELS = labels_of({"istio": "ingressgateway"})
 """What a gateway host bears unless its agent.yaml says otherwise."""
@@ -26,12 +27,16 @@ class ServerKind(StrEnum):
     """TLS ends here."""
     PASSTHROUGH = "TLS passed on"
     """By the server name that the client asks for."""
+    SERVICES = "TLS passed on to services"
+    """By server names that callers in the mesh ask for: a service, its port and a subset."""
+    TLS = "TLS with TCP in it"
+    """TLS ends here."""
     TCP = "TCP"
 
     @property
     def is_tls(self) -> bool:
         """Tell whether its clients speak TLS."""
-        return self in (ServerKind.HTTPS, ServerKind.PASSTHROUGH)
+        return self not in (ServerKind.HTTP, ServerKind.TCP)
 
     @property
     def passes_whole(self) -> bool:
@@ -41,21 +46,52 @@ class ServerKind(StrEnum):
     @property
     def protocol(self) -> Protocol:
         """Return the protocol whose routes are for what comes out of it."""
-        return {ServerKind.PASSTHROUGH: Protocol.TLS, ServerKind.TCP: Protocol.TCP}.get(self, Protocol.HTTP)
+        if self in (ServerKind.HTTP, ServerKind.HTTPS):
+            return Protocol.HTTP
+        return Protocol.TLS if self in (ServerKind.PASSTHROUGH, ServerKind.SERVICES) else Protocol.TCP
+
+
+class FileCredential(Struct, frozen=True, order=True):
+    """Files of the gateway host that a Gateway names by their paths; empty: none."""
+
+    certificate: str = ""
+    key: str = ""
+    authorities: str = ""
+    crl: str = ""
+
+    @property
+    def name(self) -> str:
+        """Return what stands for the name of a folder, which cannot have a `/` in it."""
+        return "~".join((self.certificate, self.key, self.authorities, self.crl))
 
 
 class ServerTls(Struct, frozen=True):
     """How a server ends TLS."""
 
-    credential: str
-    """The folder of its files on the gateway host, under the agent's `secrets`."""
+    certificates: tuple[str, ...] = ()
+    """Names of the credentials whose keys and certificates it has; (): the mesh's own (ISTIO_MUTUAL)."""
     client_certificate: bool | None = None
     """Whether the client must have one (MUTUAL); False: it may (OPTIONAL_MUTUAL); None: it is not asked."""
+    authorities: str = ""
+    """Name of the credential whose authorities sign clients' certificates."""
     subject_alt_names: tuple[str, ...] = ()
+    key_pins: tuple[str, ...] = ()
+    """SHA-256 of public keys that a client may have (Base64)."""
+    certificate_pins: tuple[str, ...] = ()
+    """SHA-256 of certificates that a client may have (hexadecimal)."""
+    ciphers: tuple[str, ...] = ()
+    """Of TLS 1.2; (): Envoy's own choice."""
+    files: tuple[FileCredential, ...] = ()
+    """What of the credentials is no folder."""
     min_version: str = ""
     """Istio's word, TLSV1_2; empty: the default, which is that."""
     max_version: str = ""
     """Empty: TLSV1_3."""
+
+    @property
+    def is_mesh(self) -> bool:
+        """Tell whether certificates of both sides are the mesh's."""
+        return not self.certificates
 
     @property
     def versions_contradict(self) -> bool:
@@ -72,10 +108,10 @@ class GatewayServer(Struct, frozen=True):
     hosts: tuple[tuple[str, str], ...]
     """(Namespace that routes may be in, or `*`; host name, wildcard, or `*`)."""
     bind: str = ""
-    """An IP address; empty: all of the host."""
+    """An IP address, or a Unix socket (`unix:///path`, `unix://@name`; its port is 0); empty: all of the host."""
     kind: ServerKind = ServerKind.HTTP
     tls: ServerTls | None = None
-    """Given just for HTTPS."""
+    """Given where TLS ends here."""
     https_redirect: bool = False
 
 
@@ -85,12 +121,17 @@ class Gateway(Struct, frozen=True):
     origin: ObjectRef
     selector: Labels
     servers: tuple[GatewayServer, ...]
+    bound_as: ObjectRef | None = None
+    """What routes to its servers name; None: its own name. All Ingress objects have one."""
+
+    @property
+    def routed_as(self) -> ObjectRef:
+        """Return the name under which routes are bound to it."""
+        return self.bound_as or self.origin
 
     def selects(self, labels: Labels) -> bool:
         """Tell whether a gateway host with these labels is meant; `istio: ingress` is its older name."""
-        if set(INGRESS_LABELS) <= set(labels):
-            return selects(tuple(pair for pair in self.selector if pair != _OLD_INGRESS), labels)
-        return selects(self.selector, labels)
+        return selects_gateway(self.selector, labels)
 
 
 class BoundRoutes(Struct, frozen=True):
@@ -112,15 +153,32 @@ class Ingress(Struct, frozen=True):
 
     gateways: tuple[Gateway, ...] = ()
     bound: tuple[BoundRoutes, ...] = ()
+    subsets: tuple[tuple[ServiceKey, tuple[Subset, ...]], ...] = ()
+    """Every subset that is declared, where a server passes TLS on to services."""
 
 
 class Credential(Struct, frozen=True):
-    """The files of one `credentialName`, PEM."""
+    """The files of one `credentialName`, or of a FileCredential, PEM; without a key it is authorities only."""
 
     key_pem: bytes
     chain_pem: bytes
     authorities_pem: bytes = b""
     """Who signs clients' certificates; empty: there is no such file."""
+    crl_pem: bytes = b""
+    """What these have revoked."""
+
+
+def named_files(gateways: Iterable[Gateway]) -> frozenset[FileCredential]:
+    """Return the files that the servers of these gateways want as certificates."""
+    servers = (server for gateway in gateways for server in gateway.servers)
+    return frozenset(files for server in servers if server.tls for files in server.tls.files)
+
+
+def selects_gateway(selector: Labels, labels: Labels) -> bool:
+    """Tell whether a selector is for a gateway with these labels; the usual ones answer to their older name too."""
+    if set(INGRESS_LABELS) <= set(labels):
+        return selects(tuple(pair for pair in selector if pair != _OLD_INGRESS), labels)
+    return selects(selector, labels)
 
 
 def common_host(one: str, other: str) -> str | None:

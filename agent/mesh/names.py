@@ -29,6 +29,7 @@ KV_STATUS = "hostmesh/status/"
 TRUST_BUNDLE_SECRET = "trust-bundle"
 CREDENTIAL_PREFIX = "credential/"
 
+AUTHORITIES_SUFFIX = "/authorities"
 
 def canonical_host(key: ServiceKey) -> str:
     """Return the one host name that stands for a service in xDS names."""
@@ -90,6 +91,11 @@ def outbound_cluster(key: ServiceKey, port: int, subset: Subset | None = None) -
 
 
 def inbound_cluster(port: int) -> str:
+def server_name(cluster: str) -> str:
+    """Return the server name by which callers ask for a cluster: `outbound_.9080_.v1_.reviews.service.consul`."""
+    return cluster.replace("|", "_.")
+
+
     """Return the name of the cluster of a local workload's port."""
     return f"inbound|{port}||"
 
@@ -101,7 +107,7 @@ def certificate_secret(identity: Identity, trust_domain: str) -> str:
 
 def credential_secrets(credential: str) -> tuple[str, str]:
     """Return the SDS names of a gateway's `credentialName`: its certificate, and its clients' authorities."""
-    return f"{CREDENTIAL_PREFIX}{credential}", f"{CREDENTIAL_PREFIX}{credential}/authorities"
+    return f"{CREDENTIAL_PREFIX}{credential}", f"{CREDENTIAL_PREFIX}{credential}{AUTHORITIES_SUFFIX}"
 
 
 def config_key(namespace: str, kind: str, name: str) -> str:

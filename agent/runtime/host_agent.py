@@ -32,6 +32,7 @@ from agent.config import Config
 from agent.errors import HostError, HostmeshError
 from agent.mesh.routes import Fault
 from agent.mesh.service import Identity, ServiceKey, Workload
+from agent.mesh.gateway import FileCredential, named_files
 from agent.mesh.snapshot import Certificate, Desired, MeshSnapshot, Vip
 from agent.mesh.status import CertificateStatus, NodeStatus, ProxyStatus
 from agent.runtime import garbage
@@ -83,6 +84,7 @@ class HostAgent:
         self._certificates: tuple[CertificateStatus, ...] = ()
         self._fault_log = FaultLog()
         self._reconciler = Reconciler(self.state, _plan_options(config), self._publish, self._update_status)
+        self._named_files: frozenset[FileCredential] = frozenset()
         self._post = self._reconciler.mailbox.post
         self._xds = XdsServer(config.run_dir / "xds.sock")
         self._xds.on_change = self._update_status
@@ -107,7 +109,7 @@ class HostAgent:
         self._workloads = (*gateway, *self._workloads)
         self._post(WorkloadsChanged((*gateway, *workloads), faults))
         self._registrar.set_workloads(workloads)
-        self._take_credentials(read_credentials(self._config.secrets_dir))
+        self._take_credentials(read_credentials(self._config.secrets_dir, self._named_files))
         if self._rotator is not None:
             self._rotator.set_identities(self._identities())
 
@@ -145,7 +147,9 @@ class HostAgent:
                 "virtual addresses": self._keep_vips(),
                 "certificates": self._rotate(),
                 "readiness": self._announce(),
-                "secrets": watch_credentials(self._config.secrets_dir, self._take_credentials),
+                "secrets": watch_credentials(
+                    self._config.secrets_dir, self._take_credentials, lambda: self._named_files
+                ),
                 "garbage": garbage.keep_short(self._data_path.ready),
             }.items()
         ]
@@ -252,6 +256,9 @@ class HostAgent:
     def _note_silence(self, reason: str | None) -> None:
         """Take what keeps Consul from hearing of this node, None if it does."""
         faults = (Fault("Consul", f"{reason}; proxy-status cannot show this node"),) if reason else ()
+        labels = self._config.gateway_labels
+        if labels is not None:
+            self._named_files = named_files(one for one in snapshot.ingress.gateways if one.selects(labels))
         self._post(FaultsChanged("status", faults))
 
     def status(self) -> NodeStatus:

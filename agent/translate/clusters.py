@@ -15,6 +15,7 @@ from agent.mesh.names import (
     TRUST_BUNDLE_SECRET,
     inbound_cluster,
     outbound_cluster,
+    server_name,
 )
 from agent.mesh.routes import Fault, Subset
 from agent.mesh.service import Identity, Port, Protocol
@@ -152,7 +153,8 @@ def _set_transport(
     if security.obstacle(tls):
         return ()
     if tls and tls.mode in (TlsMode.SIMPLE, TlsMode.MUTUAL):
-        has_authorities = dict(security.credentials).get(tls.credential, False)
+        held = security.credential(tls.credential)
+        has_authorities = held is not None and held.has_authorities
         cluster.transport_socket.CopyFrom(foreign_socket(tls, http2, has_authorities))
         return credential_references(tls, has_authorities)
     if security.certificate and tls and tls.mode is TlsMode.ISTIO_MUTUAL:
@@ -169,7 +171,7 @@ def _mesh_socket(cluster: Any, facts: ServiceFacts, security: ClientSecurity, tl
     accounts = facts.proxied_accounts or ("default",)
     own = (Identity(facts.key.namespace, account).spiffe_id(security.trust_domain) for account in accounts)
     servers = tls.subject_alt_names if tls and tls.subject_alt_names else own
-    return client_socket(str(security.certificate), servers, (tls.sni if tls else "") or _sni(cluster.name))
+    return client_socket(str(security.certificate), servers, (tls.sni if tls else "") or server_name(cluster.name))
 
 
 def _set_automatic_mtls(cluster: Any, mesh_socket: Any) -> None:
@@ -186,11 +188,6 @@ def _set_proxy_protocol(cluster: Any, version: int) -> None:
     if not cluster.transport_socket_matches:
         socket = cluster.transport_socket if cluster.HasField("transport_socket") else plain_socket()
         cluster.transport_socket.CopyFrom(with_proxy_protocol(socket, version))
-
-
-def _sni(cluster_name: str) -> str:
-    """Return the server name of a cluster as Istio writes it: `outbound_.9080_.v1_.reviews.service.consul`."""
-    return cluster_name.replace("|", "_.")
 
 
 def _cluster(name: str, kind: int) -> Any:

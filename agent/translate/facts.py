@@ -7,7 +7,7 @@ from ipaddress import ip_address, ip_network
 
 from msgspec import Struct
 
-from agent.mesh.gateway import INGRESS_SERVICE
+from agent.mesh.gateway import INGRESS_SERVICE, selects_gateway
 from agent.mesh.names import DEFAULT_NAMESPACE, certificate_secret
 from agent.mesh.routes import Destination, Fault, SourceMatch, Subset
 from agent.mesh.service import Identity, Labels, Outside, Port, Resolution, Service, ServiceKey, selects
@@ -53,6 +53,8 @@ class ServiceFacts(Struct, frozen=True):
 
 class Caller(Struct, frozen=True):
     """Who this host's outbound traffic comes from: its default workload, or nobody in particular."""
+        if destination.port_name:
+            return next((port.number for port in self.ports if port.name == destination.port_name), None)
 
     service: ServiceKey | None
     namespace: str
@@ -79,7 +81,7 @@ class Caller(Struct, frozen=True):
         return source is None or (
             source.service in (None, self.service)
             and source.namespace in (None, self.namespace)
-            and selects(source.labels, self.labels)
+            and selects_gateway(source.labels, self.labels)
         )
 
 
@@ -90,10 +92,17 @@ class Security(Struct, frozen=True):
     trust_domain: str
     certificates: frozenset[str]
     """SDS names of the certificates that can be used; none without a trust bundle."""
+class HeldCredential(Struct, frozen=True, order=True):
+    """A secret of this host (a folder, or files), less its contents."""
+
+    name: str
+    has_key: bool = True
+    has_authorities: bool = False
+
+
     client: str | None
     """SDS name of the certificate that outbound connections bear."""
-    credentials: tuple[tuple[str, bool], ...] = ()
-    """The folders of secrets on this host, and whether each has authorities."""
+    credentials: tuple[HeldCredential, ...] = ()
 
     @classmethod
     def from_snapshot(cls, snapshot: MeshSnapshot) -> Security:
@@ -104,7 +113,10 @@ class Security(Struct, frozen=True):
         identity: Identity | None = workload.identity if workload else min(usable, default=None)
         client = certificate_secret(identity, settings.trust_domain) if identity in usable and identity else None
         names = frozenset(certificate_secret(identity, settings.trust_domain) for identity in usable)
-        credentials = sorted((name, bool(held.authorities_pem)) for name, held in snapshot.credentials.items())
+        credentials = sorted(
+            HeldCredential(name, bool(held.chain_pem), bool(held.authorities_pem))
+            for name, held in snapshot.credentials.items()
+        )
         return cls(settings.mtls, settings.trust_domain, names, client, tuple(credentials))
 
     @property
@@ -119,7 +131,11 @@ class ClientSecurity(Struct, frozen=True):
     mode: MtlsMode
     trust_domain: str
     certificate: str | None
-    credentials: tuple[tuple[str, bool], ...] = ()
+    credentials: tuple[HeldCredential, ...] = ()
+
+    def credential(self, name: str) -> HeldCredential | None:
+        """Return the secret of that name, None if this host has not got it."""
+        return next((held for held in self.credentials if held.name == name), None)
 
     def obstacle(self, ordered: ClientTls | None) -> str | None:
         """Return why this host cannot connect as ordered (it sends nothing then), or None."""
@@ -128,8 +144,12 @@ class ClientSecurity(Struct, frozen=True):
         if ordered.mode is TlsMode.ISTIO_MUTUAL and not self.certificate:
             return "orders ISTIO_MUTUAL, but this host has no certificate"
         foreign = ordered.mode in (TlsMode.SIMPLE, TlsMode.MUTUAL)
-        if foreign and ordered.credential and ordered.credential not in dict(self.credentials):
-            return f"wants the secret {ordered.credential}, which this host has not got (hostmesh secret install)"
+        if not foreign or not ordered.credential:
+            return None
+        held = self.credential(ordered.credential)
+        if held is None or (ordered.mode is TlsMode.MUTUAL and not held.has_key):
+            what = "which this host has not got" if held is None else "which has no key and certificate on this host"
+            return f"wants the secret {ordered.credential}, {what} (hostmesh secret install)"
         return None
 
     @property

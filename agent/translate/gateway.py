@@ -11,28 +11,42 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from envoy.config.core.v3 import base_pb2
-from envoy.config.listener.v3 import listener_components_pb2
+from envoy.config.listener.v3 import listener_components_pb2, listener_pb2
 from envoy.config.route.v3 import route_components_pb2, route_pb2
 from msgspec import Struct, structs
 
 from agent.mesh.gateway import BoundRoutes, Gateway, GatewayServer, ServerKind, common_host
-from agent.mesh.names import CLUSTER_TYPE, LISTENER_TYPE, ROUTE_TYPE, SECRET_TYPE, credential_secrets
+from agent.mesh.names import (
+    CLUSTER_TYPE,
+    LISTENER_TYPE,
+    ROUTE_TYPE,
+    SECRET_TYPE,
+    TRUST_BUNDLE_SECRET,
+    certificate_secret,
+    credential_secrets,
+)
 from agent.mesh.ports import OWN_PORTS
 from agent.mesh.routes import ConnectionMatch, Fault, ObjectRef
-from agent.mesh.snapshot import Resource
+from agent.mesh.snapshot import MeshSnapshot, Resource
 from agent.translate.actions import MAX_DIRECT_RESPONSE_BYTES
 from agent.translate.connections import Way, add_chains, add_tls_inspector
+from agent.translate.facts import HeldCredential, Security
 from agent.translate.http import INTERNAL_HEADERS, gateway_http
 from agent.translate.listeners import listener
 from agent.translate.policies import Approach
 from agent.translate.resolve import ResolvedPort, ResolvedRoute
 from agent.translate.resource import resource, seconds
 from agent.translate.routes import VirtualHost, routed_host
+from agent.translate.service_passing import Passed, passing_chains
 from agent.translate.tcp import connection_chain
 from agent.translate.tls import gateway_socket
 
 HANDSHAKE_SECONDS = 15.0
+_UNIX = "unix://"
 _TLS_ONLY = route_components_pb2.VirtualHost.ALL
+
+
+_Order = tuple[bool, ObjectRef, ObjectRef, tuple[str, ...]]
 
 
 class OpenServer(Struct, frozen=True):
@@ -40,8 +54,14 @@ class OpenServer(Struct, frozen=True):
 
     origin: ObjectRef
     server: GatewayServer
+    routed_as: ObjectRef
+    """What routes for it are bound to."""
     routes: tuple[tuple[BoundRoutes, ResolvedPort], ...] = ()
     """Of requests, or of connections that pass whole."""
+    certificate: str = ""
+    """SDS name of the mesh certificate that it serves with (ISTIO_MUTUAL)."""
+    passed: tuple[Passed, ...] = ()
+    """What callers in the mesh can ask for by name (AUTO_PASSTHROUGH)."""
 
     @property
     def resolved(self) -> list[ResolvedPort]:
@@ -62,40 +82,86 @@ class OpenPort(Struct, frozen=True):
         return self.servers[0].server.kind.is_tls
 
 
-def open_ports(
-    gateways: Collection[Gateway], credentials: Mapping[str, bool]
-) -> tuple[tuple[OpenPort, ...], tuple[Fault, ...]]:
-    """Return the ports that these gateways want open, and what of it cannot be had.
+class HostCertificates(Struct, frozen=True):
+    """What a gateway host can serve TLS with."""
 
-    `credentials` are those that can be used, and whether each has authorities of clients.
-    """
+    credentials: Mapping[str, HeldCredential] = {}
+    own: str | None = None
+    """SDS name of the gateway's own mesh certificate."""
+    by_port: Mapping[int, str] = {}
+    """Of ports that services.d says to be a service's: that service's."""
+
+    @classmethod
+    def of(cls, snapshot: MeshSnapshot, security: Security) -> HostCertificates:
+        """Return what this host has: a service of its services.d is served with that service's own certificate."""
+        names = {
+            port.number: certificate_secret(workload.identity, security.trust_domain)
+            for workload in reversed(snapshot.workloads)
+            for port in workload.ports
+        }
+        usable = {number: name for number, name in names.items() if name in security.certificates}
+        return cls({held.name: held for held in security.credentials}, security.client, usable)
+
+    def obstacle(self, server: GatewayServer) -> str | None:
+        """Return why the server cannot end TLS as it should, or None."""
+        tls = server.tls
+        if tls is None:
+            return None
+        if tls.versions_contradict:
+            return f"there is no TLS version from {tls.min_version or 'TLSV1_2'} to {tls.max_version}"
+        if tls.is_mesh:
+            return None if self.mesh(server) else "ISTIO_MUTUAL: this host has no certificate of the mesh"
+        paths = {files.name: files.certificate or files.authorities for files in tls.files}
+        for name in tls.certificates:
+            held = self.credentials.get(name)
+            if held is None or not held.has_key:
+                how = (
+                    "(see the agent's faults)"
+                    if name in paths
+                    else f"(hostmesh secret install {name} --cert … --key …)"
+                )
+                return f"this host has no usable certificate {paths.get(name, name)} {how}"
+        authorities = self.credentials.get(tls.authorities)
+        if tls.client_certificate is not None and not (authorities and authorities.has_authorities):
+            name = tls.authorities
+            if name in paths:
+                return f"this host has no usable authorities {paths[name]}, by which clients are checked"
+            return (
+                f"the secret {name} has no ca.crt, by which clients are checked (hostmesh secret install {name} --ca …)"
+            )
+        return None
+
+    def mesh(self, server: GatewayServer) -> str | None:
+        """Return the SDS name of the certificate that a server of ISTIO_MUTUAL serves with."""
+        return self.by_port.get(server.port, self.own)
+
+
+def open_ports(gateways: Collection[Gateway], held: HostCertificates) -> tuple[tuple[OpenPort, ...], tuple[Fault, ...]]:
+    """Return the ports that these gateways want open, and what of it cannot be had."""
     ports: dict[tuple[int, str], list[OpenServer]] = {}
     faults: list[Fault] = []
     for gateway in gateways:
         for server in gateway.servers:
             others = ports.setdefault((server.port, server.bind), [])
-            reason = _obstacle(server, credentials) or _conflict(server, others)
+            if any(_is_same(other, gateway, server) for other in others):
+                continue
+            reason = _obstacle(server) or held.obstacle(server) or _conflict(server, others)
             if reason:
                 faults.append(Fault(str(gateway.origin), f'server "{server.name}" is left out: {reason}'))
             else:
-                others.append(OpenServer(gateway.origin, server))
+                mesh = held.mesh(server) if server.tls and server.tls.is_mesh else None
+                others.append(OpenServer(gateway.origin, server, gateway.routed_as, certificate=mesh or ""))
     found = (OpenPort(number, bind, tuple(servers)) for (number, bind), servers in sorted(ports.items()) if servers)
     return tuple(found), tuple(faults)
 
 
-def _obstacle(server: GatewayServer, credentials: Mapping[str, bool]) -> str | None:
-    if server.port in OWN_PORTS:
-        return f"port {server.port} is the mesh's own on every host"
-    if server.tls is None:
-        return None
-    if server.tls.versions_contradict:
-        return f"there is no TLS version from {server.tls.min_version or 'TLSV1_2'} to {server.tls.max_version}"
-    name = server.tls.credential
-    if name not in credentials:
-        return f"this host has no usable certificate {name} (hostmesh secret install {name} --cert … --key …)"
-    if server.tls.client_certificate is not None and not credentials[name]:
-        return f"the secret {name} has no ca.crt, by which clients are checked (hostmesh secret install {name} --ca …)"
-    return None
+def _is_same(other: OpenServer, gateway: Gateway, server: GatewayServer) -> bool:
+    """Tell whether a server adds nothing: several Ingress objects want the same host served."""
+    return other.routed_as == gateway.routed_as != gateway.origin and other.server == server
+
+
+def _obstacle(server: GatewayServer) -> str | None:
+    return f"port {server.port} is the mesh's own on every host" if server.port in OWN_PORTS else None
 
 
 def _conflict(server: GatewayServer, others: Collection[OpenServer]) -> str | None:
@@ -128,7 +194,7 @@ def unmatched(ports: Collection[OpenPort], bound: Collection[BoundRoutes]) -> li
     servers: dict[ObjectRef, list[GatewayServer]] = {}
     for port in ports:
         for opened in port.servers:
-            servers.setdefault(opened.origin, []).append(opened.server)
+            servers.setdefault(opened.routed_as, []).append(opened.server)
     return [
         Fault(str(one.origin), f"has no effect at {one.gateway}: none of its servers is for {', '.join(one.hosts)}")
         for one in bound
@@ -137,13 +203,10 @@ def unmatched(ports: Collection[OpenPort], bound: Collection[BoundRoutes]) -> li
 
 
 def gateway_port(
-    port: OpenPort, ipv6: bool, approaches: tuple[tuple[str, Approach], ...]
+    port: OpenPort, ipv6: bool, approaches: tuple[tuple[str, Approach], ...], trust_domain: str
 ) -> tuple[tuple[Resource, ...], tuple[Fault, ...]]:
     """Return the listener and the route tables of a port, and what of its routes Envoy cannot do."""
-    everywhere = ["0.0.0.0", *(["::"] if ipv6 else [])]
-    message = listener(
-        f"gateway_{port.bind or '0.0.0.0'}_{port.number}", [port.bind] if port.bind else everywhere, port.number
-    )
+    message = _listener(port, ipv6)
     message.traffic_direction = base_pb2.INBOUND
     made: list[Resource] = []
     faults: list[Fault] = []
@@ -151,11 +214,12 @@ def gateway_port(
     entries: list[_Entry] = []
     for opened in port.servers:
         if opened.server.kind.passes_whole:
-            passing = _passing(opened, port, dict(approaches))
+            passing = _passing(opened, port, dict(approaches), trust_domain)
             entries += passing
             found = (route for resolved in opened.resolved for route in resolved.routes)
             references += [(CLUSTER_TYPE, cluster) for route in found for cluster in route.clusters]
-            faults += [] if passing else [_unheard(opened)]
+            references += _secrets(opened) if passing else []
+            faults += [] if passing or opened.passed else [_unheard(opened)]
     for name, servers in _tables(port).items():
         table, wrong = _route_table(name, port.number, servers, approaches)
         made.append(table)
@@ -164,19 +228,34 @@ def gateway_port(
         filters = [gateway_http(f"gateway_{port.number}", name)]
         chain = listener_components_pb2.FilterChain(name=name, filters=filters)
         if port.is_tls:
-            references += _end_tls(chain, servers[0].server)
+            _end_tls(chain, servers[0], trust_domain)
+            references += _secrets(servers[0])
         way = Way((ConnectionMatch(),), chain)
         hosts = _names(servers[0].server) if port.is_tls else {"*"}
         entries += [_Entry(host, servers[0].origin, _for_host(way, host)) for host in sorted(hosts)]
     entries.sort(key=lambda entry: (entry.host.startswith("*"), -len(entry.host)))
     unused = add_chains(message, [entry.way for entry in entries])
     faults += [entries[position].unused(port.number) for position in sorted(unused)]
+    passed = [one for opened in port.servers for one in opened.passed]
+    taken = {name for chain in message.filter_chains for name in chain.filter_chain_match.server_names}
+    message.filter_chains.extend(passing_chains(f"gateway_{port.number}", passed, taken))
+    references += [(CLUSTER_TYPE, one.passing_cluster) for one in passed]
     if not message.filter_chains:
         return (), tuple(faults)  # Envoy wants one
     if port.is_tls:
         add_tls_inspector(message)
     made.append(resource(LISTENER_TYPE, message.name, message, references))
     return tuple(made), tuple(faults)
+
+
+def _listener(port: OpenPort, ipv6: bool) -> Any:
+    name = f"gateway_{port.bind or '0.0.0.0'}_{port.number}"
+    if port.bind.startswith(_UNIX):
+        message = listener_pb2.Listener(name=name)
+        message.address.pipe.path = port.bind.removeprefix(_UNIX)
+        return message
+    everywhere = ["0.0.0.0", *(["::"] if ipv6 else [])]
+    return listener(name, [port.bind] if port.bind else everywhere, port.number)
 
 
 def _tables(port: OpenPort) -> dict[str, tuple[OpenServer, ...]]:
@@ -189,7 +268,7 @@ def _tables(port: OpenPort) -> dict[str, tuple[OpenServer, ...]]:
     return {
         f"https.{suffix}.{opened.server.name}.{opened.origin.name}.{opened.origin.namespace}": (opened,)
         for opened in port.servers
-        if opened.server.tls is not None
+        if opened.server.kind is ServerKind.HTTPS
     }
 
 
@@ -206,7 +285,7 @@ class _Entry(Struct, frozen=True):
         return Fault(str(self.origin), f"{self.way.chain.name} has no effect: {reason}")
 
 
-def _passing(opened: OpenServer, port: OpenPort, approaches: Mapping[str, Approach]) -> list[_Entry]:
+def _passing(opened: OpenServer, port: OpenPort, approaches: Mapping[str, Approach], trust_domain: str) -> list[_Entry]:
     """Return where a server's connections go whole: for each of its hosts the routes in order."""
     server, entries = opened.server, []
     hosts = server.hosts if server.kind.is_tls else (("*", "*"),)
@@ -216,6 +295,7 @@ def _passing(opened: OpenServer, port: OpenPort, approaches: Mapping[str, Approa
                 continue
             for route in resolved.routes:
                 chain = connection_chain(f"gateway_{port.number}", route.name, route.targets, approaches)
+                _end_tls(chain, opened, trust_domain)
                 way = Way(tuple(match.connection for match in route.matches), chain)
                 if server.kind.is_tls:
                     way = _for_host(_for_hosts(way, bound.hosts), host)
@@ -240,32 +320,51 @@ def _for_hosts(way: Way, hosts: Collection[str]) -> Way:
 
 
 def _unheard(opened: OpenServer) -> Fault:
-    kind = "tls" if opened.server.kind.is_tls else "tcp"
-    return Fault(str(opened.origin), f'server "{opened.server.name}" has no {kind} route: it takes nothing')
+    """Return that nothing is said of a server's connections."""
+    kind = opened.server.kind
+    if kind is ServerKind.SERVICES:
+        return Fault(str(opened.origin), f'server "{opened.server.name}" has hosts of no service: it takes nothing')
+    reason = f'server "{opened.server.name}" has no {kind.protocol} route: it takes nothing'
+    return Fault(str(opened.origin), reason)
 
 
-def _end_tls(chain: Any, server: GatewayServer) -> list[tuple[str, str]]:
-    """Make a chain end TLS for its server names; returns the secrets that it needs."""
-    if server.tls is None:
-        return []
-    chain.transport_socket.CopyFrom(gateway_socket(server.tls))
+def _end_tls(chain: Any, opened: OpenServer, trust_domain: str) -> None:
+    """Make a chain end TLS if its server does."""
+    tls = opened.server.tls
+    if tls is None:
+        return
+    chain.transport_socket.CopyFrom(gateway_socket(tls, opened.certificate, trust_domain))
     chain.transport_socket_connect_timeout.CopyFrom(seconds(HANDSHAKE_SECONDS))
-    certificate, authorities = credential_secrets(server.tls.credential)
-    wanted = (certificate,) if server.tls.client_certificate is None else (certificate, authorities)
+
+
+def _secrets(opened: OpenServer) -> list[tuple[str, str]]:
+    """Return the secrets that a server needs."""
+    tls = opened.server.tls
+    if tls is None:
+        return []
+    if tls.is_mesh:
+        return [(SECRET_TYPE, opened.certificate), (SECRET_TYPE, TRUST_BUNDLE_SECRET)]
+    wanted = [credential_secrets(name)[0] for name in tls.certificates]
+    if tls.client_certificate is not None:
+        wanted.append(credential_secrets(tls.authorities)[1])
     return [(SECRET_TYPE, secret) for secret in wanted]
 
 
 def _route_table(
     name: str, port: int, servers: Collection[OpenServer], approaches: tuple[tuple[str, Approach], ...]
 ) -> tuple[Resource, tuple[Fault, ...]]:
-    """Return one route table; several VirtualServices about one host are one after the other, by name."""
-    routes: dict[str, dict[tuple[ObjectRef, ObjectRef], tuple[ResolvedRoute, ...]]] = {}
+    """Return one route table; several VirtualServices about one host are one after the other.
+
+    Those that name it come before those with a wildcard for it, then by name.
+    """
+    routes: dict[str, dict[_Order, tuple[ResolvedRoute, ...]]] = {}
     redirected: set[str] = set()
     for opened in servers:
         hosts = {host for bound, _ in opened.routes for host in hosts_for(opened.server, bound)}
         for bound, resolved in opened.routes:
             for host in hosts_for(opened.server, bound):
-                routes.setdefault(host, {}).setdefault((bound.origin, bound.gateway), resolved.routes)
+                order = (host not in bound.hosts, bound.origin, bound.gateway, bound.hosts)
+                routes.setdefault(host, {}).setdefault(order, resolved.routes)
         if opened.server.https_redirect:
             redirected |= hosts | _names(opened.server)
     made = []

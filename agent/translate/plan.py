@@ -21,7 +21,7 @@ from agent.translate.clusters import fallback_clusters, service_clusters, unusab
 from agent.translate.dns import hosts_file
 from agent.translate.endpoints import service_endpoints, unusable_instances
 from agent.translate.facts import Caller, Security, ServiceFacts, ServiceSubset, distinct
-from agent.translate.gateway import OpenPort, gateway_port, open_ports, unmatched
+from agent.translate.gateway import HostCertificates, OpenPort, gateway_port, hosts_for, open_ports, unmatched
 from agent.translate.inbound import inbound_ports, inbound_resources
 from agent.translate.listeners import http_listener, tcp_listener, virtual_outbound
 from agent.translate.locality import Place
@@ -34,6 +34,7 @@ from agent.translate.resolve import ResolvedPort, idle_rules, resolve_ports, ser
 from agent.translate.routes import VirtualHost, hosts_in_tables, route_table, virtual_host
 from agent.translate.secrets import certificate, credential_resources, trust_bundle
 
+from agent.translate.service_passing import passed_through, passing_clusters, subsets_by_port
 __all__ = ["PlanOptions", "Planner"]
 
 _Resolved = Mapping[ServiceKey, tuple[tuple[Port, ResolvedPort], ...]]
@@ -79,7 +80,9 @@ class _Round:
         resolved = {key: self._resolve(key) for key in self._keys} if self._options.gateway is None else {}
         opened = self._open_ports()
         through = [port for each in opened for server in each.servers for port in server.resolved]
-        subsets = self._subsets([*(port for ports in resolved.values() for _, port in ports), *through])
+        passed = [one for port in opened for server in port.servers for one in server.passed]
+        declared = subsets_by_port(self._facts, self._snapshot.ingress.subsets) if passed else ()
+        subsets = self._subsets([*(port for ports in resolved.values() for _, port in ports), *through], declared)
         clusters, endpoints = self._destinations(subsets)
         inbound_clusters, inbound_listeners = self._inbound()
         listeners = self._outbound_listeners(resolved)
@@ -87,6 +90,8 @@ class _Round:
         listeners += [made for made in gateway if made.type_url == names.LISTENER_TYPE]
         if self._passes_unknown and self._options.intercepted:
             passing = [self._passing(key) for key in self._keys if key.is_outside]
+        if passed:
+            clusters += passing_clusters(dict.fromkeys(passed), {cluster.name: cluster for cluster in clusters})
             clusters += [made for found, _ in passing for made in found]
             listeners += [made for _, found in passing for made in found]
         by_type = {
@@ -127,8 +132,7 @@ class _Round:
         if labels is None:
             return ()
         selected = tuple(gateway for gateway in snapshot.ingress.gateways if gateway.selects(labels))
-        usable = {name: bool(held.authorities_pem) for name, held in snapshot.credentials.items()}
-        ports, faults = open_ports(selected, usable)
+        ports, faults = open_ports(selected, HostCertificates.of(snapshot, self._security))
         routed = tuple(self._with_routes(port) for port in ports)
         self._faults += [*faults, *unmatched(routed, snapshot.ingress.bound)]
         return routed
@@ -136,9 +140,12 @@ class _Round:
     def _with_routes(self, port: OpenPort) -> OpenPort:
         servers = []
         for opened in port.servers:
-            bound = [bound for bound in self._snapshot.ingress.bound if bound.gateway == opened.origin]
-            routes = tuple((one, self._resolve_bound(one, port.number, opened.server.kind)) for one in bound)
-            servers.append(structs.replace(opened, routes=routes))
+            server, ingress = opened.server, self._snapshot.ingress
+            mine = (one for one in ingress.bound if one.gateway == opened.routed_as and hosts_for(server, one))
+            routes = tuple((one, self._resolve_bound(one, port.number, server.kind)) for one in mine)
+            auto = server.kind is ServerKind.SERVICES
+            passed = passed_through(server, self._facts, ingress.subsets) if auto else ()
+            servers.append(structs.replace(opened, routes=routes, passed=passed))
         return structs.replace(port, servers=tuple(servers))
 
     def _resolve_bound(self, bound: BoundRoutes, port: int, kind: ServerKind) -> ResolvedPort:
@@ -146,7 +153,7 @@ class _Round:
         policy = ServicePolicy(bound.routes, False, (), bound.tls, bound.tcp)
         known = tuple(self._facts[name] for name in services_named(policy) if name in self._facts)
         inputs = (policy, (Port(port, "", kind.protocol),), self._caller, known)
-        memo_key = ("bound", bound.origin, bound.gateway, port, kind)
+        memo_key = ("bound", bound.origin, bound.gateway, bound.hosts, port, kind)
         ((_, resolved),) = self._memo.get(memo_key, inputs, resolve_ports)
         self._faults += resolved.faults
         return resolved
@@ -155,17 +162,18 @@ class _Round:
         resolved = [found for opened in port.servers for found in opened.resolved]
         used = {name for found in resolved for route in found.routes for name in route.clusters}
         ways = tuple((name, self._approaches[name]) for name in sorted(used & self._approaches.keys()))
-        inputs = (port, self._options.ipv6, ways)
+        inputs = (port, self._options.ipv6, ways, self._security.trust_domain)
         made, faults = self._memo.get(("gateway", port.number, port.bind), inputs, gateway_port)
         self._faults += faults
         return made
 
-    def _subsets(self, resolved: Iterable[ResolvedPort]) -> dict[ServiceKey, tuple[ServiceSubset, ...]]:
-        """Return the subsets that some route sends to, by service."""
+    def _subsets(
+        self, resolved: Iterable[ResolvedPort], others: Iterable[tuple[ServiceKey, ServiceSubset]] = ()
+    ) -> dict[ServiceKey, tuple[ServiceSubset, ...]]:
+        """Return the subsets that some route sends to, and others, by service."""
         wanted: dict[ServiceKey, set[ServiceSubset]] = {}
-        for port in resolved:
-            for key, subset in port.subsets:
-                wanted.setdefault(key, set()).add(subset)
+        for key, subset in (*others, *(found for port in resolved for found in port.subsets)):
+            wanted.setdefault(key, set()).add(subset)
         return {key: tuple(sorted(subsets)) for key, subsets in wanted.items()}
 
     def _destinations(

@@ -21,14 +21,20 @@ def certificate(name: str, held: Certificate) -> Resource:
 
 
 def credential_resources(name: str, held: Credential) -> tuple[Resource, ...]:
-    """Return the secrets of a gateway's `credentialName`: its certificate and, if it has any, clients' authorities."""
+    """Return the secrets of a credential: its certificate and clients' authorities, each if it has any."""
     pair_name, authorities = credential_secrets(name)
-    pair = certificate(pair_name, Certificate(held.key_pem, held.chain_pem))
-    if not held.authorities_pem:
-        return (pair,)
-    context = common_pb2.CertificateValidationContext(trusted_ca=base_pb2.DataSource(inline_bytes=held.authorities_pem))
-    secret = secret_pb2.Secret(name=authorities, validation_context=context)
-    return (pair, resource(SECRET_TYPE, authorities, secret))
+    made = []
+    if held.chain_pem:
+        made.append(certificate(pair_name, Certificate(held.key_pem, held.chain_pem)))
+    if held.authorities_pem:
+        source = base_pb2.DataSource(inline_bytes=held.authorities_pem)
+        context = common_pb2.CertificateValidationContext(trusted_ca=source)
+        if held.crl_pem:
+            context.crl.inline_bytes = held.crl_pem
+            # Envoy else wants a list of every authority of a chain: what is not listed is not revoked.
+            context.only_verify_leaf_cert_crl = True
+        made.append(resource(SECRET_TYPE, authorities, secret_pb2.Secret(name=authorities, validation_context=context)))
+    return tuple(made)
 
 
 def trust_bundle(pem: bytes) -> Resource:

@@ -62,9 +62,10 @@ def _clusters(resources: Resources) -> list[Any]:
     for name, held in sorted(resources.of(names.CLUSTER_TYPE).items()):
         cluster = cluster_pb2.Cluster.FromString(held.value)
         if cluster.type == cluster_pb2.Cluster.EDS:
+            held_as = cluster.eds_cluster_config.service_name or name
             cluster.ClearField("eds_cluster_config")
             cluster.type = cluster_pb2.Cluster.STATIC
-            cluster.load_assignment.CopyFrom(endpoint_pb2.ClusterLoadAssignment.FromString(endpoints[name].value))
+            cluster.load_assignment.CopyFrom(endpoint_pb2.ClusterLoadAssignment.FromString(endpoints[held_as].value))
         for socket in (
             cluster.transport_socket,
             *(match.transport_socket for match in cluster.transport_socket_matches),
@@ -108,12 +109,17 @@ def _secrets(resources: Resources, files: CertificateFiles | None) -> list[Any]:
 
 def _name_files(secret: Any, folder: str) -> None:
     """Let a secret of the host name its files, as the agent reads them."""
-    place = f"{folder}/{secret.name.removeprefix(names.CREDENTIAL_PREFIX)}"
+    name = secret.name.removeprefix(names.CREDENTIAL_PREFIX).removesuffix(names.AUTHORITIES_SUFFIX)
+    place = f"{folder}/{name}"
+    files = tuple(f"{place}/{file}" for file in ("tls.crt", "tls.key", "ca.crt", "ca.crl"))
+    chain, key, authorities, crl = name.split("~") if "~" in name else files
     if secret.HasField("tls_certificate"):
-        secret.tls_certificate.private_key.filename = f"{place}/tls.key"
-        secret.tls_certificate.certificate_chain.filename = f"{place}/tls.crt"
+        secret.tls_certificate.private_key.filename = key
+        secret.tls_certificate.certificate_chain.filename = chain
     else:
-        secret.validation_context.trusted_ca.filename = f"{place.removesuffix('/authorities')}/ca.crt"
+        secret.validation_context.trusted_ca.filename = authorities
+        if secret.validation_context.HasField("crl"):
+            secret.validation_context.crl.filename = crl
 
 
 def _localize_upstream(socket: Any) -> None:

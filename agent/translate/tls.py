@@ -10,7 +10,7 @@ from envoy.extensions.transport_sockets.proxy_protocol.v3 import upstream_proxy_
 from envoy.extensions.transport_sockets.raw_buffer.v3 import raw_buffer_pb2
 from envoy.extensions.transport_sockets.tls.v3 import common_pb2, secret_pb2, tls_pb2
 from envoy.type.matcher.v3 import string_pb2
-from google.protobuf import struct_pb2, wrappers_pb2
+from google.protobuf import struct_pb2
 
 from agent.mesh.gateway import ServerTls
 from agent.mesh.names import TRUST_BUNDLE_SECRET, credential_secrets
@@ -80,34 +80,49 @@ def with_proxy_protocol(socket: Any, version: int) -> Any:
 
 def server_socket(certificate: str, trust_domain: str) -> Any:
     """Return the transport socket of a server: its certificate; the client must have one of the trust domain."""
-    matcher = _uri_san(string_pb2.StringMatcher(prefix=f"spiffe://{trust_domain}/"))
-    context = tls_pb2.DownstreamTlsContext(
-        common_tls_context=_common(certificate, [matcher]),
-        require_client_certificate=wrappers_pb2.BoolValue(value=True),
-    )
+    context = tls_pb2.DownstreamTlsContext(common_tls_context=_common(certificate, [_of_domain(trust_domain)]))
+    context.require_client_certificate.value = True
     return _socket("envoy.transport_sockets.tls", context)
 
 
-def gateway_socket(tls: ServerTls) -> Any:
-    """Return the transport socket of a gateway's server, whose certificates are secrets of the gateway host."""
-    kinds = common_pb2.TlsParameters
-    common = tls_pb2.CommonTlsContext(tls_params=_TLS_PARAMETERS, alpn_protocols=["h2", "http/1.1"])
+def gateway_socket(tls: ServerTls, certificate: str, trust_domain: str) -> Any:
+    """Return the transport socket of a gateway's server.
+
+    Its certificates are secrets of the gateway host, or (ISTIO_MUTUAL) the mesh certificate of that SDS name.
+    """
+    names = [_san(name) for name in tls.subject_alt_names]
+    common = _common(certificate, names or [_of_domain(trust_domain)]) if tls.is_mesh else _by_credentials(tls, names)
+    common.alpn_protocols.extend(["h2", "http/1.1"])
+    kinds = common_pb2.TlsParameters.TlsProtocol
     if tls.min_version not in ("", "TLS_AUTO"):
-        common.tls_params.tls_minimum_protocol_version = kinds.TlsProtocol.Value(_version(tls.min_version))
+        common.tls_params.tls_minimum_protocol_version = kinds.Value(_version(tls.min_version))
     if tls.max_version not in ("", "TLS_AUTO"):
-        common.tls_params.tls_maximum_protocol_version = kinds.TlsProtocol.Value(_version(tls.max_version))
-    certificate, authorities = credential_secrets(tls.credential)
-    common.tls_certificate_sds_secret_configs.add(name=certificate, sds_config=ADS)
+        common.tls_params.tls_maximum_protocol_version = kinds.Value(_version(tls.max_version))
+    common.tls_params.cipher_suites.extend(tls.ciphers)
     context = tls_pb2.DownstreamTlsContext(common_tls_context=common)
-    if tls.client_certificate is not None:
-        context.require_client_certificate.value = tls.client_certificate
-        combined = context.common_tls_context.combined_validation_context
-        combined.default_validation_context.match_typed_subject_alt_names.extend(
-            _san(name) for name in tls.subject_alt_names
-        )
-        combined.validation_context_sds_secret_config.name = authorities
-        combined.validation_context_sds_secret_config.sds_config.CopyFrom(ADS)
+    if tls.is_mesh or tls.client_certificate is not None:
+        context.require_client_certificate.value = tls.is_mesh or bool(tls.client_certificate)
+        wanted = context.common_tls_context.combined_validation_context.default_validation_context
+        wanted.verify_certificate_spki.extend(tls.key_pins)
+        wanted.verify_certificate_hash.extend(tls.certificate_pins)
     return _socket("envoy.transport_sockets.tls", context)
+
+
+def _by_credentials(tls: ServerTls, names: Iterable[Any]) -> Any:
+    common = tls_pb2.CommonTlsContext(tls_params=_TLS_PARAMETERS)
+    for credential in tls.certificates:
+        common.tls_certificate_sds_secret_configs.add(name=credential_secrets(credential)[0], sds_config=ADS)
+    if tls.client_certificate is not None:
+        combined = common.combined_validation_context
+        combined.default_validation_context.match_typed_subject_alt_names.extend(names)
+        combined.validation_context_sds_secret_config.name = credential_secrets(tls.authorities)[1]
+        combined.validation_context_sds_secret_config.sds_config.CopyFrom(ADS)
+    return common
+
+
+def _of_domain(trust_domain: str) -> Any:
+    """Return a matcher of everybody in the mesh."""
+    return _uri_san(string_pb2.StringMatcher(prefix=f"spiffe://{trust_domain}/"))
 
 
 def _version(word: str) -> str:

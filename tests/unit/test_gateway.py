@@ -16,11 +16,13 @@ from agent.config import load_config
 from agent.mesh.gateway import INGRESS_LABELS, Gateway, GatewayServer, ServerKind, ServerTls, common_host
 from agent.mesh.routes import ObjectRef
 from agent.mesh.service import ServiceKey, labels_of
-from agent.translate.gateway import open_ports
+from agent.translate.facts import HeldCredential
+from agent.translate.gateway import HostCertificates, open_ports
 from tests.mesh_certificates import TestAuthority
 from tests.unit.api_samples import one
 
 REVIEWS = ServiceKey("default", "reviews")
+HELD = HostCertificates({"held": HeldCredential("held")})
 EDGE = ObjectRef("Gateway", "default", "edge")
 VS = """
 apiVersion: networking.istio.io/v1
@@ -116,9 +118,30 @@ def test_tls_and_tcp_routes_are_for_gateways() -> None:
     ("server", "said"),
     [
         ("{port: {number: 1, name: x, protocol: UDP}, hosts: ['*']}", "UDP: known, but not supported yet"),
+        ("{port: {number: 1, name: x, protocol: HTTP}, hosts: ['*'], defaultEndpoint: 127.0.0.1:80}", "is ignored by"),
         (
-            "{port: {number: 1, name: x, protocol: HTTPS}, hosts: ['*'], tls: {mode: AUTO_PASSTHROUGH}}",
-            "AUTO_PASSTHROUGH: known, but not supported yet",
+            "{port: {number: 1, name: x, protocol: TLS}, hosts: ['*'], tls: {mode: PASSTHROUGH, credentialName: x}}",
+            "means nothing with PASSTHROUGH",
+        ),
+        (
+            "{port: {number: 1, name: x, protocol: TLS}, hosts: ['*'],"
+            " tls: {mode: SIMPLE, credentialName: x, subjectAltNames: [a]}}",
+            "means nothing with SIMPLE",
+        ),
+        (
+            "{port: {number: 1, name: x, protocol: TLS}, hosts: ['*'],"
+            " tls: {mode: SIMPLE, serverCertificate: crt.pem, privateKey: /key.pem}}",
+            "is not the whole path of a file",
+        ),
+        (
+            "{port: {number: 1, name: x, protocol: TLS}, hosts: ['*'],"
+            " tls: {mode: SIMPLE, credentialName: x, cipherSuites: [RC4]}}",
+            '"RC4" is no cipher suite',
+        ),
+        (
+            "{port: {number: 1, name: x, protocol: TLS}, hosts: ['*'],"
+            " tls: {mode: MUTUAL, credentialName: x, verifyCertificateSpki: [abc]}}",
+            "is not the SHA-256 of a public key",
         ),
         (
             "{port: {number: 1, name: x, protocol: HTTPS}, hosts: ['*'], tls: {mode: SIMPLE, credentialName: ../x}}",
@@ -139,17 +162,17 @@ def test_a_server_that_cannot_be_had_goes_whole_and_the_others_stay(server: str,
     [("", "", False), ("TLSV1_3", "TLSV1_2", True), ("", "TLSV1_1", True), ("TLSV1_0", "TLSV1_1", False)],
 )
 def test_tls_versions(low: str, high: str, contradict: bool) -> None:
-    tls = ServerTls("held", min_version=low, max_version=high)
+    tls = ServerTls(("held",), min_version=low, max_version=high)
     assert tls.versions_contradict is contradict
     one_server = GatewayServer("a", 443, (("*", "*"),), kind=ServerKind.HTTPS, tls=tls)
-    ports, faults = open_ports([Gateway(EDGE, (), (one_server,))], {"held": False})
+    ports, faults = open_ports([Gateway(EDGE, (), (one_server,))], HELD)
     assert (len(ports), len(faults)) == ((0, 1) if contradict else (1, 0)), "Envoy would refuse the whole port"
 
 
 def server(port: int, name: str, host: str, credential: str = "") -> GatewayServer:
     if not credential:
         return GatewayServer(name, port, (("*", host),))
-    return GatewayServer(name, port, (("*", host),), kind=ServerKind.HTTPS, tls=ServerTls(credential))
+    return GatewayServer(name, port, (("*", host),), kind=ServerKind.HTTPS, tls=ServerTls((credential,)))
 
 
 def test_what_a_port_cannot_be_is_left_out_and_said() -> None:
@@ -161,7 +184,7 @@ def test_what_a_port_cannot_be_is_left_out_and_said() -> None:
         server(443, "unknown", "b.example.com", "absent"),
         server(15021, "own", "*"),
     )
-    ports, faults = open_ports([Gateway(EDGE, (), servers)], {"held": False})
+    ports, faults = open_ports([Gateway(EDGE, (), servers)], HELD)
     assert [(port.number, [opened.server.name for opened in port.servers]) for port in ports] == [
         (80, ["http"]),
         (443, ["a"]),
@@ -195,7 +218,7 @@ def test_secrets_are_checked_installed_listed_and_removed(tmp_path: Path) -> Non
     assert "is not the key of" in run("install", "shop", *given, str(other / "tls.key"))
     assert "is not the name of a secret" in run("install", "../shop", *given, str(files / "tls.key"))
     assert "installed" in run("install", "shop", *given, str(files / "tls.key"), "--ca", str(files / "ca.crt"))
-    assert run("list") == "shop  (with ca.crt)\n"
+    assert run("list") == "shop  (tls.crt, ca.crt)\n"
     (tmp_path / "secrets" / "shop" / "tls.key").write_bytes((other / "tls.key").read_bytes())
     read = read_credentials(tmp_path / "secrets")
     assert not read.credentials

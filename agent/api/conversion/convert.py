@@ -12,12 +12,13 @@ from typing import Any
 
 from msgspec import Struct, field
 
+from agent.api.conversion.ingress import convert_ingress
 from agent.api.conversion.rule import Subsets, convert_policy, convert_route, service_host
 from agent.api.envelope import Document
 from agent.mesh.names import CLUSTER_DOMAIN
 
 _VERSION = "networking.istio.io/v1"
-_OLD = ("RouteRule", "DestinationPolicy", "EgressRule", "IngressRule")
+_OLD = ("RouteRule", "DestinationPolicy", "EgressRule", "IngressRule", "Ingress")
 
 
 class Converted(Struct, frozen=True):
@@ -45,8 +46,11 @@ def convert(documents: Iterable[Document]) -> Converted:
             (found.rules if document.kind == "RouteRule" else found.policies).append(document)
         elif document.kind == "EgressRule":
             _egress(document, converted)
-        elif document.kind == "IngressRule":
-            _note(converted, document, "", "not converted: write a Gateway and a VirtualService bound to it")
+        elif document.kind in ("Ingress", "IngressRule"):
+            made, notes = convert_ingress(document)
+            converted.documents.extend(_document(kind, name, document.namespace, spec) for kind, name, spec in made)
+            for path, reason in notes:
+                _note(converted, document, path, reason)
     for (namespace, host), found in services.items():
         _convert_service(namespace, host, found, converted)
     return converted

@@ -8,13 +8,14 @@ from typing import Any
 from agent.api.checks.addresses import HTTP_PROTOCOLS, TLS_PROTOCOLS
 from agent.api.checks.server_tls import mode
 from agent.api.envelope import Document
-from agent.mesh.gateway import Gateway, GatewayServer, ServerKind, ServerTls
+from agent.mesh.gateway import FileCredential, Gateway, GatewayServer, ServerKind, ServerTls
 from agent.mesh.routes import ObjectRef
 from agent.mesh.service import labels_of
 
 MESH = "mesh"
 """The gateway that stands for every host's own Envoy."""
 _ASKS = {"MUTUAL": True, "OPTIONAL_MUTUAL": False}
+"""Modes that look at clients' certificates → whether there must be one; ISTIO_MUTUAL always does, by the mesh's."""
 
 
 def lower_gateway(document: Document) -> Gateway:
@@ -67,18 +68,19 @@ def _server(server: Mapping[str, Any], namespace: str) -> GatewayServer:
     kind = _kind(port["protocol"].lower(), tls)
     return GatewayServer(
         name=port["name"],
-        port=port["number"],
+        port=port.get("number") or 0,
         hosts=tuple(_host(host, namespace) for host in server["hosts"]),
         bind=server.get("bind") or "",
         kind=kind,
-        tls=_tls(tls) if kind is ServerKind.HTTPS else None,
+        tls=_tls(tls) if kind in (ServerKind.HTTPS, ServerKind.TLS) else None,
         https_redirect=tls.get("httpsRedirect") or False,
     )
 
 
 def _kind(protocol: str, tls: Mapping[str, Any]) -> ServerKind:
     if protocol in TLS_PROTOCOLS:
-        return ServerKind.PASSTHROUGH if mode(dict(tls)) == "PASSTHROUGH" else ServerKind.HTTPS
+        passing = {"PASSTHROUGH": ServerKind.PASSTHROUGH, "AUTO_PASSTHROUGH": ServerKind.SERVICES}
+        return passing.get(mode(dict(tls))) or (ServerKind.HTTPS if protocol == "https" else ServerKind.TLS)
     return ServerKind.HTTP if protocol in HTTP_PROTOCOLS else ServerKind.TCP
 
 
@@ -89,10 +91,39 @@ def _host(text: str, namespace: str) -> tuple[str, str]:
 
 
 def _tls(tls: Mapping[str, Any]) -> ServerTls:
+    pairs, authorities = _pairs(tls), _authorities(tls)
+    given = [credential for credential in (*pairs, authorities) if isinstance(credential, FileCredential)]
     return ServerTls(
-        credential=tls["credentialName"],
+        certificates=tuple(_credential_name(pair) for pair in pairs),
         client_certificate=_ASKS.get(tls.get("mode") or ""),
+        authorities=_credential_name(authorities) if tls.get("mode") in _ASKS else "",
         subject_alt_names=tuple(tls.get("subjectAltNames") or ()),
+        key_pins=tuple(tls.get("verifyCertificateSpki") or ()),
+        certificate_pins=tuple(tls.get("verifyCertificateHash") or ()),
+        ciphers=tuple(name for name in tls.get("cipherSuites") or () if name),
+        files=tuple(given),
         min_version=tls.get("minProtocolVersion") or "",
         max_version=tls.get("maxProtocolVersion") or "",
     )
+
+
+def _pairs(tls: Mapping[str, Any]) -> list[str | FileCredential]:
+    """Return where a server's keys and certificates are: names of folders, or files."""
+    if tls.get("mode") == "ISTIO_MUTUAL":
+        return []
+    names = tls.get("credentialNames") or ([tls["credentialName"]] if tls.get("credentialName") else [])
+    listed = tls.get("tlsCertificates") or ([tls] if tls.get("serverCertificate") else [])
+    return [*names, *(FileCredential(each["serverCertificate"], each["privateKey"]) for each in listed)]
+
+
+def _authorities(tls: Mapping[str, Any]) -> str | FileCredential:
+    """Return where the authorities of clients are: named apart, else with the server's first certificate."""
+    if tls.get("caCertificates"):
+        return FileCredential(authorities=tls["caCertificates"], crl=tls.get("caCrl") or "")
+    if tls.get("caCertCredentialName"):
+        return str(tls["caCertCredentialName"])
+    return str(tls.get("credentialName") or next(iter(tls.get("credentialNames") or ()), ""))
+
+
+def _credential_name(credential: str | FileCredential) -> str:
+    return credential if isinstance(credential, str) else credential.name

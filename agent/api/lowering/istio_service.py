@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from agent.api.checks import words
+from agent.api.checks import addresses, words
 from agent.api.checks.schema import Check, Report, text
 from agent.api.lowering.catalog import Catalog
 from agent.api.yaml_text import child
@@ -13,7 +13,12 @@ from agent.mesh.names import CONSUL_DOMAIN
 from agent.mesh.routes import SourceMatch
 from agent.mesh.service import ServiceKey, labels_of
 
-SERVICE_FIELDS: dict[str, Check] = {
+
+def _service(value: str) -> str | None:
+    """Want a host name or `*`, an address, or a range of addresses."""
+    return addresses.subnet(value) if "/" in value else words.wildcard_host(value)
+
+
     "name": text(words.dns_label),
     "namespace": text(words.dns_label),
     "domain": text(words.host),
@@ -24,6 +29,10 @@ SERVICE_FIELDS: dict[str, Check] = {
 
 class Unresolved(Exception):
     """A host or subset that a rule names does not exist (yet); its text is the fault's reason."""
+INGRESS = ServiceKey(DEFAULT_NAMESPACE, INGRESS_SERVICE)
+"""What stands for a gateway as the source of requests."""
+
+
 
 
 def service_whole(report: Report, path: str, service: dict[str, Any]) -> None:

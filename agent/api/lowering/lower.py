@@ -17,11 +17,12 @@ from agent.api.lowering.catalog import Catalog
 from agent.api.lowering.destinations import lower_destination_policy, lower_destination_rule, united
 from agent.api.lowering.gateway import bound_gateways, is_for_mesh, lower_gateway
 from agent.api.lowering.istio_service import Unresolved
+from agent.api.lowering.ingress import lower_front, lower_ways, ways
 from agent.api.lowering.outside import declared_services, outside_services
 from agent.api.lowering.route_rule import LoweredRule, lower_route_rule
 from agent.api.lowering.targets import Subsets
 from agent.api.lowering.virtual_service import LoweredRoutes, declared_subsets, lower_virtual_service
-from agent.mesh.gateway import BoundRoutes, Ingress
+from agent.mesh.gateway import BoundRoutes, Ingress, ServerKind
 from agent.mesh.routes import Fault, ObjectRef, PolicyRule, ServicePolicy, Subset
 from agent.mesh.service import Service, ServiceKey
 
@@ -78,10 +79,7 @@ class Lowerer:
             _ordered([*by_kind.get("DestinationPolicy", ()), *by_kind.get("DestinationRule", ())]), policies, faults
         )
         self._policies = {service: self._same(service, policy) for service, policy in sorted(policies.items())}
-        ingress = Ingress(
-            tuple(lower_gateway(memo.document) for memo in _ordered(by_kind.get("Gateway", ()))),
-            self._bound_routes(_ordered(by_kind.get("VirtualService", ())), faults),
-        )
+        ingress = self._lower_gateways(by_kind, faults)
         self._ingress = ingress if ingress != self._ingress else self._ingress
         return Lowered(self._policies, tuple(sorted(set(faults))), self._outside, self._ingress)
 
@@ -152,6 +150,19 @@ class Lowerer:
                 if lowered.all_routes:
                     hosts, ref = tuple(memo.document.spec["hosts"]), memo.document.ref
                     bound.append(BoundRoutes(ref, gateway, hosts, lowered.http, lowered.tls, lowered.tcp))
+    def _lower_gateways(self, by_kind: Mapping[str, list[_Memo]], faults: list[Fault]) -> Ingress:
+        """Return all gateways and what is bound to them."""
+        gateways = [lower_gateway(memo.document) for memo in _ordered(by_kind.get("Gateway", ()))]
+        bound = self._bound_routes(_ordered(by_kind.get("VirtualService", ())), faults)
+        older = [memo.document for memo in _ordered([*by_kind.get("Ingress", ()), *by_kind.get("IngressRule", ())])]
+        gateways += [lower_front(document) for document in older]
+        leading = (way for document in older for way in ways(document))
+        routed, lost = lower_ways(leading, self._catalog, self._policies)
+        faults += lost
+        passes = any(server.kind is ServerKind.SERVICES for gateway in gateways for server in gateway.servers)
+        subsets = ((key, tuple(sorted(named.values()))) for key, named in sorted(self._subsets.items()))
+        return Ingress(tuple(gateways), (*bound, *routed), tuple(subsets) if passes else ())
+
         return tuple(bound)
 
     def _add_route_rules(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from agent.api.checks import addresses, words
 from agent.api.checks.addresses import HTTP_PROTOCOLS, TLS_PROTOCOLS
+from agent.api.checks.gateway_tls import name_unenforceable
 from agent.api.checks.schema import Check, Report, integer, like, listing, mapping, message, text
 from agent.api.checks.server_tls import PASSING, SERVER_TLS, mode
 from agent.api.yaml_text import child
@@ -14,8 +14,8 @@ from agent.api.yaml_text import child
 
 def _host(text_value: str) -> str | None:
     if "/" in text_value:
-        return addresses.scoped_host(text_value, namespaces=("*", "."))
-    return None if words.is_address(text_value) else addresses.qualified_host(text_value)
+        return addresses.scoped_host(text_value, namespaces=("*", "."), or_address=True)
+    return addresses.qualified_host(text_value, or_address=True)
 
 
 def _bind(value: str) -> str | None:
@@ -27,21 +27,6 @@ def _no_target_port(report: Report, path: str, value: Any) -> None:
         report.invalid(path, "means nothing to a gateway (remove it)")
 
 
-_SERVED = ("http", "http2", "grpc", "https", "tls", "tcp", "mongo", "mysql", "redis")
-_ENDING = ("SIMPLE", "MUTUAL", "OPTIONAL_MUTUAL")
-_LATER = (
-    "serverCertificate",
-    "privateKey",
-    "caCertificates",
-    "caCrl",
-    "credentialNames",
-    "caCertCredentialName",
-    "tlsCertificates",
-    "verifyCertificateSpki",
-    "verifyCertificateHash",
-    "cipherSuites",
-)
-_FOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}", re.ASCII)
 _PORT = message(
     {
         "number": integer(0, 65535),
@@ -66,33 +51,7 @@ def _server(report: Report, path: str, server: dict[str, Any]) -> None:
             report.invalid(child(path, "tls"), f"is missing (a server for {protocol.upper()} must have TLS settings)")
     elif tls is not None:
         _plain(report, child(path, "tls"), protocol, tls)
-    _not_yet(report, path, server)
-
-
-def _not_yet(report: Report, path: str, server: dict[str, Any]) -> None:
-    """Name what gateways of this mesh cannot do; the server is left out then, the others serve."""
-    protocol, tls = server["port"]["protocol"].lower(), server.get("tls") or {}
-    if protocol not in _SERVED:
-        reason = f"{protocol.upper()}: known, but not supported yet by gateways (allowed: {', '.join(_SERVED)})"
-        report.unsupported(child(path, "port.protocol"), reason)
-    if addresses.is_unix(server.get("bind") or ""):
-        report.unsupported(child(path, "bind"), "a Unix socket: known, but not supported yet (an IP address)")
-    if server.get("defaultEndpoint"):
-        report.unsupported(child(path, "defaultEndpoint"))
-    for field in _LATER:
-        if tls.get(field):
-            report.unsupported(child(path, f"tls.{field}"), "known, but not supported yet (use credentialName)")
-    if protocol not in TLS_PROTOCOLS or mode(tls) == "PASSTHROUGH":
-        return
-    if mode(tls) not in _ENDING or protocol == "tls":
-        allowed = ("PASSTHROUGH", *(_ENDING if protocol == "https" else ()))
-        reason = f"{mode(tls)}: known, but not supported yet for {protocol.upper()} (allowed: {', '.join(allowed)})"
-        report.unsupported(child(path, "tls.mode"), reason)
-    elif not tls.get("credentialName"):
-        report.unsupported(child(path, "tls.credentialName"), "is missing: certificates by file are not supported yet")
-    elif not _FOLDER.fullmatch(tls["credentialName"]):
-        reason = "is not the name of a folder of secrets (letters, digits, '-', '_' and '.')"
-        report.unsupported(child(path, "tls.credentialName"), reason)
+    name_unenforceable(report, path, server)
 
 
 def _plain(report: Report, path: str, protocol: str, tls: dict[str, Any]) -> None:
