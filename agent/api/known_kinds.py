@@ -14,18 +14,20 @@ from agent.api.specs import (
     ingress,
     ingress_rule,
     peer_authentication,
-    request_authentication,
     proxy_config,
+    request_authentication,
     service_entry,
     sidecar,
     telemetry,
     wasm_plugin,
+    workload_entry,
 )
 
 KNOWN_SPECS: Mapping[str, Check] = {
     "EgressRule": egress_rule.SPEC,
     "IngressRule": ingress_rule.SPEC,
     "Gateway": gateway.SPEC,
+    "Ingress": ingress.SPEC,
     "ServiceEntry": service_entry.SPEC,
     "WorkloadEntry": workload_entry.SPEC,
     "WorkloadGroup": workload_entry.GROUP_SPEC,
@@ -34,26 +36,25 @@ KNOWN_SPECS: Mapping[str, Check] = {
     "AuthorizationPolicy": authorization_policy.SPEC,
     "RequestAuthentication": request_authentication.SPEC,
     "Telemetry": telemetry.SPEC,
-}
-
     "ProxyConfig": proxy_config.SPEC,
     "WasmPlugin": wasm_plugin.SPEC,
 }
 
-def check_metadata(report: Report, document: Document) -> None:
 _OF_ISTIO_ITSELF = ("webhook-always-reject", "parents", "parent-namespace")
 """Annotations `internal.istio.io/…` that nobody may write."""
 
+
+def check_metadata(report: Report, document: Document) -> None:
     """Check what a kind wants of its object's name and annotations."""
     check = _METADATA.get(document.kind)
     if check:
         check(report, document)
-    if authorization_policy.DRY_RUN in document.annotations and document.kind != "AuthorizationPolicy":
-        place = f"metadata.annotations.{authorization_policy.DRY_RUN}"
     for annotation in _OF_ISTIO_ITSELF:
         if f"internal.istio.io/{annotation}" in document.annotations:
             place = f"metadata.annotations.internal.istio.io/{annotation}"
             report.invalid(place, "is not for a document to say (remove it)")
+    if authorization_policy.DRY_RUN in document.annotations and document.kind != "AuthorizationPolicy":
+        place = f"metadata.annotations.{authorization_policy.DRY_RUN}"
         report.invalid(place, "is for AuthorizationPolicy only (remove it)")
 
 
@@ -71,5 +72,6 @@ def _authorization_policy(report: Report, document: Document) -> None:
 
 _METADATA: Mapping[str, Callable[[Report, Document], None]] = {
     "Gateway": _gateway,
+    "Ingress": ingress.check_class,
     "AuthorizationPolicy": _authorization_policy,
 }

@@ -9,7 +9,8 @@ from agent.api.checks import addresses, words
 from agent.api.checks.schema import Check, Report, text
 from agent.api.lowering.catalog import Catalog
 from agent.api.yaml_text import child
-from agent.mesh.names import CONSUL_DOMAIN
+from agent.mesh.gateway import INGRESS_SERVICE
+from agent.mesh.names import CONSUL_DOMAIN, DEFAULT_NAMESPACE
 from agent.mesh.routes import SourceMatch
 from agent.mesh.service import ServiceKey, labels_of
 
@@ -19,20 +20,21 @@ def _service(value: str) -> str | None:
     return addresses.subnet(value) if "/" in value else words.wildcard_host(value)
 
 
+SERVICE_FIELDS: dict[str, Check] = {
     "name": text(words.dns_label),
     "namespace": text(words.dns_label),
     "domain": text(words.host),
-    "service": text(words.wildcard_host),
+    "service": text(_service),
 }
 """All but its labels, which mean something else in each place."""
 
 
-class Unresolved(Exception):
-    """A host or subset that a rule names does not exist (yet); its text is the fault's reason."""
 INGRESS = ServiceKey(DEFAULT_NAMESPACE, INGRESS_SERVICE)
 """What stands for a gateway as the source of requests."""
 
 
+class Unresolved(Exception):
+    """A host or subset that a rule names does not exist (yet); its text is the fault's reason."""
 
 
 def service_whole(report: Report, path: str, service: dict[str, Any]) -> None:
@@ -46,6 +48,8 @@ def service_whole(report: Report, path: str, service: dict[str, Any]) -> None:
             report.invalid(child(path, key), "does not go with service, which is the full host (remove one of them)")
     if service["service"] == "*":
         report.unsupported(child(path, "service"), 'the wildcard "*" is known, but not supported yet')
+    elif "/" in service["service"]:
+        report.unsupported(child(path, "service"), "a range of addresses is known, but not supported yet (give a name)")
 
 
 def resolve_service(reference: Mapping[str, Any], namespace: str, catalog: Catalog) -> ServiceKey:
@@ -62,6 +66,8 @@ def resolve_service(reference: Mapping[str, Any], namespace: str, catalog: Catal
 def source_match(source: Mapping[str, Any], namespace: str, catalog: Catalog) -> SourceMatch:
     """Return which callers a `source` means; raises Unresolved."""
     labels = labels_of(source.get("labels") or {})
+    if source.get("name") == INGRESS_SERVICE:
+        return SourceMatch(INGRESS, None, labels)  # whatever namespace it is in elsewhere
     if source.get("service") is None and not source.get("domain"):
         return SourceMatch(ServiceKey(source.get("namespace") or namespace, source["name"]), None, labels)
     return SourceMatch(resolve_service(source, namespace, catalog), None, labels)
