@@ -135,5 +135,6 @@ def _is_visible(rule: PolicyRule, caller: Caller) -> bool:
 
 def _default_algorithm(policy: ServicePolicy) -> Algorithm:
     """Return round robin for a service that only rules of the first generation are about, else least request."""
-    kinds = {route.origin.kind for route in policy.routes} | {rule.origin.kind for rule in policy.connections}
+    routes = (*policy.routes, *policy.tls, *policy.tcp)
+    kinds = {route.origin.kind for route in routes} | {rule.origin.kind for rule in policy.connections}
     return Algorithm.ROUND_ROBIN if kinds and kinds <= _OLD_KINDS else Algorithm.LEAST_REQUEST
