@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from agent.api.checks import addresses, words
 from agent.api.checks.fields import LABELS
 from agent.api.checks.schema import Check, Report, integer, listing, message, text
+from agent.api.problem import one_line
 from agent.api.yaml_text import child
 
 _PORT = integer(1, 65535)
+_ANY_PORT = integer(0, 65535)
+"""Of a match: 0 is as good as absent."""
 
 
 def destination_host(value: str) -> str | None:
     """Want the host that a route goes to: a name, not every host."""
-    return '"*" is no destination (name a host)' if value == "*" else words.wildcard_host(value)
+    return '"*" is no destination (name a host)' if value == "*" else words.service_host(value)
 
 
 def gateway_name(value: str) -> str | None:
@@ -22,25 +26,28 @@ def gateway_name(value: str) -> str | None:
     namespace, slash, name = value.partition("/")
     if slash and addresses.is_label(namespace) and addresses.is_label(name):
         return None
-    return addresses.dns_name(value) if not slash else f'"{value}" is not the name of a gateway (NAMESPACE/NAME)'
+    if not slash and addresses.dns_name(value) is None:
+        return None
+    return f'"{one_line(value, 70)}" is not the name of a gateway (NAME or NAMESPACE/NAME)'
 
 
-_DESTINATION = message(
+DESTINATION: Check = message(
     {
         "host": text(destination_host),
-        "subset": text(words.dns_label, empty=True),
+        "subset": text(addresses.label, empty=True),
         "port": message({"number": _PORT}, required=("number",)),
     },
     required=("host",),
 )
+"""Where a route or a mirror leads, of any protocol."""
 _ROUTE = listing(
-    message({"destination": _DESTINATION, "weight": integer(0, 2**31 - 1)}, required=("destination",)), at_least=1
+    message({"destination": DESTINATION, "weight": integer(0, 2**31 - 1)}, required=("destination",)), at_least=1
 )
 
 
 _MATCH = {
     "destinationSubnets": listing(text(addresses.subnet)),
-    "port": _PORT,
+    "port": _ANY_PORT,
     "sourceLabels": LABELS,
     "sourceNamespace": text(empty=True),
     "gateways": listing(text(gateway_name)),
@@ -66,7 +73,14 @@ _TCP = listing(
 
 
 def _sni_host(value: str) -> str | None:
+    if value.startswith("outbound_"):
+        known = len(value) <= 255 and _BETWEEN_MESHES.fullmatch(value)
+        return None if known else f'"{one_line(value, 70)}" is not outbound_.PORT_._.HOST'
     return None if words.is_address(value) else addresses.wildcard_name(value)
+
+
+_BETWEEN_MESHES = re.compile(r"outbound_[^_]*[0-9][^_]*_[^_]*_[^_]*[a-zA-Z][^_]*(_.*)?")
+"""A server name that Istio's own proxies make up for AUTO_PASSTHROUGH."""
 
 
 _TLS_MATCH = message({**_MATCH, "sniHosts": listing(text(_sni_host), at_least=1)}, ("sniHosts",))
@@ -118,6 +132,9 @@ def check_hosts(report: Report, path: str, spec: dict[str, Any]) -> None:
             if spec.get(key):
                 reason = "does not go with a delegate (which has no hosts, and http only)"
                 report.invalid(child(path, key), reason)
+        for index, route in enumerate(spec.get("http") or ()):
+            if "delegate" in route:
+                report.invalid(f"{child(path, 'http')}[{index}].delegate", "a delegate cannot delegate further")
     for index, route in enumerate(spec.get("tls") or ()):
         for number, match in enumerate(route["match"]):
             for position, name in enumerate(match["sniHosts"]):

@@ -25,19 +25,32 @@ def _port(value: str) -> str | None:
 
 def _service_account(value: str) -> str | None:
     parts = value.split("/")
-    if len(value) <= _ACCOUNT_LIMIT and len(parts) <= 2 and all(parts):
+    if len(value) <= _ACCOUNT_LIMIT and len(parts) <= 2 and all(parts) and "*" not in value:
         return None
-    return f'"{one_line(value, 70)}" is not a service account (NAMESPACE/NAME or NAME)'
+    return f'"{one_line(value, 70)}" is not a service account (NAMESPACE/NAME or NAME, without wildcards)'
+
+
+def _trust_domain(value: str) -> str | None:
+    if "/" not in value and (value == "*" or "*" not in value.removesuffix("*") or "*" not in value.removeprefix("*")):
+        return None
+    return f'"{one_line(value, 70)}" is not a trust domain (with one * at most, first or last)'
 
 
 def _path(value: str) -> str | None:
-    """A path template has `{*}` and `{**}` for whole segments, `{**}` last of all operators, and no other braces."""
-    if "{*}" not in value and "{**}" not in value:
-        return None
-    rest = re.sub(r"\{\*\*?\}", "", value)
-    if re.search(r"[{}]|/\*|\*/", rest):
-        return f'"{one_line(value, 70)}" is not a path template (only {{*}} and {{**}} are allowed)'
+    """A path template has `{*}` and `{**}` for whole segments, `{**}` last of these, and plain path segments."""
+    is_template, is_last = "{*}" in value or "{**}" in value, False
+    for segment in value.strip("/").split("/"):
+        if segment in ("{*}", "{**}"):
+            if is_last:
+                return f'"{one_line(value, 70)}" has an operator after {{**}} (which must be the last)'
+            is_last = segment == "{**}"
+        elif "{" in segment or "}" in segment or (is_template and not _PLAIN_SEGMENT.fullmatch(segment)):
+            return f'"{one_line(value, 70)}" is not a path template ({{*}} and {{**}} are whole segments)'
     return None
+
+
+_PLAIN_SEGMENT = re.compile(r"[a-zA-Z0-9-._~%!$&'()+,;:@=]+")
+"""RFC 3986's pchar, less `*`."""
 
 
 def _both(fields: Mapping[str, Check]) -> dict[str, Check]:
@@ -55,6 +68,7 @@ _SOURCE_FIELDS = _both(
         "requestPrincipals": _TEXTS,
         "namespaces": _TEXTS,
         "serviceAccounts": listing(text(_service_account), at_most=16),
+        "trustDomains": listing(text(_trust_domain)),
         "ipBlocks": _RANGES,
         "remoteIpBlocks": _RANGES,
     }
@@ -85,13 +99,19 @@ _ATTRIBUTES: dict[str, Check] = {
     "destination.port": _PORTS,
     "source.namespace": _ANY_VALUES,
     "source.principal": _ANY_VALUES,
-    "source.serviceAccount": listing(text(_service_account)),
+    "source.serviceAccount": listing(text(_service_account), at_most=16),
+    "source.trustDomain": listing(text(_trust_domain)),
     "request.auth.principal": _ANY_VALUES,
     "request.auth.audiences": _ANY_VALUES,
     "request.auth.presenter": _ANY_VALUES,
     "connection.sni": _ANY_VALUES,
 }
-_MAPS = ("request.headers", "request.auth.claims", "experimental.envoy.filters.")
+_MAPS = (
+    "request.headers",
+    "request.auth.claims",
+    "request.experimental.inline.headers",
+    "experimental.envoy.filters.",
+)
 _KEYED = re.compile(r"[^\[]+\[.+\]")
 _REPLACED = {
     "destination.namespace": "metadata.namespace",
@@ -150,6 +170,9 @@ def _whole(report: Report, path: str, spec: dict[str, Any]) -> None:
         _custom(report, f"{child(path, 'rules')}[{index}]", rule)
 
 
+_IDENTITIES = ("source.namespace", "source.principal", "source.serviceAccount", "source.trustDomain")
+
+
 def _custom(report: Report, path: str, rule: dict[str, Any]) -> None:
     """CUSTOM is decided before identities are known."""
     for index, origin in enumerate(rule.get("from") or ()):
@@ -158,7 +181,7 @@ def _custom(report: Report, path: str, rule: dict[str, Any]) -> None:
                 report.invalid(f"{path}.from[{index}].source.{key}", "does not go with the action CUSTOM")
     for index, condition in enumerate(rule.get("when") or ()):
         key = condition["key"]
-        if key in ("source.namespace", "source.principal", "source.serviceAccount") or key.startswith("request.auth."):
+        if key in _IDENTITIES or key.startswith("request.auth."):
             report.invalid(f"{path}.when[{index}].key", f"{one_line(key, 60)} does not go with the action CUSTOM")
 
 

@@ -18,6 +18,12 @@ def _custom(report: Report, path: str, value: Any) -> None:
     report.unsupported(path, "opaque settings of another proxy mean nothing here (use the named fields)")
 
 
+def _one_balancing(report: Report, path: str, value: dict[str, Any]) -> None:
+    _one_form(report, path, value)
+    if not value:
+        report.invalid(path, "says nothing (give name)")
+
+
 def _one_form(report: Report, path: str, value: dict[str, Any]) -> None:
     if len(value) > 1:
         report.invalid(path, f"has {' and '.join(value)} (give one of them)")
@@ -43,7 +49,7 @@ SPEC: Check = message(
         "source": _SERVICE,
         "destination": _SERVICE,
         "loadBalancing": message(
-            {"name": one_of("ROUND_ROBIN", "LEAST_CONN", "RANDOM"), "custom": _custom}, also=_one_form
+            {"name": one_of("ROUND_ROBIN", "LEAST_CONN", "RANDOM"), "custom": _custom}, also=_one_balancing
         ),
         "circuitBreaker": message({"simpleCb": _SIMPLE_CB, "custom": _custom}, also=_one_form),
     },

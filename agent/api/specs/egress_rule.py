@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from agent.api.checks import addresses
 from agent.api.checks.schema import Check, Report, boolean, integer, like, listing, message, text
+from agent.api.checks.words import is_address
 from agent.api.yaml_text import child
 
+_NUMBERED = re.compile(r"(?:[0-9]{1,19}\.){0,99}[0-9]{1,19}$")
+"""What looks like an address, or the end of one."""
 _TCP = ("tcp", "https", "mongo", "redis", "mysql")
 _PROTOCOLS = ("http", "http2", "grpc", *_TCP)
 
 
 def _service(value: str) -> str | None:
-    """Want `*`, a host name with a wildcard at most in front, or a range of addresses."""
+    """Want `*`, a host name with a wildcard at most in front, an address, or a range of addresses."""
     if "/" in value:
         return addresses.subnet(value)
-    if value == "*":
+    if value == "*" or is_address(value):
         return None
-    return addresses.dns_name(value.removeprefix("*").lstrip(".-") if value.startswith("*") else value)
+    name = _named(value)
+    return None if _NUMBERED.fullmatch(name) else addresses.dns_name(name)
+
+
+def _named(service: str) -> str:
+    """Return what follows the wildcard, if there is one."""
+    return service[2 if service[1:2] in (".", "-") else 1 :] if service.startswith("*") else service
 
 
 def _protocol(value: str) -> str | None:
@@ -32,14 +42,17 @@ def _no_egress_proxy(report: Report, path: str, value: Any) -> None:
 
 
 def _whole(report: Report, path: str, spec: dict[str, Any]) -> None:
-    if spec["destination"]["service"] == "*":
+    service = spec["destination"]["service"]
+    if service == "*":
         reason = 'the wildcard "*" is known, but not supported yet (name a domain: "*.example.com")'
         report.unsupported(child(path, "destination.service"), reason)
-    elif "%" in spec["destination"]["service"]:
+    elif "%" in service:
         reason = "an address of one network interface (with %) is known, but not supported yet"
         report.unsupported(child(path, "destination.service"), reason)
+    elif is_address(service) or _NUMBERED.fullmatch(_named(service)):
+        reason = "a number in place of a name is known, but not supported yet (write a range: 10.1.2.3/32)"
+        report.unsupported(child(path, "destination.service"), reason)
     numbers: set[int] = set()
-    service = spec["destination"]["service"]
     for index, port in enumerate(spec["ports"]):
         place = f"{child(path, 'ports')}[{index}]"
         if port["port"] in numbers:

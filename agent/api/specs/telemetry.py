@@ -45,8 +45,8 @@ _TAG = message(
 )
 
 
-def _tags(item: Check, what: str) -> Check:
-    """Check a mapping whose items, unlike a message's fields, cannot be null."""
+def _tags(item: Check, *, nameless: bool) -> Check:
+    """Check a mapping whose items, unlike a message's fields, cannot be null; one has no name only if `nameless`."""
 
     @like(message({}))
     def check(report: Report, path: str, value: Any) -> None:
@@ -55,10 +55,10 @@ def _tags(item: Check, what: str) -> Check:
             return
         for name, each in value.items():
             place = child(path, one_line(name, 70))
-            if not name:
-                report.invalid(place, f"a {what} without a name")
+            if not name and not nameless:
+                report.invalid(place, "a tag without a name")
             elif each is None:
-                report.invalid(place, f"the {what} has no value")
+                report.invalid(place, "the tag has no value")
             else:
                 item(report, place, each)
 
@@ -87,7 +87,7 @@ _OVERRIDE = message(
                 {"operation": one_of("UPSERT", "REMOVE"), "value": text(empty=True)},
                 also=_override_value,
             ),
-            "tag",
+            nameless=True,
         ),
     }
 )
@@ -97,7 +97,7 @@ _TRACING = message(
         "providers": _PROVIDERS,
         "randomSamplingPercentage": number(0, 100),
         "disableSpanReporting": boolean,
-        "customTags": _tags(_TAG, "tag"),
+        "customTags": _tags(_TAG, nameless=False),
         "useRequestIdForTraceSampling": boolean,
         "enableIstioTags": boolean,
         "disableContextPropagation": boolean,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from agent.api.checks import words
+from agent.api.checks import addresses, words
 from agent.api.checks.fields import LABELS, header_map, string_match
 from agent.api.checks.http_fields import (
     DIRECT_RESPONSE,
@@ -21,37 +21,49 @@ from agent.api.checks.http_fields import (
     fault,
     idle_beside,
 )
-from agent.api.checks.l4_routes import TCP_ROUTES, TLS_ROUTES, check_hosts
+from agent.api.checks.l4_routes import DESTINATION, TCP_ROUTES, TLS_ROUTES, check_hosts, gateway_name
 from agent.api.checks.schema import (
     UNSUPPORTED,
     Check,
     Report,
     boolean,
     integer,
+    like,
     listing,
     mapping,
     message,
     text,
 )
+from agent.api.checks.scope import visible_in
 from agent.api.problem import one_line
 from agent.api.yaml_text import child
 
-_PORT = integer(1, 65535)
-_MATCH = string_match(may_be_present=False)
-_MATCH_OR_PRESENT = string_match(may_be_present=True)
-_URI = string_match(may_be_present=False, empty_prefix=True)
+_MATCH = string_match(may_be_present=True)
+_URI = string_match(may_be_present=True, empty_prefix=True)
+_THERE = ({"regex": "*"}, None)
+"""Ways to say in withoutHeaders that a header may have any value, beside `{}`."""
+
+
+@like(_MATCH)
+def _match_or_any(report: Report, path: str, value: Any) -> None:
+    if value not in _THERE:
+        _MATCH(report, path, value)
 
 
 def wildcardless(report: Report, path: str, value: Any) -> None:
     """Check a host; a wildcard stands for the service that an EgressRule or ServiceEntry declares so, `*` for none."""
-    text(words.wildcard_host)(report, path, value)
+    text(words.service_host)(report, path, value)
     if value == "*":
         report.unsupported(path, f'the wildcard "{one_line(value, 60)}" is known, but not supported yet')
 
 
+_VISIBLE_IN = visible_in()
+
+
+@like(_VISIBLE_IN)
 def export_to(report: Report, path: str, value: Any) -> None:
     """Check exportTo: a rule is in force for callers of every namespace, so only `*` can be honoured."""
-    listing(text())(report, path, value)
+    _VISIBLE_IN(report, path, value)
     for index, namespace in enumerate(value if isinstance(value, list) else ()):
         if isinstance(namespace, str) and namespace and namespace != "*":
             report.unsupported(
@@ -59,20 +71,8 @@ def export_to(report: Report, path: str, value: Any) -> None:
             )
 
 
-def _gateway_name(gateway: str) -> str | None:
-    """Want `mesh`, NAME, NAMESPACE/NAME or the old NAME.NAMESPACE.svc.cluster.local."""
-    *namespace, name = gateway.split("/", 1)
-    wrong = gateway and ([words.dns_label(part) for part in namespace if words.dns_label(part)] or words.host(name))
-    return f'"{one_line(gateway, 60)}" is not the name of a gateway' if wrong else None
+_GATEWAYS = listing(text(gateway_name))
 
-
-_GATEWAYS = listing(text(_gateway_name))
-
-
-_DESTINATION = message(
-    {"host": wildcardless, "subset": text(words.dns_label), "port": message({"number": _PORT}, required=("number",))},
-    required=("host",),
-)
 
 _HEADERS_REASON = "Istio ignores it among the headers of a match (write it beside headers)"
 
@@ -83,17 +83,30 @@ _HTTP_MATCH = message(
         "method": _MATCH,
         "scheme": _MATCH,
         "authority": _MATCH,
-        "headers": header_map(_MATCH_OR_PRESENT, {}, _HEADERS_REASON),
-        "withoutHeaders": header_map(_MATCH_OR_PRESENT, {}, _HEADERS_REASON),
-        "queryParams": mapping(_MATCH_OR_PRESENT, lambda name: None if name else "a parameter without a name"),
-        "port": _PORT,
+        "headers": header_map(_MATCH, {}, _HEADERS_REASON),
+        "withoutHeaders": header_map(_match_or_any, {}, _HEADERS_REASON),
+        "queryParams": mapping(_MATCH, lambda name: None if name else "a parameter without a name"),
+        "port": integer(0, 65535),
         "sourceLabels": LABELS,
-        "sourceNamespace": text(words.dns_label),
+        "sourceNamespace": text(addresses.label, empty=True),
         "ignoreUriCase": boolean,
         "gateways": _GATEWAYS,
         "statPrefix": UNSUPPORTED,
     }
 )
+
+
+_WEIGHT = integer(0, 2**31 - 1)
+
+
+@like(_WEIGHT)
+def _weight(report: Report, path: str, value: Any) -> None:
+    _WEIGHT(report, path, value)
+    if isinstance(value, int) and _MAX_WEIGHT < value < 2**31:
+        report.unsupported(path, f"{value} is more than Envoy adds up (at most {_MAX_WEIGHT})")
+
+
+_MAX_WEIGHT = 1_000_000
 
 
 def _weights(report: Report, path: str, route: dict[str, Any]) -> None:
@@ -116,7 +129,7 @@ def _http_whole(report: Report, path: str, route: dict[str, Any]) -> None:
     for share in ("mirrorPercent", "mirrorPercentage"):
         if share in route and "mirror" not in route:
             report.unsupported(child(path, share), "there is no mirror beside it, so it means nothing")
-    if "mirror" in route and "mirrors" in route:
+    if "mirror" in route and route.get("mirrors"):
         report.invalid(child(path, "mirrors"), "mirror and mirrors exclude each other")
     wrong = authority_problem(route.get("rewrite") or {}, route.get("headers") or {})
     if wrong:
@@ -155,8 +168,8 @@ _HTTP = message(
         "route": listing(
             message(
                 {
-                    "destination": _DESTINATION,
-                    "weight": integer(0, 1_000_000),
+                    "destination": DESTINATION,
+                    "weight": _weight,
                     "headers": HEADERS,
                     **dict.fromkeys(_GONE_HEADERS, _USE_HEADERS),
                 },
@@ -172,9 +185,9 @@ _HTTP = message(
         "timeout": DURATION,
         "retries": RETRIES,
         "fault": fault({"percentage": FAULT_PERCENTAGE, "percent": integer(0, 100)}, first_generation=False),
-        "mirror": _DESTINATION,
+        "mirror": DESTINATION,
         "mirrors": listing(
-            message({"destination": _DESTINATION, "percentage": MIRROR_PERCENTAGE}, required=("destination",)),
+            message({"destination": DESTINATION, "percentage": MIRROR_PERCENTAGE}, required=("destination",)),
             at_most=16,
         ),
         "mirrorPercent": integer(0, 100),
