@@ -21,6 +21,7 @@ from agent.api.services import read_services
 from agent.config_checks import network, ports, read_agent_yaml
 from agent.errors import ConfigError
 from agent.mesh.gateway import INGRESS_LABELS
+from agent.mesh.ports import NEVER_CAPTURED, OPERATOR_PORT
 from agent.mesh.service import Labels, ServiceKey, Workload, labels_of
 
 
@@ -97,6 +98,13 @@ class DnsConfig(Struct, frozen=True, rename="camel", forbid_unknown_fields=True)
     """DNS servers: ADDRESS, ADDRESS:PORT or [ADDRESS]:PORT; none: those of resolv.conf that are not this host."""
 
 
+class OperatorConfig(Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
+    """Where the agent answers operators on other hosts."""
+
+    enabled: bool = True
+    port: int = OPERATOR_PORT
+
+
 class LogConfig(Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
     """How much the agent says."""
 
@@ -114,6 +122,7 @@ class _File(Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
     interception: InterceptionConfig = InterceptionConfig()
     vips: VipConfig = VipConfig()
     dns: DnsConfig = DnsConfig()
+    operator: OperatorConfig = OperatorConfig()
     log: LogConfig = LogConfig()
 
 
@@ -133,6 +142,7 @@ class Config(Struct, frozen=True):
     vip_range_v4: IPv4Network
     vip_range_v6: IPv6Network
     dns: DnsConfig
+    operator: OperatorConfig
     log: LogConfig
     gateway_labels: Labels | None = None
     """What Gateway objects select this host by; None: it is no gateway."""
@@ -179,6 +189,7 @@ def load_config(config_dir: Path, state_dir: Path, run_dir: Path) -> Config:
     if interception.inbound_ports and not interception.inbound:
         notes += ("interception.inboundPorts has no effect beside inbound: false (remove one of them)",)
     notes += _role_notes(file)
+    interception = _leaving_alone(file.operator, interception)
     if file.role is Role.GATEWAY:
         # Its Envoy listens for clients itself; local programs are no part of the mesh.
         interception = msgspec.structs.replace(interception, inbound=False, outbound=OutboundCapture.NONE)
@@ -197,6 +208,7 @@ def load_config(config_dir: Path, state_dir: Path, run_dir: Path) -> Config:
         vip_range_v4=IPv4Network(file.vips.v4),
         vip_range_v6=IPv6Network(file.vips.v6),
         dns=file.dns,
+        operator=file.operator,
         log=file.log,
         gateway_labels=_gateway_labels(file),
         notes=notes,
@@ -296,6 +308,17 @@ def _with_variables(file: _File, variables: Mapping[str, _Variable], problems: l
             problems.append(f"{variable.place}: {error}")
     return msgspec.structs.replace(
         file, vips=vips, interception=interception, address=address.value if address else file.address
+    )
+
+
+def _leaving_alone(operator: OperatorConfig, interception: InterceptionConfig) -> InterceptionConfig:
+    """Return the settings that never capture the operator port, wherever it was moved to."""
+    if not operator.enabled or operator.port in NEVER_CAPTURED:
+        return interception
+    return msgspec.structs.replace(
+        interception,
+        exclude_inbound_ports=(*interception.exclude_inbound_ports, operator.port),
+        exclude_outbound_ports=(*interception.exclude_outbound_ports, operator.port),
     )
 
 

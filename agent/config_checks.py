@@ -12,6 +12,7 @@ from agent.api.checks.schema import Report, Rule, boolean, integer, listing, map
 from agent.api.problem import one_line
 from agent.api.yaml_text import YamlValue, read_yaml
 from agent.errors import ConfigError
+from agent.mesh.ports import NEVER_CAPTURED, OPERATOR_PORT
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 PROXY_LOG_LEVELS = ("trace", "debug", "info", "warning", "error", "critical", "off")
@@ -112,6 +113,12 @@ def _interception(report: Report, path: str, interception: dict[str, Any]) -> No
         report.invalid(f"{path}.includeOutboundCidrs", f"goes with outbound: mesh only, not with {mode}")
 
 
+def _operator_port(report: Report, path: str, value: Any) -> None:
+    integer(1, 65535)(report, path, value)
+    if value in NEVER_CAPTURED and value != OPERATOR_PORT:
+        report.invalid(path, f"{value} is a port of ssh, of Consul or of the mesh itself (default {OPERATOR_PORT})")
+
+
 def _fields(names: Iterable[str], check: Any) -> dict[str, Any]:
     return dict.fromkeys(names, check)
 
@@ -154,6 +161,7 @@ _AGENT = message(
         ),
         "dns": message({"upstreams": listing(text(words.dns_server), at_most=16)}),
         "vips": message({"v4": text(_vips(IPv4Network)), "v6": text(_vips(IPv6Network))}),
+        "operator": message({"enabled": boolean, "port": _operator_port}),
         "log": message({"level": one_of(*LOG_LEVELS)}),
     }
 )

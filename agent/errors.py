@@ -11,6 +11,7 @@ HostmeshError
 │   └── CaUnavailable
 ├── Refused              an outside system answered no; trying the same again won't help
 │   ├── ConsulRefused
+│   │   └── ConsulConflict   a check-and-set failed
 │   └── CaRefused
 └── HostError            this host can't do it: a command failed, a file can't be written
 
@@ -72,6 +73,10 @@ class Refused(HostmeshError):
 
 class ConsulRefused(Refused):
     """Consul answered with a client error (ACL, size limit, malformed request)."""
+
+
+class ConsulConflict(ConsulRefused):
+    """Consul's state is not what a transaction's checks presume."""
 
 
 class CaRefused(Refused):

@@ -1,4 +1,7 @@
-"""The agents that tools on this machine can ask: this host's own by its Unix socket, and those of a lab. Reads only."""
+"""The agents that tools on this machine can ask: this host's own and those of a lab by Unix socket, others by network.
+
+Reads only.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +10,36 @@ import json
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import click
 
+from agent.cli.command import given_flags
+from agent.cli.connection import resolve
 from agent.cli.context_file import contexts_path, load_contexts
 from agent.cli.lab_context import NAME as LAB_CONTEXT
-from agent.errors import HostError, UserError
+from agent.errors import HostError, HostmeshError, UserError
 
 _RUN_DIR = Path("/run/hostmesh")
 _RUN = Path("/run")
 _TIMEOUT = 40.0
+_PROBE_TIMEOUT = 2.0
+"""Seconds to ask this host's agent who it is."""
+
+
+class Agent(Protocol):
+    """One agent that can be asked."""
+
+    def view(self, name: str) -> bytes:
+        """Return a view of its Envoy (agent/runtime/views.py); raises HostmeshError."""
+
+
+def view_json(agent: Agent, name: str) -> Any:
+    """Return a view, decoded; raises HostmeshError."""
+    try:
+        return json.loads(agent.view(name))
+    except ValueError as error:
+        raise HostError(f"what the agent answers for {name} is not JSON: {error}") from error
 
 
 def agent_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -42,11 +64,18 @@ class AgentSocket:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def get(self, view: str) -> bytes:
-        """Return the body of a GET."""
-        connection = _UnixConnection(str(self._path))
+    def view(self, name: str) -> bytes:
+        """Return a view of its Envoy."""
+        return self._get(f"/envoy/{name}", _TIMEOUT)
+
+    def node(self) -> str:
+        """Return the node's name."""
+        return str(json.loads(self._get("/status", _PROBE_TIMEOUT))["node"])
+
+    def _get(self, path: str, timeout: float) -> bytes:
+        connection = _UnixConnection(str(self._path), timeout)
         try:
-            connection.request("GET", view)
+            connection.request("GET", path)
             answer = connection.getresponse()
             body = answer.read()
         except PermissionError as error:
@@ -57,16 +86,12 @@ class AgentSocket:
         finally:
             connection.close()
         if answer.status != 200:
-            raise HostError(f"{self._path}: {view}: {body.decode(errors='replace').strip()[:300]}")
+            raise HostError(f"{self._path}: {path}: {body.decode(errors='replace').strip()[:300]}")
         return body
 
-    def json(self, view: str) -> Any:
-        """Return the decoded body of a GET."""
-        return json.loads(self.get(view))
 
-
-def find_agent(node: str | None, run_dir: str | None, lab: str | None) -> AgentSocket:
-    """Return the agent of a node; raises UserError if it cannot be asked from here, HostError if it does not answer."""
+def find_agent(node: str | None, run_dir: str | None, lab: str | None) -> Agent:
+    """Return the agent of a node, without NODE this host's; raises UserError if it cannot be asked from here."""
     lab = lab or (_chosen_lab() if node and not run_dir else None)
     if lab and not node:
         raise UserError("give the NODE: one of " + ", ".join(_lab_hosts(lab)))
@@ -74,14 +99,20 @@ def find_agent(node: str | None, run_dir: str | None, lab: str | None) -> AgentS
         if node not in _lab_hosts(lab):
             raise UserError(f"no host {node!r} in the lab {lab!r} (hosts: {', '.join(_lab_hosts(lab)) or 'none'})")
         return AgentSocket(_RUN / lab / node / "run" / "admin.sock")
-    agent = AgentSocket(Path(run_dir or _RUN_DIR) / "admin.sock")
-    if node:
-        own = agent.json("/status")["node"]
-        if own != node:
-            raise UserError(
-                f"this host is {own}; an agent answers on its own host only: run it there (ssh {node} hostmesh …)"
-            )
-    return agent
+    own = AgentSocket(Path(run_dir or _RUN_DIR) / "admin.sock")
+    if node is None or _is_own(own, node):
+        return own
+    from agent.cli.remote_agent import RemoteAgent
+
+    return RemoteAgent(resolve(given_flags(click.get_current_context())), node)
+
+
+def _is_own(agent: AgentSocket, node: str) -> bool:
+    """Tell whether that node is this host, as far as it can be asked."""
+    try:
+        return agent.node() == node
+    except HostmeshError:
+        return False
 
 
 def _chosen_lab() -> str | None:
@@ -98,12 +129,13 @@ def _lab_hosts(lab: str) -> list[str]:
 class _UnixConnection(http.client.HTTPConnection):
     """HTTP over a Unix socket."""
 
-    def __init__(self, path: str) -> None:
-        super().__init__("agent", timeout=_TIMEOUT)
+    def __init__(self, path: str, timeout: float) -> None:
+        super().__init__("agent", timeout=timeout)
         self._path = path
+        self._seconds = timeout
 
     def connect(self) -> None:
         """Connect to the socket."""
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(_TIMEOUT)
+        self.sock.settimeout(self._seconds)
         self.sock.connect(self._path)

@@ -9,7 +9,7 @@ import click
 
 from agent.cli.command import Command, given_flags
 from agent.cli.documents import files_option_else, read_files
-from agent.cli.output import to_json, to_yaml
+from agent.cli.output import output_option, print_records
 from agent.errors import UserError
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ hostmesh analyze -f rules/ --live -o json
 @click.option(
     "--catalog", "catalog_file", metavar="FILE", help="With -f: the services, as `hostmesh render` reads them."
 )
-@click.option("-o", "--output", type=click.Choice(["log", "json", "yaml"]), default="log", show_default=True)
+@output_option("log", "json", "yaml")
 @click.option(
     "--failure-threshold",
     type=click.Choice(_LEVELS, case_sensitive=False),
@@ -84,7 +84,7 @@ def analyze(
             click.echo("No issues found.", err=True)
     else:
         records = [_record(one) for one in shown]
-        click.echo(to_json(records) if output == "json" else to_yaml(records).rstrip())
+        print_records(records, output)
     if any(one.kind.level.rank >= Level(failure_threshold.title()).rank for one in found):
         ctx.exit(FOUND_ISSUES)
 

@@ -8,7 +8,7 @@ import click
 
 from agent.cli.command import Group, given_flags
 from agent.cli.output import table
-from agent.errors import UserError
+from agent.errors import HostmeshError, UserError
 
 if TYPE_CHECKING:
     from agent.api.analysis.world import World
@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 
 @click.group(
     cls=Group,
-    help="Tell what the mesh knows of a service or an instance: from Consul's catalog, the stored rules and what the "
-    "agents report.",
+    help="Tell what the mesh knows of a service or an instance: from Consul's catalog, the stored rules, what the "
+    "agents report and what their Envoys really have (asked as `hostmesh proxy-config` does).",
     examples="""
 hostmesh describe service reviews
+hostmesh describe service reviews --from productpage
 hostmesh describe instance hostmesh-reviews-9080
 """,
 )
@@ -31,10 +32,13 @@ def describe() -> None:
     """Hold the subcommands."""
 
 
-@describe.command(examples="hostmesh describe service reviews\nhostmesh describe service reviews.shop")
+@describe.command(
+    examples="hostmesh describe service reviews.shop\nhostmesh describe service reviews --from productpage"
+)
 @click.argument("name")
+@click.option("--from", "caller", metavar="NODE", help="Show also what this node's Envoy has of the service.")
 @click.pass_context
-def service(ctx: click.Context, name: str) -> None:
+def service(ctx: click.Context, name: str, caller: str | None) -> None:
     """Show a service's ports, names and instances, the rules about it in order, and what is wrong with them."""
     from agent.cli.connection import resolve
     from agent.mesh.names import hosts_by_service
@@ -56,6 +60,12 @@ def service(ctx: click.Context, name: str) -> None:
     click.echo("\n".join(_rules(world, key)))
     for line in _findings(world, key):
         click.echo(line)
+    if caller:
+        from agent.cli.agents import find_agent
+        from agent.cli.describe_live import service_lines
+
+        click.echo(f"\nEnvoy of {caller}:")
+        click.echo("\n".join(service_lines(find_agent(caller, None, None), key)))
 
 
 @describe.command(examples="hostmesh describe instance hostmesh-reviews-9080\nhostmesh describe instance reviews-v1")
@@ -175,4 +185,15 @@ def _instance(world: World, each: Instance, status: NodeStatus | None) -> list[s
     revision = f"revision {status.proxy.acked_revision} of {status.proxy.config_revision}"
     lines.append(f"Proxy:     {status.state}, {revision}, Envoy {status.proxy.version or '-'}")
     faults = [f"  {fault.subject}: {fault.reason}" for fault in (*status.proxy.nacks, *status.faults)]
-    return [*lines, *faults, ""]
+    return [*lines, *_live(each), *faults, ""]
+
+
+def _live(each: Instance) -> list[str]:
+    """Return what the instance's Envoy says, or why it cannot be asked: the rest is worth printing all the same."""
+    from agent.cli.agents import find_agent
+    from agent.cli.describe_live import instance_lines
+
+    try:
+        return instance_lines(find_agent(each.node, None, None), each)
+    except HostmeshError as error:
+        return [f"Envoy:     cannot be asked: {error}"]

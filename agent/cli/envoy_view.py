@@ -6,8 +6,7 @@ from base64 import b64decode
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-_SECRET_FIELDS = ("private_key", "password", "private_key_provider", "session_ticket_keys")
-REDACTED = "[redacted]"
+from agent.adapters.proxy.redaction import REDACTED, SECRET_FIELDS
 
 Row = tuple[str, ...]
 
@@ -15,7 +14,7 @@ Row = tuple[str, ...]
 def redact(value: Any) -> Any:
     """Return the data with every private key replaced (Envoy does so itself; this must not depend on it)."""
     if isinstance(value, dict):
-        return {key: REDACTED if key in _SECRET_FIELDS else redact(item) for key, item in value.items()}
+        return {key: REDACTED if key in SECRET_FIELDS else redact(item) for key, item in value.items()}
     return [redact(item) for item in value] if isinstance(value, list) else value
 
 

@@ -42,6 +42,12 @@ def read_proxied_nodes(connection: Connection) -> Mapping[str, str]:
         return dict(sorted(pair for found in pool.map(ask, names) for pair in found))
 
 
+def read_nodes(connection: Connection) -> list[str]:
+    """Return the names of all nodes in Consul's catalog."""
+    answer = KvConnection(connection.consul()).send("get", "/v1/catalog/nodes")
+    return sorted(entry["Node"] for entry in json.loads(answer.body) or ())
+
+
 def read_services(connection: Connection, excluded: Collection[str] = ()) -> dict[ServiceKey, Service]:
     """Return every mesh service of the catalog with its instances and their health."""
     consul = KvConnection(connection.consul())

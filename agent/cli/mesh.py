@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from agent.cli.command import Group, given_flags
-from agent.cli.output import to_json, to_yaml
+from agent.cli.output import output_option, print_records, to_json
 from agent.errors import UserError
 
 
@@ -29,7 +29,7 @@ hostmesh mesh get -o json
 """
 )
 @click.argument("name", required=False)
-@click.option("-o", "--output", type=click.Choice(["yaml", "json"]), default="yaml", show_default=True)
+@output_option("yaml", "json")
 @click.pass_context
 def get(ctx: click.Context, name: str | None, output: str) -> None:
     """Print the settings in force, defaults included, or the one named."""
@@ -38,7 +38,7 @@ def get(ctx: click.Context, name: str | None, output: str) -> None:
 
     fields = read_settings(resolve(given_flags(ctx)))
     if name is None:
-        click.echo(to_json(fields) if output == "json" else to_yaml(fields).rstrip())
+        print_records(fields, output)
     elif name not in fields:
         raise UserError(f"no setting {name!r} (one of: {', '.join(fields)})")
     else:

@@ -6,8 +6,29 @@ Plain text without colours or borders: it is read by people and cut by awk alike
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
+
+import click
+
+
+class _Format(click.Choice[str]):
+    """A choice of output formats; `short`, as istioctl said it, is the table."""
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        return super().convert("table" if value == "short" and "table" in self.choices else value, param, ctx)
+
+
+def output_option(*formats: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return the option -o with these formats, the first being the default."""
+    return click.option(
+        "-o", "--output", type=_Format(formats), default=formats[0], show_default=True, help="Output format."
+    )
+
+
+def print_records(value: Any, output: str) -> None:
+    """Print the value as json or yaml."""
+    click.echo(to_json(value) if output == "json" else to_yaml(value).rstrip())
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

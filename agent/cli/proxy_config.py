@@ -8,24 +8,25 @@ from typing import Any
 import click
 
 from agent.cli import envoy_view
-from agent.cli.agents import agent_options, find_agent
+from agent.cli.agents import agent_options, find_agent, view_json
 from agent.cli.command import Group
-from agent.cli.output import table, to_json, to_yaml
+from agent.cli.output import output_option, print_records, table
 
-_FORMAT = click.option(
-    "-o", "--output", type=click.Choice(["short", "json", "yaml"]), default="short", show_default=True
-)
+_FORMAT = output_option("table", "json", "yaml")
 _NAME = click.option("--name", "part", metavar="TEXT", default="", help="Only what has this text in its name.")
 
 
 @click.group(
     "proxy-config",
     cls=Group,
-    help="Show what a host's Envoy is configured with, as Envoy itself says it: of this host, or of a host of the lab. "
-    "Of other hosts: run it there.",
+    help="Show what a host's Envoy is configured with, as Envoy itself says it: of this host, or of any NODE of the "
+    "mesh, by its agent.\n\nOn this host the agent's socket is asked (as root or the user hostmesh; no Consul needed), "
+    "of another NODE its agent's operator port, by HTTPS: the Consul token must be allowed to read hostmesh/status/ "
+    "and to write hostmesh/tickets/.",
     examples="""
 hostmesh proxy-config routes
 hostmesh proxy-config endpoints productpage --name reviews
+hostmesh proxy-config secret vm-7 -o json
 hostmesh proxy-config bootstrap > bootstrap.json
 """,
 )
@@ -34,12 +35,11 @@ def proxy_config() -> None:
 
 
 def _show(records: list[Any], header: tuple[str, ...], rows: list[envoy_view.Row], part: str, output: str) -> None:
-    if output == "short":
+    if output == "table":
         shown = [row for row in rows if any(part in cell for cell in row)]
         click.echo(table(header, shown) if shown else "Nothing found.", err=not shown)
         return
-    wanted = [envoy_view.redact(one) for one in records if part in _name_of(one)]
-    click.echo(to_json(wanted) if output == "json" else to_yaml(wanted).rstrip())
+    print_records([envoy_view.redact(one) for one in records if part in _name_of(one)], output)
 
 
 def _name_of(record: Any) -> str:
@@ -48,12 +48,11 @@ def _name_of(record: Any) -> str:
 
 @proxy_config.command(examples="hostmesh proxy-config bootstrap\nhostmesh proxy-config bootstrap productpage -o yaml")
 @agent_options
-@click.option("-o", "--output", type=click.Choice(["json", "yaml"]), default="json", show_default=True)
+@output_option("json", "yaml")
 def bootstrap(node: str | None, run_dir: str | None, lab: str | None, output: str) -> None:
     """Print the configuration that Envoy was started with."""
-    dump = find_agent(node, run_dir, lab).json("/envoy/config")
-    found = envoy_view.redact(envoy_view.bootstrap(dump))
-    click.echo(to_json(found) if output == "json" else to_yaml(found).rstrip())
+    dump = view_json(find_agent(node, run_dir, lab), "bootstrap")
+    print_records(envoy_view.redact(envoy_view.bootstrap(dump)), output)
 
 
 def _view(
@@ -66,7 +65,7 @@ def _view(
     """Add a subcommand that shows one kind of resource of the config dump."""
 
     def show(node: str | None, run_dir: str | None, lab: str | None, part: str, output: str) -> None:
-        found = records(find_agent(node, run_dir, lab).json("/envoy/config"))
+        found = records(view_json(find_agent(node, run_dir, lab), name))
         _show(found, header, rows(found), part, output)
 
     show.__doc__ = summary
@@ -112,6 +111,6 @@ _view(
 @_FORMAT
 def endpoints(node: str | None, run_dir: str | None, lab: str | None, part: str, output: str) -> None:
     """List the endpoints of every cluster with their health as Envoy sees it."""
-    answer = find_agent(node, run_dir, lab).json("/envoy/clusters")
+    answer = view_json(find_agent(node, run_dir, lab), "endpoints")
     rows = envoy_view.endpoint_rows(answer)
     _show(answer.get("cluster_statuses", []), ("ENDPOINT", "HEALTH", "CLUSTER"), rows, part, output)

@@ -10,7 +10,7 @@ import click
 import msgspec
 
 from agent.cli.command import Command, given_flags
-from agent.cli.output import table, to_json, to_yaml
+from agent.cli.output import output_option, print_records, table
 from agent.mesh.status import NodeStatus
 
 
@@ -23,7 +23,7 @@ hostmesh ps vm-1 -o yaml
 """,
 )
 @click.argument("nodes", metavar="[NODE]...", nargs=-1)
-@click.option("-o", "--output", type=click.Choice(["short", "json", "yaml"]), default="short", show_default=True)
+@output_option("table", "json", "yaml")
 @click.pass_context
 def proxy_status(ctx: click.Context, nodes: tuple[str, ...], output: str) -> None:
     """Show each node's proxy: connected, configuration acknowledged or refused and why, certificate's remaining life.
@@ -38,13 +38,13 @@ def proxy_status(ctx: click.Context, nodes: tuple[str, ...], output: str) -> Non
     statuses = merge(read_statuses(connection), read_proxied_nodes(connection))
     if nodes:
         statuses = [status for status in statuses if status.node in nodes]
-    if output == "short" and not statuses:
+    if output == "table" and not statuses:
         click.echo("No nodes found.", err=True)
-    elif output == "short":
+    elif output == "table":
         click.echo(status_table(statuses, time.time()))
     else:
         documents = [_document(status) for status in statuses]
-        click.echo(to_json(documents) if output == "json" else to_yaml(documents).rstrip())
+        print_records(documents, output)
 
 
 def merge(statuses: Iterable[NodeStatus], proxied: Mapping[str, str]) -> list[NodeStatus]:

@@ -9,7 +9,7 @@ import click
 
 from agent.cli.command import Command, given_flags
 from agent.cli.completion import complete_kind, complete_name
-from agent.cli.output import table, to_json, to_yaml
+from agent.cli.output import output_option, table, to_json, to_yaml
 from agent.errors import UserError
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ hostmesh get routerule reviews-default -o yaml
 )
 @click.argument("kind", metavar="TYPE", shell_complete=complete_kind)
 @click.argument("names", metavar="[NAME]...", nargs=-1, shell_complete=complete_name)
-@click.option("-o", "--output", type=click.Choice(["short", "yaml", "json"]), default="short", show_default=True)
+@output_option("table", "yaml", "json")
 @click.option("-A", "--all-namespaces", is_flag=True, help="Of all namespaces.")
 @click.pass_context
 def get(ctx: click.Context, kind: str, names: tuple[str, ...], output: str, all_namespaces: bool) -> None:
@@ -50,9 +50,9 @@ def get(ctx: click.Context, kind: str, names: tuple[str, ...], output: str, all_
         click.echo(f"Warning: {problem}", err=True)
     if names:
         documents = _named(documents, names, kind, namespace)
-    if output == "short" and not documents:
+    if output == "table" and not documents:
         click.echo("No resources found.", err=True)
-    elif output == "short":
+    elif output == "table":
         click.echo(_table(documents))
     elif output == "json":
         bodies = [to_plain(document) for document in documents]

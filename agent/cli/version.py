@@ -8,7 +8,7 @@ import click
 
 from agent import __version__
 from agent.cli.command import Command, given_flags
-from agent.cli.output import table, to_json, to_yaml
+from agent.cli.output import output_option, print_records, table
 from agent.errors import ConsulUnavailable, HostmeshError
 
 if TYPE_CHECKING:
@@ -23,12 +23,12 @@ hostmesh version --client -o json
 """,
 )
 @click.option("--client", "client_only", is_flag=True, help="Only this command's version; Consul is not asked.")
-@click.option("-o", "--output", type=click.Choice(["short", "json", "yaml"]), default="short", show_default=True)
+@output_option("table", "json", "yaml")
 @click.pass_context
 def version(ctx: click.Context, client_only: bool, output: str) -> None:
     """Print the versions of this command and, if Consul answers, of each node's agent and Envoy."""
     nodes, reason = ([], "") if client_only else _nodes(ctx)
-    if output == "short":
+    if output == "table":
         click.echo(f"hostmesh {__version__}")
         if nodes:
             click.echo(table(("NODE", "AGENT", "ENVOY"), [(n.node, n.agent_version, n.proxy.version) for n in nodes]))
@@ -39,7 +39,7 @@ def version(ctx: click.Context, client_only: bool, output: str) -> None:
         "client": {"version": __version__},
         "nodes": [{"node": n.node, "agent": n.agent_version, "envoy": n.proxy.version} for n in nodes],
     }
-    click.echo(to_json(document) if output == "json" else to_yaml(document).rstrip())
+    print_records(document, output)
 
 
 def _nodes(ctx: click.Context) -> tuple[list[NodeStatus], str]:

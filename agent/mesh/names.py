@@ -25,6 +25,7 @@ XDS_ORDER = (CLUSTER_TYPE, ENDPOINT_TYPE, LISTENER_TYPE, ROUTE_TYPE, SECRET_TYPE
 KV_CONFIG = "hostmesh/config/"
 KV_MESH = "hostmesh/mesh"
 KV_STATUS = "hostmesh/status/"
+KV_TICKETS = "hostmesh/tickets/"
 
 TRUST_BUNDLE_SECRET = "trust-bundle"
 CREDENTIAL_PREFIX = "credential/"
@@ -118,3 +119,8 @@ def config_key(namespace: str, kind: str, name: str) -> str:
 def status_key(node: str) -> str:
     """Return the KV key of a node's status document."""
     return f"{KV_STATUS}{node}"
+
+
+def ticket_key(node: str, ticket: str = "") -> str:
+    """Return the KV key of an operator's ticket for a node's agent; without one, the prefix of them all."""
+    return f"{KV_TICKETS}{node}/{ticket}"

@@ -33,6 +33,15 @@ class ProxyStatus(Struct, frozen=True, rename="camel"):
     last_exit: str = ""
 
 
+class OperatorAccess(Struct, frozen=True, rename="camel"):
+    """Where a node's agent answers operators on other hosts, and by which certificate they know it."""
+
+    address: str
+    port: int
+    fingerprint: str
+    """SHA-256 of the certificate (DER), hexadecimal."""
+
+
 class NodeStatus(Struct, frozen=True, rename="camel"):
     """One node's status document."""
 
@@ -43,6 +52,8 @@ class NodeStatus(Struct, frozen=True, rename="camel"):
     certificates: tuple[CertificateStatus, ...] = ()
     faults: tuple[Fault, ...] = ()
     """Objects, keys and files this agent can't use, or outside systems that are away."""
+    operator: OperatorAccess | None = None
+    """None: not from other hosts."""
     updated_at: float = 0.0
     """Unix time, seconds."""
 

@@ -6,7 +6,7 @@ import asyncio
 import errno
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
-from contextlib import aclosing
+from contextlib import AbstractAsyncContextManager, aclosing
 from pathlib import Path
 
 import msgspec
@@ -16,18 +16,12 @@ from agent.adapters.xds.acks import Acknowledgement
 from agent.adapters.xds.unix_socket import clear_path
 from agent.errors import HostError
 from agent.mesh.status import NodeStatus
+from agent.runtime.views import VIEWS, View
 
 METRICS_PORT = 15020
 MAX_WAIT_SECONDS = 60.0
 STOP_SECONDS = 1.0
 """How long a stop waits for answers under way: those of /acked and /acks end by themselves late or never."""
-ENVOY_VIEWS = {
-    "config": "/config_dump?include_eds",
-    "clusters": "/clusters?format=json",
-    "stats": "/stats?format=json",
-    "prometheus": "/stats/prometheus",
-}
-"""What tools may see of Envoy → the admin interface's path; nothing that changes or stops it."""
 
 
 class Endpoint:
@@ -38,13 +32,13 @@ class Endpoint:
         status: Callable[[], NodeStatus],
         metrics: Callable[[], bytes],
         wait_acked: Callable[[int, float], Awaitable[bool]],
-        ask_envoy: Callable[[str], Awaitable[str]],
+        open_view: Callable[[str], AbstractAsyncContextManager[View]],
         follow_acks: Callable[[], AsyncGenerator[Acknowledgement, None]],
     ) -> None:
         self._status = status
         self._metrics = metrics
         self._wait_acked = wait_acked
-        self._ask_envoy = ask_envoy
+        self._open_view = open_view
         self._follow_acks = follow_acks
         self._runner: web.AppRunner | None = None
 
@@ -101,16 +95,24 @@ class Endpoint:
         acked = await self._wait_acked(revision, timeout)
         return web.json_response({"acked": acked}, status=200 if acked else 504)
 
-    async def _get_envoy(self, request: web.Request) -> web.Response:
-        """Pass on what Envoy says of itself: read-only, from a fixed list; Envoy leaves private keys out."""
-        path = ENVOY_VIEWS.get(request.match_info["view"])
-        if path is None:
-            return web.Response(status=404, text=f"no such view (one of {', '.join(ENVOY_VIEWS)})\n")
+    async def _get_envoy(self, request: web.Request) -> web.StreamResponse:
+        """Pass on what Envoy says of itself."""
+        name = request.match_info["view"]
+        if name not in VIEWS:
+            return web.Response(status=404, text=f"no such view (one of {', '.join(VIEWS)})\n")
+        response = web.StreamResponse()
         try:
-            answer = await self._ask_envoy(path)
+            async with self._open_view(name) as view:
+                response.content_type = view.content_type
+                await response.prepare(request)
+                async for piece in view.pieces:
+                    await response.write(piece)
         except HostError as error:
+            if response.prepared and request.transport is not None:
+                request.transport.abort()  # the reader sees that the answer has no end
+                return response
             return web.Response(status=503, text=f"{error}\n")
-        return web.Response(text=answer, content_type="text/plain" if "prometheus" in path else "application/json")
+        return response
 
     async def _get_acks(self, request: web.Request) -> web.StreamResponse:
         """Stream what Envoy acknowledges, a JSON line each; the first line is all that it holds."""

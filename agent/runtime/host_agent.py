@@ -6,7 +6,8 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
+from functools import partial
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from agent.adapters.consul.client import ConsulClient
 from agent.adapters.consul.kv import watch_config
 from agent.adapters.consul.registration import Registrar
 from agent.adapters.consul.status import StatusWriter
+from agent.adapters.consul.tickets import TicketBox
 from agent.adapters.credentials import CredentialsRead, read_credentials, watch_credentials
 from agent.adapters.dns.hosts import HostsFile
 from agent.adapters.dns.upstreams import read_upstreams
@@ -34,7 +36,7 @@ from agent.mesh.routes import Fault
 from agent.mesh.service import Identity, ServiceKey, Workload
 from agent.mesh.gateway import FileCredential, named_files
 from agent.mesh.snapshot import Certificate, Desired, MeshSnapshot, Vip
-from agent.mesh.status import CertificateStatus, NodeStatus, ProxyStatus
+from agent.mesh.status import CertificateStatus, NodeStatus, OperatorAccess, ProxyStatus
 from agent.runtime import garbage
 from agent.runtime.certificates import certificate_status, trust_domain_faults
 from agent.runtime.datapath import DataPath
@@ -44,9 +46,11 @@ from agent.runtime.fault_log import FaultLog
 from agent.runtime.last_known import LastKnownFile
 from agent.runtime.metrics import Counters, MetricsPage
 from agent.runtime.notify import notify
+from agent.runtime.operator_port import OperatorPort
 from agent.runtime.reconciler import Reconciler
 from agent.runtime.rotator import Rotator
 from agent.runtime.state import MeshState, bounded
+from agent.runtime.views import open_view
 from agent.runtime.workloads import gateway_workload, read_workloads, served
 from agent.translate.bootstrap import BootstrapOptions, bootstrap
 from agent.translate.netfilter import NetfilterOptions, OutboundMode
@@ -99,7 +103,10 @@ class HostAgent:
         self._status_writer = StatusWriter(client, config.node, self._note_silence)
         metrics = MetricsPage(self.status, self._counters)
         envoy = AdminClient(_admin_socket(config), timeout_seconds=30.0)
-        self._endpoint = Endpoint(self.status, metrics.render, self._xds.wait_acked, envoy.get, self._xds.follow_acks)
+        views = partial(open_view, envoy)
+        self._endpoint = Endpoint(self.status, metrics.render, self._xds.wait_acked, views, self._xds.follow_acks)
+        self._operator_port = OperatorPort(TicketBox(client, config.node), envoy)
+        self._operator: OperatorAccess | None = None
 
     def reload(self) -> None:
         """Read services.d again (SIGHUP)."""
@@ -147,6 +154,7 @@ class HostAgent:
                 "virtual addresses": self._keep_vips(),
                 "certificates": self._rotate(),
                 "readiness": self._announce(),
+                **self._operator_parts(),
                 "secrets": watch_credentials(
                     self._config.secrets_dir, self._take_credentials, lambda: self._named_files
                 ),
@@ -165,6 +173,19 @@ class HostAgent:
             for task in [*tasks, stopping]:
                 task.cancel()
             await asyncio.gather(*tasks, stopping, return_exceptions=True)
+
+    def _operator_parts(self) -> dict[str, Coroutine[None, None, None]]:
+        if not self._config.operator.enabled:
+            return {}
+        report = partial(FaultsChanged, "operator port")
+        serving = self._operator_port.run(
+            self._address, self._config.operator.port, self._take_operator, lambda faults: self._post(report(faults))
+        )
+        return {"operator port": serving}
+
+    def _take_operator(self, access: OperatorAccess) -> None:
+        self._operator = access
+        self._update_status()
 
     async def _stop(self) -> None:
         """Leave in the order in which peers and local programs notice nothing."""
@@ -279,6 +300,7 @@ class HostAgent:
             agent_version=__version__,
             proxy=proxy,
             certificates=self._certificates,
+            operator=self._operator,
             faults=self.state.faults
             + trust_domain_faults(self._certificates, self.state.settings.trust_domain)
             + self._registrar.faults,

@@ -45,6 +45,8 @@ class ConsulProcess:
         self.node, self.bind = node, bind
         self._join, self._prefix, self._settings = join, tuple(prefix), dict(settings or {})
         self._durable = durable
+        token = self._settings.get("acl", {}).get("tokens", {}).get("master", "")
+        self._headers = {"X-Consul-Token": token} if token else {}
         self.ports = free_ports(4, bind) if not prefix else (8500, 8301, 8302, 8300)
         self._process: asyncio.subprocess.Process | None = None
         self._folder: tempfile.TemporaryDirectory[str] | None = None
@@ -151,7 +153,7 @@ class ConsulProcess:
     async def _send(self, method: str, path: str, data: str | None) -> Any:
         async with (
             aiohttp.ClientSession() as session,
-            session.request(method, self.http_address + path, data=data) as answer,
+            session.request(method, self.http_address + path, data=data, headers=self._headers) as answer,
         ):
             text = await answer.text()
             assert answer.status < 400, f"{method} {path}: {answer.status} {text}"

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from agent.lab.lab import Lab
-from tests.integration.meshlab import bookinfo, hostmesh, wait_settled
+from tests.integration.meshlab import APP_UID, HOSTMESH, bookinfo, hostmesh, wait_settled
 from tests.ports import free_port
 
 V1 = """apiVersion: config.istio.io/v1alpha2
@@ -87,8 +87,45 @@ def test_an_unknown_node_and_a_missing_agent_say_so(lab: Lab) -> None:
     assert "no host 'nobody' in the lab" in said
     said = hostmesh(lab, "proxy-config", "routes", "--run-dir", str(lab.folder / "none"), check=False)
     assert "no agent answers there" in said
-    own = str(lab.folder / CLIENT / "run")
-    assert "this host is productpage" in hostmesh(lab, "proxy-stats", "ratings", "--run-dir", own, check=False)
+
+
+def test_any_host_is_asked_from_any_other(lab: Lab) -> None:
+    """With a Consul on that host, and no socket of another host's agent."""
+
+    def remote(*arguments: str, check: bool = True) -> str:
+        done = lab[CLIENT].exec(str(HOSTMESH), *arguments, uid=APP_UID, check=check)
+        return done.stdout if check else done.stderr
+
+    for view in ("listeners", "routes", "clusters", "endpoints", "secret", "bootstrap"):
+        there = json.loads(remote("proxy-config", view, "reviews-v1", "-o", "json"))
+        here = json.loads(look(lab, "proxy-config", view, "reviews-v1", "-o", "json"))
+        if view == "endpoints":  # their counters move
+            there, here = (sorted(one["name"] for one in found) for found in (there, here))
+        assert there == here
+    assert "ns/default/sa/bookinfo-reviews" in remote("proxy-config", "secret", "reviews-v1")
+    assert "server.live: 1" in remote("proxy-stats", "ratings", "--filter", r"^server\.live$")
+    assert "did you mean reviews-v1?" in remote("proxy-stats", "reviews-v2", check=False)
+    own = {"HOSTMESH_RUN_DIR": str(lab[CLIENT].path("run"))}
+    done = lab[CLIENT].exec(
+        str(HOSTMESH), "proxy-stats", CLIENT, environment={**own, "CONSUL_HTTP_ADDR": "127.0.0.1:1"}
+    )
+    assert "server.live: 1" in done.stdout, "the own host needs no Consul"
+    log = lab["reviews-v1"].path("log/agent.log").read_text()
+    assert f"operator port: {lab[CLIENT].address} reads routes (ticket " in log
+    keys = lab[CLIENT].get("/v1/kv/hostmesh/tickets/?keys", 8500)
+    assert keys[0] == 404, keys
+
+
+def test_describe_shows_what_the_envoys_really_have(lab: Lab) -> None:
+    described = lab[CLIENT].exec(str(HOSTMESH), "describe", "instance", "reviews-v1", uid=APP_UID).stdout
+    assert re.search(r"Envoy:     9080: mutual TLS, plain text", described), described
+    assert re.search(
+        r"Holds:     spiffe://cluster\.local/ns/default/sa/bookinfo-reviews, serial [0-9a-f]+, until 20", described
+    )
+    assert re.search(r"Served:    9080: \d+ requests, 0 answered 5xx", described), described
+    described = lab["ratings"].exec(str(HOSTMESH), "describe", "service", "reviews", "--from", CLIENT).stdout
+    assert f"Envoy of {CLIENT}:" in described
+    assert re.search(r"  endpoint \S+:9080 healthy \(outbound", described), described
 
 
 def test_the_mesh_is_analysed_as_it_is(lab: Lab) -> None:

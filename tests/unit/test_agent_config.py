@@ -61,6 +61,17 @@ def test_dns_and_ranges(tmp_path: Path) -> None:
     ]
 
 
+def test_the_operator_port_is_never_captured_wherever_it_is(tmp_path: Path) -> None:
+    assert load(tmp_path).operator.port == 15022
+    config = load(tmp_path, agent_yaml="operator: {port: 7777}\ninterception: {excludeInboundPorts: [1]}\n")
+    assert config.interception.exclude_inbound_ports == (1, 7777)
+    assert config.interception.exclude_outbound_ports == (7777,)
+    assert not load(tmp_path, agent_yaml="operator: {enabled: false}\n").operator.enabled
+    assert problems(tmp_path, agent_yaml="operator: {port: 15006}\n") == [
+        "agent.yaml:1: operator.port: 15006 is a port of ssh, of Consul or of the mesh itself (default 15022)"
+    ]
+
+
 def test_every_fault_of_agent_yaml_is_told_with_its_line(tmp_path: Path) -> None:
     told = [problem.split(": ")[:2] for problem in problems(tmp_path, agent_yaml=ALL_WRONG)]
     assert told == [

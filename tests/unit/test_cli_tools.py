@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from agent.adapters.proxy.redaction import REDACTED
 from agent.api.document import read_documents
 from agent.api.json_schema import document_schema
 from agent.api.kinds import KINDS
@@ -58,7 +59,7 @@ def test_no_key_leaves_a_view() -> None:
     shown = json.dumps(envoy_view.redact(record))
     assert "c2VjcmV0" not in shown
     assert '"p"' not in shown
-    assert shown.count(envoy_view.REDACTED) == 2
+    assert shown.count(REDACTED) == 2
 
 
 DUMP: dict[str, Any] = {

@@ -23,7 +23,7 @@ from agent.adapters.consul.address import ConsulAddress
 from agent.adapters.consul.kv import decode_values
 from agent.adapters.consul.transport import refusal_of, unavailable
 from agent.errors import ConflictError, ConsulRefused, ConsulUnavailable, HostmeshError, PartialWrite
-from agent.mesh.names import KV_CONFIG, KV_MESH, KV_STATUS
+from agent.mesh.names import KV_CONFIG, KV_MESH, KV_STATUS, status_key, ticket_key
 from agent.mesh.routes import Fault
 from agent.mesh.status import NodeStatus
 
@@ -228,6 +228,14 @@ class NodeStatuses:
         """Return the documents of all living agents by node, and the keys that hold something else."""
         return self._decode(self._kv.read(KV_STATUS))
 
+    def get(self, node: str) -> NodeStatus | None:
+        """Return a node's document, None if its agent does not report; raises ConsulRefused if it is none."""
+        stored = self._kv.read_one(status_key(node))
+        statuses, faults = self._decode([stored] if stored else [])
+        if faults:
+            raise ConsulRefused(f"{faults[0].subject} {faults[0].reason}")
+        return statuses[0] if statuses else None
+
     def watch(self, index: int, seconds: float) -> tuple[int, list[NodeStatus]]:
         """Return (index, documents) once they are newer than `index`, or unchanged after about that long."""
         wait = [("index", str(index)), ("wait", f"{max(1, int(seconds * 1000))}ms")] if index else []
@@ -243,6 +251,21 @@ class NodeStatuses:
             except (msgspec.DecodeError, UnicodeDecodeError) as error:
                 faults.append(Fault(stored.key, f"is no status document: {error}"))
         return statuses, faults
+
+
+class TicketStore:
+    """An operator's tickets for a node's agent, under `hostmesh/tickets/<node>/`."""
+
+    def __init__(self, address: ConsulAddress, node: str) -> None:
+        self._kv, self._node = KvConnection(address), node
+
+    def put(self, ticket: str, value: bytes) -> None:
+        """Write a ticket."""
+        self._kv.send("put", f"/v1/kv/{ticket_key(self._node, ticket)}", data=value)
+
+    def delete(self, ticket: str) -> None:
+        """Take a ticket away, whether it is there or not."""
+        self._kv.send("delete", f"/v1/kv/{ticket_key(self._node, ticket)}")
 
 
 class _Change(Struct, frozen=True):

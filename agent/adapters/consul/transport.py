@@ -18,7 +18,7 @@ from consul.exceptions import ConsulException
 from yarl import URL
 
 from agent.adapters.consul.address import ConsulAddress
-from agent.errors import ConsulRefused, ConsulUnavailable, HostmeshError
+from agent.errors import ConsulConflict, ConsulRefused, ConsulUnavailable, HostmeshError
 
 MAX_BODY = 64 * 2**20
 """Bytes of one answer; a config tree or a catalog larger than this is refused rather than taking the agent's memory."""
@@ -81,11 +81,13 @@ def refusal_of(status: int, url: str, body: bytes) -> HostmeshError | None:
     if status < 400 or status == HTTPStatus.NOT_FOUND:
         return None
     text = " ".join(body[:300].decode("utf-8", "replace").split())
-    if status == HTTPStatus.FORBIDDEN:
+    # A transaction that the ACL forbids is answered with 409 as well.
+    if status == HTTPStatus.FORBIDDEN or (status == HTTPStatus.CONFLICT and "Permission denied" in text):
         return ConsulRefused(f"Consul at {url}: {status} {text}; give a token whose ACL policy allows it")
     if status >= 500 or status == HTTPStatus.TOO_MANY_REQUESTS:
         return ConsulUnavailable(f"Consul at {url}: {status} {text}; check `consul members` and its servers' logs")
-    return ConsulRefused(f"Consul at {url}: {status} {text}; the request must change for it to succeed")
+    kind = ConsulConflict if status == HTTPStatus.CONFLICT else ConsulRefused
+    return kind(f"Consul at {url}: {status} {text}; the request must change for it to succeed")
 
 
 async def _body(answer: aiohttp.ClientResponse, url: str) -> bytes:

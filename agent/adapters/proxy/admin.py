@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import aiohttp
@@ -36,8 +38,12 @@ class _Stats(Struct, frozen=True):
     stats: tuple[_Stat, ...] = ()
 
 
+class AdminRefused(HostError):
+    """Envoy answered that it can't do what was asked."""
+
+
 class AdminClient:
-    """Asks Envoy; every error is a HostError."""
+    """Asks Envoy; every error is a HostError, what it refuses an AdminRefused."""
 
     def __init__(self, socket_path: Path, timeout_seconds: float = 5.0) -> None:
         self._socket_path = str(socket_path)
@@ -50,6 +56,12 @@ class AdminClient:
     async def post(self, path: str) -> str:
         """Return what a POST to the path answers."""
         return await self._request("POST", path)
+
+    @asynccontextmanager
+    async def stream(self, path: str) -> AsyncIterator[AsyncIterator[bytes]]:
+        """Yield what a GET of the path answers, piece by piece as Envoy says it."""
+        async with self._answer("GET", path) as response:
+            yield self._pieces(path, response)
 
     async def activity(self) -> Activity:
         """Return the extent of the traffic, from Envoy's statistics of listeners and HTTP connection managers."""
@@ -66,16 +78,38 @@ class AdminClient:
         )
 
     async def _request(self, method: str, path: str) -> str:
-        where = f"Envoy's admin socket {self._socket_path}: {method} {path}"
+        async with self._answer(method, path) as response:
+            with self._translated(method, path):
+                return await response.text()
+
+    async def _pieces(self, path: str, response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+        # Only the reading is translated: what goes wrong with a piece at the reader is no fault of Envoy's.
+        pieces = response.content.iter_any()
+        while True:
+            with self._translated("GET", path):
+                piece = await anext(pieces, b"")
+            if not piece:
+                return
+            yield piece
+
+    @asynccontextmanager
+    async def _answer(self, method: str, path: str) -> AsyncIterator[aiohttp.ClientResponse]:
+        connector = aiohttp.UnixConnector(self._socket_path)
+        async with aiohttp.ClientSession("http://envoy", connector=connector, timeout=self._timeout) as session:
+            with self._translated(method, path):
+                response = await session.request(method, path)
+                if response.status != 200:
+                    text = (await response.text()).strip()[:200]
+                    raise AdminRefused(f"{self._where(method, path)}: status {response.status}: {text}")
+            async with response:
+                yield response
+
+    @contextmanager
+    def _translated(self, method: str, path: str) -> Iterator[None]:
         try:
-            connector = aiohttp.UnixConnector(self._socket_path)
-            async with (
-                aiohttp.ClientSession("http://envoy", connector=connector, timeout=self._timeout) as session,
-                session.request(method, path) as response,
-            ):
-                text = await response.text()
+            yield
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise HostError(f"{where}: {error or 'no answer in time'}") from error
-        if response.status != 200:
-            raise HostError(f"{where}: status {response.status}: {text.strip()[:200]}")
-        return text
+            raise HostError(f"{self._where(method, path)}: {error or 'no answer in time'}") from error
+
+    def _where(self, method: str, path: str) -> str:
+        return f"Envoy's admin socket {self._socket_path}: {method} {path}"
