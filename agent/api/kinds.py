@@ -36,10 +36,10 @@ class Kind(Struct, frozen=True):
     shorthand: str = ""
     snake_case: bool = False
     """Documents may spell the fields of its spec in snake_case (the first generation's convention)."""
-
-    @property
     older_group: str = ""
     """Another group that it was in before."""
+
+    @property
     def api_versions(self) -> tuple[str, ...]:
         """Return the accepted apiVersions, the usual one first."""
         groups = (self.group, self.older_group) if self.older_group else (self.group,)
@@ -75,9 +75,9 @@ KINDS: tuple[Kind, ...] = (
     Kind("VirtualService", NETWORKING, supported=True, shorthand="vs"),
     Kind("DestinationRule", NETWORKING, supported=True, shorthand="dr"),
     Kind("Gateway", NETWORKING, supported=True, shorthand="gw"),
+    Kind("Ingress", KUBERNETES, supported=True, shorthand="ing", older_group="extensions"),
     Kind("ServiceEntry", NETWORKING, supported=True, shorthand="se"),
     Kind("WorkloadEntry", NETWORKING, shorthand="we"),
-    Kind("Ingress", KUBERNETES, supported=True, shorthand="ing", older_group="extensions"),
     Kind("WorkloadGroup", NETWORKING, shorthand="wg"),
     Kind("Sidecar", NETWORKING),
     Kind("EnvoyFilter", NETWORKING),

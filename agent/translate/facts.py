@@ -46,6 +46,8 @@ class ServiceFacts(Struct, frozen=True):
         numbers = [port.number for port in self.ports]
         if destination.port is not None:
             return destination.port if destination.port in numbers else None
+        if destination.port_name:
+            return next((port.number for port in self.ports if port.name == destination.port_name), None)
         if len(numbers) == 1:
             return numbers[0]
         return called if called in numbers else None
@@ -53,8 +55,6 @@ class ServiceFacts(Struct, frozen=True):
 
 class Caller(Struct, frozen=True):
     """Who this host's outbound traffic comes from: its default workload, or nobody in particular."""
-        if destination.port_name:
-            return next((port.number for port in self.ports if port.name == destination.port_name), None)
 
     service: ServiceKey | None
     namespace: str
@@ -85,13 +85,6 @@ class Caller(Struct, frozen=True):
         )
 
 
-class Security(Struct, frozen=True):
-    """Mutual TLS as this host can do it now."""
-
-    mode: MtlsMode
-    trust_domain: str
-    certificates: frozenset[str]
-    """SDS names of the certificates that can be used; none without a trust bundle."""
 class HeldCredential(Struct, frozen=True, order=True):
     """A secret of this host (a folder, or files), less its contents."""
 
@@ -100,6 +93,13 @@ class HeldCredential(Struct, frozen=True, order=True):
     has_authorities: bool = False
 
 
+class Security(Struct, frozen=True):
+    """Mutual TLS as this host can do it now."""
+
+    mode: MtlsMode
+    trust_domain: str
+    certificates: frozenset[str]
+    """SDS names of the certificates that can be used; none without a trust bundle."""
     client: str | None
     """SDS name of the certificate that outbound connections bear."""
     credentials: tuple[HeldCredential, ...] = ()

@@ -33,8 +33,8 @@ from agent.translate.policies import Approach, ServiceTraffic, approaches
 from agent.translate.resolve import ResolvedPort, idle_rules, resolve_ports, services_named
 from agent.translate.routes import VirtualHost, hosts_in_tables, route_table, virtual_host
 from agent.translate.secrets import certificate, credential_resources, trust_bundle
-
 from agent.translate.service_passing import passed_through, passing_clusters, subsets_by_port
+
 __all__ = ["PlanOptions", "Planner"]
 
 _Resolved = Mapping[ServiceKey, tuple[tuple[Port, ResolvedPort], ...]]
@@ -84,14 +84,14 @@ class _Round:
         declared = subsets_by_port(self._facts, self._snapshot.ingress.subsets) if passed else ()
         subsets = self._subsets([*(port for ports in resolved.values() for _, port in ports), *through], declared)
         clusters, endpoints = self._destinations(subsets)
+        if passed:
+            clusters += passing_clusters(dict.fromkeys(passed), {cluster.name: cluster for cluster in clusters})
         inbound_clusters, inbound_listeners = self._inbound()
         listeners = self._outbound_listeners(resolved)
         gateway = [made for port in opened for made in self._gateway_port(port)]
         listeners += [made for made in gateway if made.type_url == names.LISTENER_TYPE]
         if self._passes_unknown and self._options.intercepted:
             passing = [self._passing(key) for key in self._keys if key.is_outside]
-        if passed:
-            clusters += passing_clusters(dict.fromkeys(passed), {cluster.name: cluster for cluster in clusters})
             clusters += [made for found, _ in passing for made in found]
             listeners += [made for _, found in passing for made in found]
         by_type = {

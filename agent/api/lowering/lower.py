@@ -16,8 +16,8 @@ from agent.api.envelope import Document
 from agent.api.lowering.catalog import Catalog
 from agent.api.lowering.destinations import lower_destination_policy, lower_destination_rule, united
 from agent.api.lowering.gateway import bound_gateways, is_for_mesh, lower_gateway
-from agent.api.lowering.istio_service import Unresolved
 from agent.api.lowering.ingress import lower_front, lower_ways, ways
+from agent.api.lowering.istio_service import Unresolved
 from agent.api.lowering.outside import declared_services, outside_services
 from agent.api.lowering.route_rule import LoweredRule, lower_route_rule
 from agent.api.lowering.targets import Subsets
@@ -139,17 +139,6 @@ class Lowerer:
                     faults.append(Fault(str(document.ref), f"not used for {host}: {owner.ref} is about it too"))
         return policies
 
-    def _bound_routes(self, services: Iterable[_Memo], faults: list[Fault]) -> tuple[BoundRoutes, ...]:
-        """Return what VirtualServices say of requests through gateways."""
-        bound = []
-        for memo in services:
-            for gateway, lowered in memo.routes(self._catalog, self._subsets).items():
-                if gateway is None:
-                    continue
-                faults += lowered.faults
-                if lowered.all_routes:
-                    hosts, ref = tuple(memo.document.spec["hosts"]), memo.document.ref
-                    bound.append(BoundRoutes(ref, gateway, hosts, lowered.http, lowered.tls, lowered.tcp))
     def _lower_gateways(self, by_kind: Mapping[str, list[_Memo]], faults: list[Fault]) -> Ingress:
         """Return all gateways and what is bound to them."""
         gateways = [lower_gateway(memo.document) for memo in _ordered(by_kind.get("Gateway", ()))]
@@ -163,6 +152,17 @@ class Lowerer:
         subsets = ((key, tuple(sorted(named.values()))) for key, named in sorted(self._subsets.items()))
         return Ingress(tuple(gateways), (*bound, *routed), tuple(subsets) if passes else ())
 
+    def _bound_routes(self, services: Iterable[_Memo], faults: list[Fault]) -> tuple[BoundRoutes, ...]:
+        """Return what VirtualServices say of requests through gateways."""
+        bound = []
+        for memo in services:
+            for gateway, lowered in memo.routes(self._catalog, self._subsets).items():
+                if gateway is None:
+                    continue
+                faults += lowered.faults
+                if lowered.all_routes:
+                    hosts, ref = tuple(memo.document.spec["hosts"]), memo.document.ref
+                    bound.append(BoundRoutes(ref, gateway, hosts, lowered.http, lowered.tls, lowered.tcp))
         return tuple(bound)
 
     def _add_route_rules(
