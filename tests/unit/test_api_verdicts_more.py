@@ -1,0 +1,216 @@
+"""The security, telemetry and first generation's kinds: their verdicts at the edges of Istio's own validation."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.unit.test_api_verdicts import invalid
+
+
+def source(fields: str, more: str = "") -> str:
+    """Return the spec of an AuthorizationPolicy with that one source."""
+    return f"{{rules: [{{from: [{{source: {{{fields}}}}}]}}]{more}}}"
+
+
+def operation(fields: str) -> str:
+    return f"{{rules: [{{to: [{{operation: {{{fields}}}}}]}}]}}"
+
+
+def when(fields: str, more: str = "") -> str:
+    return f"{{rules: [{{when: [{{{fields}}}]}}]{more}}}"
+
+
+def jwt(fields: str) -> str:
+    return f"{{jwtRules: [{{{fields}}}]}}"
+
+
+CUSTOM = ", action: CUSTOM, provider: {name: x}"
+TAKEN = {
+    "AuthorizationPolicy": [
+        "{}",
+        "{action: DENY, rules: []}",
+        "{action: CUSTOM, provider: {name: x}, rules: [{}]}",
+        "{selector: {matchLabels: {app: ''}}}",
+        "{selector: {}, rules: [{}]}",
+        "{targetRefs: [{kind: Service, name: x}]}",
+        "{targetRef: {group: gateway.networking.k8s.io, kind: GatewayClass, name: x}}",
+        source("principals: ['*'], notPrincipals: [a], requestPrincipals: ['*/sub']"),
+        source("serviceAccounts: [ns/a, b], ipBlocks: [10.0.0.1, 'fd00::/8']"),
+        source("trustDomains: [a.b, 'a*', '*.b', '*'], notTrustDomains: [c]"),
+        source("remoteIpBlocks: [10.0.0.0/8]", CUSTOM),
+        operation("paths: ['/a/{*}/b', '/{**}/c', '/a*', '*/a', '*'], ports: ['0']"),
+        when("key: source.trustDomain, values: [a.b]"),
+        when("key: 'request.headers[:authority]', notValues: [a]"),
+        when("key: 'request.experimental.inline.headers[a]', values: [a]"),
+        when("key: 'request.auth.claims[a][b]', values: [c]"),
+        when("key: 'experimental.envoy.filters.a.b[c]', values: [d]"),
+        when("key: destination.port, values: ['65535']"),
+    ],
+    "PeerAuthentication": ["{}", "{selector: {}, mtls: {mode: UNSET}}", "{mtls: {}}"],
+    "RequestAuthentication": [
+        "{}",
+        "{selector: {matchLabels: {app: ''}}, jwtRules: []}",
+        jwt("jwksUri: 'http://a:8080/keys', forwardOriginalToken: true, spaceDelimitedClaims: [scope]"),
+        jwt("issuer: a, jwks: '{\"keys\": []}', fromCookies: [c], outputPayloadToHeader: x"),
+    ],
+    "Telemetry": [
+        "{}",
+        "{tracing: [{}, {providers: [{name: a}, {name: b}]}]}",
+        "{tracing: [{customTags: {a: {}}}]}",
+        "{metrics: [{reportingInterval: 5s, overrides: [{match: {mode: CLIENT}, tagOverrides: {'': {value: x}}}]}]}",
+        "{accessLogging: [{disabled: true, filter: {expression: \"response.code >= 400 && 'a(' in b\"}}]}",
+    ],
+    "ProxyConfig": ["{}", "{concurrency: 0, selector: {matchLabels: {a: b}}, environmentVariables: {A: b}}"],
+    "WasmPlugin": [
+        "{url: a.b/c}",
+        f"{{url: 'oci://a.b/c:latest', sha256: '{'0a' * 32}', phase: AUTHN, priority: 10}}",
+        "{url: 'file:///x', vmConfig: {env: [{name: A, value: b}, {name: B, valueFrom: HOST}]}}",
+        "{url: 'https://a/b', match: [{mode: CLIENT, ports: [{number: 80}]}], pluginConfig: {a: [b]}}",
+    ],
+    "RouteRule": [
+        "{destination: {name: a}, precedence: -1}",
+        "{destination: {service: 10.0.0.0/8}}",
+        "{destination: {service: '*0.0.100'}, httpFault: {abort: {httpStatus: 100}}}",
+        "{destination: {name: a}, httpFault: {abort: {http2Error: x}}}",
+        "{destination: {name: a, domain: svc.local, namespace: b}, match: {request: {headers: {':authority': a}}}}",
+        "{destination: {name: a}, match: {tcp: {sourceSubnet: [10.2.3.4], destinationSubnet: [10.2.3.4/24]}}}",
+        "{destination: {name: a}, route: [{weight: 0}]}",
+    ],
+    "DestinationPolicy": [
+        "{destination: {name: a}}",
+        "{destination: {name: a}, circuitBreaker: {}}",
+        "{destination: {name: a}, circuitBreaker: {simpleCb: {httpMaxEjectionPercent: 100}}}",
+    ],
+    "EgressRule": [
+        "{destination: {service: 10.2.3.4}, ports: [{port: 80, protocol: http}]}",
+        "{destination: {service: '*'}, ports: [{port: 80, protocol: HTTP2}]}",
+        "{destination: {service: '*.0.0.100'}, ports: [{port: 80, protocol: grpc}]}",
+        "{destination: {service: '*0'}, ports: [{port: 1, protocol: mongo}], useEgressProxy: false}",
+        "{destination: {service: 10.0.0.0/0}, ports: [{port: 1, protocol: tcp}, {port: 2, protocol: https}]}",
+    ],
+}
+REFUSED = {
+    "AuthorizationPolicy": [
+        ("{action: DENY}", "DENY without a rule"),
+        ("{action: CUSTOM, provider: {name: x}}", "CUSTOM without a rule"),
+        ("{provider: {name: ''}, rules: [{}]}", "goes with the action CUSTOM only"),
+        ("{rules: [null]}", "rules[0]"),
+        ("{selector: {matchLabels: {'a*': b}}}", "wildcard"),
+        ("{targetRef: {kind: Service, name: x, namespace: y}}", "namespace"),
+        ("{targetRef: {kind: Service}}", "name: is missing"),
+        ("{targetRef: {group: x, kind: Gateway, name: y}}", "cannot be a target"),
+        ("{targetRefs: [{kind: Service, name: x}], selector: {}}", "exclude each other"),
+        ("{rules: [{from: [{}]}]}", "source: is missing"),
+        (source("principals: []"), "is empty (it says nothing)"),
+        (source("serviceAccounts: [a], notNamespaces: [b]"), "serviceAccounts do not go with notNamespaces"),
+        (source("serviceAccounts: ['ns/*']"), "serviceAccounts[0]"),
+        (source("serviceAccounts: [a/b/c]"), "serviceAccounts[0]"),
+        (source("trustDomains: ['a*b']"), "trustDomains[0]"),
+        (source("trustDomains: [a/b]"), "trustDomains[0]"),
+        (source("ipBlocks: [10.0.0.0/33]"), "ipBlocks[0]"),
+        (source("namespaces: [a]", CUSTOM), "source.namespaces: does not go with the action CUSTOM"),
+        (operation("paths: ['/a/{id}']"), "paths[0]"),
+        (operation("paths: ['/a/{*}b']"), "paths[0]"),
+        (operation("paths: ['/a/{**}/{*}']"), "paths[0]"),
+        (operation("paths: ['/a b/{*}']"), "paths[0]"),
+        (operation("notPaths: ['/a/*/{*}']"), "notPaths[0]"),
+        (operation("ports: ['65536']"), "ports[0]"),
+        (when("values: [a]"), "key: is missing"),
+        (when("key: source.ip, values: [a]"), "values[0]"),
+        (when("key: source.trustDomain, notValues: ['a*b']"), "notValues[0]"),
+        (when("key: 'request.headers[]', values: [a]"), "has no name in brackets"),
+        (when("key: source.trustDomain, values: [a]", CUSTOM), "does not go with the action CUSTOM"),
+        (when("key: 'request.auth.claims[a]', values: [a]", CUSTOM), "does not go with the action CUSTOM"),
+    ],
+    "PeerAuthentication": [
+        ("{mtls: {mode: OFF}}", "mode"),
+        ("{selector: {matchLabels: {a: b}}, portLevelMtls: {}}", "is empty"),
+        ("{selector: {matchLabels: {a: b}}, portLevelMtls: {0: {mode: STRICT}}}", "is not a port"),
+    ],
+    "RequestAuthentication": [
+        (jwt(""), "issuer: is missing"),
+        (jwt("issuer: a, audiences: ['']"), "audiences[0]"),
+        (jwt("issuer: a, jwksUri: 'https://a:b'"), "jwksUri"),
+        (jwt("issuer: a, fromHeaders: [{prefix: b}]"), "name: is missing"),
+        (jwt("issuer: a, outputClaimToHeaders: [{header: ':a', claim: b}]"), "header"),
+        (jwt("issuer: a, outputClaimToHeaders: [null]"), "outputClaimToHeaders[0]"),
+    ],
+    "Telemetry": [
+        ("{metrics: [{providers: [{name: ''}]}]}", "name: is empty"),
+        ("{metrics: [{overrides: [{tagOverrides: {a: null}}]}]}", "has no value"),
+        ("{metrics: [{overrides: [{tagOverrides: {a: {operation: REMOVE, value: b}}}]}]}", "does not go with REMOVE"),
+        ("{metrics: [{overrides: [{match: {customMetric: ''}}]}]}", "customMetric: is empty"),
+        ("{tracing: [{customTags: {'': {literal: {value: a}}}}]}", "without a name"),
+        ("{tracing: [{customTags: {a: {header: {name: ''}}}}]}", "name: is empty"),
+        ("{accessLogging: [{filter: {expression: ')++'}}]}", "expression"),
+    ],
+    "ProxyConfig": [("{concurrency: -1}", "concurrency"), ("{selector: {matchLabels: {'': b}}}", "matchLabels")],
+    "WasmPlugin": [
+        ("{}", "url: is missing"),
+        ("{url: 'ftp://a/b'}", "url"),
+        ("{url: a/b, sha256: abc}", "sha256"),
+        (f"{{url: a/b, sha256: '{'0A' * 32}'}}", "sha256"),
+        ("{url: a/b, vmConfig: {env: [{name: A}, {name: A}]}}", "is given twice"),
+        ("{url: a/b, vmConfig: {env: [{name: ''}]}}", "name: is empty"),
+        ("{url: a/b, vmConfig: {env: [{name: A, valueFrom: HOST, value: b}]}}", "value"),
+        ("{url: a/b, match: [{ports: [{}]}]}", "number: is missing"),
+        ("{url: a/b, targetRef: {kind: Service, name: x}, selector: {}}", "exclude each other"),
+    ],
+    "RouteRule": [
+        ("{}", "destination: is missing"),
+        ("{destination: {name: 'a?'}}", "destination.name"),
+        ("{destination: {name: a, namespace: b.c}}", "destination.namespace"),
+        ("{destination: {service: '**a.b'}}", "destination.service"),
+        ("{destination: {service: '*a.b', domain: c}}", "domain"),
+        ("{destination: {name: a}, match: {source: {name: 'b!'}}}", "match.source.name"),
+        ("{destination: {name: a}, match: {udp: {sourceSubnet: [10.2.3.4]}}}", "match.udp"),
+        ("{destination: {name: a}, match: {tcp: {sourceSubnet: ['']}}}", "sourceSubnet[0]"),
+        ("{destination: {name: a}, match: {request: {headers: {uri: {prefix: ''}}}}}", "headers.uri.prefix: is empty"),
+        ("{destination: {name: a}, match: {request: {headers: {uri: {exact: ''}}}}}", "headers.uri.exact: is empty"),
+        ("{destination: {name: a}, match: {request: {headers: {b: {}}}}}", "matches nothing"),
+        ("{destination: {name: a}, route: [{weight: 50}, {weight: 49}]}", "add up to 99"),
+        ("{destination: {name: a}, route: [{labels: {b: '?'}}]}", "labels.b"),
+        ("{destination: {name: a}, redirect: {uri: /x}, httpFault: {}}", "redirect and httpFault exclude each other"),
+        ("{destination: {name: a}, redirect: {uri: /x}, websocketUpgrade: true}", "websocketUpgrade exclude"),
+        ("{destination: {name: a}, httpReqTimeout: {simpleTimeout: {timeout: -1s}}}", "timeout"),
+        ("{destination: {name: a}, httpReqRetries: {simpleRetry: {attempts: -1}}}", "attempts"),
+        ("{destination: {name: a}, httpFault: {delay: {percent: 5}}}", "has no fixedDelay"),
+        ("{destination: {name: a}, httpFault: {abort: {grpcStatus: test}}}", "grpcStatus"),
+        ("{destination: {name: a}, l4Fault: {throttle: {percent: 5}}}", "l4Fault"),
+    ],
+    "DestinationPolicy": [
+        ("{}", "destination: is missing"),
+        ("{source: {}}", "source.name: is missing"),
+        ("{destination: {name: a}, loadBalancing: {}}", "loadBalancing"),
+        ("{destination: {name: a}, circuitBreaker: {simpleCb: {httpMaxEjectionPercent: 101}}}", "101"),
+        ("{destination: {name: a}, circuitBreaker: {simpleCb: {sleepWindow: -1s}}}", "sleepWindow"),
+    ],
+    "EgressRule": [
+        ("{destination: {service: 'a..b'}, ports: [{port: 80, protocol: http}]}", "service"),
+        ("{destination: {service: '*.'}, ports: [{port: 80, protocol: http}]}", "service"),
+        ("{destination: {service: '*..b'}, ports: [{port: 80, protocol: http}]}", "service"),
+        ("{destination: {service: a.b}, ports: [{port: 80, protocol: udp}]}", "protocol"),
+        ("{destination: {service: a.b}, ports: [{port: 0, protocol: http}]}", "port"),
+        ("{destination: {service: a.b}, ports: [{port: 80, protocol: http}], useEgressProxy: true}", "useEgressProxy"),
+    ],
+}
+
+
+@pytest.mark.parametrize(("kind", "spec"), [(kind, spec) for kind, specs in TAKEN.items() for spec in specs])
+def test_what_istio_takes_is_not_invalid(kind: str, spec: str) -> None:
+    assert invalid(kind, spec) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "spec", "expected"), [(kind, *case) for kind, cases in REFUSED.items() for case in cases]
+)
+def test_what_istio_refuses_is_invalid_for_that_field(kind: str, spec: str, expected: str) -> None:
+    found = invalid(kind, spec)
+    assert any(expected in each for each in found), found
+
+
+@pytest.mark.parametrize("annotation", ["webhook-always-reject", "parents", "parent-namespace"])
+def test_annotations_of_istios_own_are_refused(annotation: str) -> None:
+    metadata = f"name: x, annotations: {{internal.istio.io/{annotation}: x}}"
+    (line,) = invalid("Sidecar", "{egress: [{hosts: ['./*']}]}", metadata)
+    assert annotation in line
