@@ -29,8 +29,8 @@ KV_TICKETS = "hostmesh/tickets/"
 
 TRUST_BUNDLE_SECRET = "trust-bundle"
 CREDENTIAL_PREFIX = "credential/"
-
 AUTHORITIES_SUFFIX = "/authorities"
+
 
 def canonical_host(key: ServiceKey) -> str:
     """Return the one host name that stands for a service in xDS names."""
@@ -91,14 +91,19 @@ def outbound_cluster(key: ServiceKey, port: int, subset: Subset | None = None) -
     return f"outbound|{port}|{subset.name if subset else ''}|{canonical_host(key)}"
 
 
-def inbound_cluster(port: int) -> str:
 def server_name(cluster: str) -> str:
     """Return the server name by which callers ask for a cluster: `outbound_.9080_.v1_.reviews.service.consul`."""
     return cluster.replace("|", "_.")
 
 
+def inbound_cluster(port: int) -> str:
     """Return the name of the cluster of a local workload's port."""
     return f"inbound|{port}||"
+
+
+def detected_table(key: ServiceKey, port: int) -> str:
+    """Return the route table of a port where HTTP is detected: `reviews.service.consul:9080`, as Istio names it."""
+    return f"{canonical_host(key)}:{port}"
 
 
 def certificate_secret(identity: Identity, trust_domain: str) -> str:
