@@ -32,9 +32,9 @@ from agent.adapters.proxy.supervisor import EnvoySupervisor
 from agent.adapters.xds.server import XdsServer
 from agent.config import Config
 from agent.errors import HostError, HostmeshError
+from agent.mesh.gateway import FileCredential, named_files
 from agent.mesh.routes import Fault
 from agent.mesh.service import Identity, ServiceKey, Workload
-from agent.mesh.gateway import FileCredential, named_files
 from agent.mesh.snapshot import Certificate, Desired, MeshSnapshot, Vip
 from agent.mesh.status import CertificateStatus, NodeStatus, OperatorAccess, ProxyStatus
 from agent.runtime import garbage
@@ -84,11 +84,11 @@ class HostAgent:
         self.state.apply([FaultsChanged("disk", faults + vip_faults)])
         self._workloads: tuple[Workload, ...] = ()
         self._certified: frozenset[Identity] = frozenset()
+        self._named_files: frozenset[FileCredential] = frozenset()
         self._rotator: Rotator | None = None
         self._certificates: tuple[CertificateStatus, ...] = ()
         self._fault_log = FaultLog()
         self._reconciler = Reconciler(self.state, _plan_options(config), self._publish, self._update_status)
-        self._named_files: frozenset[FileCredential] = frozenset()
         self._post = self._reconciler.mailbox.post
         self._xds = XdsServer(config.run_dir / "xds.sock")
         self._xds.on_change = self._update_status
@@ -255,6 +255,9 @@ class HostAgent:
     def _publish(self, snapshot: MeshSnapshot, desired: Desired, revision: int) -> None:
         self._data_path.publish(desired, revision)
         self._certified = frozenset(snapshot.certificates)
+        labels = self._config.gateway_labels
+        if labels is not None:
+            self._named_files = named_files(one for one in snapshot.ingress.gateways if one.selects(labels))
         if snapshot.vips != self._vips:
             self._vips = snapshot.vips
             self._vips_changed.set()
@@ -277,9 +280,6 @@ class HostAgent:
     def _note_silence(self, reason: str | None) -> None:
         """Take what keeps Consul from hearing of this node, None if it does."""
         faults = (Fault("Consul", f"{reason}; proxy-status cannot show this node"),) if reason else ()
-        labels = self._config.gateway_labels
-        if labels is not None:
-            self._named_files = named_files(one for one in snapshot.ingress.gateways if one.selects(labels))
         self._post(FaultsChanged("status", faults))
 
     def status(self) -> NodeStatus:
