@@ -128,7 +128,6 @@ def status(ctx: click.Context, output: str, name: str) -> None:
 hostmesh lab exec sleep -- curl -s http://httpbin:8000/headers
 hostmesh lab exec mysql -- bash
 """,
-    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
 )
 @_name_option
 @click.argument("host")

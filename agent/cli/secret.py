@@ -76,7 +76,7 @@ def install(
     for file, data in contents.items():
         if data:
             write_atomic(place / file, data)
-            _give(place / file)
+            _give(place / file, place.parent)
         else:
             (place / file).unlink(missing_ok=True)
     click.echo(f"{place}: installed")
@@ -117,16 +117,21 @@ def _make(place: Path) -> None:
     try:
         for folder in (place.parent, place):
             folder.mkdir(mode=0o750, parents=True, exist_ok=True)
-            _give(folder)
+            _give(folder, place.parent)
     except OSError as error:
         raise HostError(f"{place}: cannot be made: {error.strerror or error} (run as root)") from error
 
 
-def _give(path: Path) -> None:
-    """Let the agent's user read it; where there is no such user (a lab), it stays this one's."""
-    if os.geteuid() == 0:
-        with contextlib.suppress(LookupError):
-            shutil.chown(path, "hostmesh", "hostmesh")
+def _give(path: Path, secrets: Path) -> None:
+    """Let the agent read it: whoever the folder of all secrets belongs to, else the user hostmesh, if there is one."""
+    if os.geteuid() != 0:
+        return
+    owner = secrets.stat()
+    if owner.st_uid != 0:
+        os.chown(path, owner.st_uid, owner.st_gid)
+        return
+    with contextlib.suppress(LookupError):
+        shutil.chown(path, "hostmesh", "hostmesh")
 
 
 def _read(name: str) -> bytes:

@@ -43,7 +43,7 @@ from agent.lab.tokens import create_tokens
 from agent.mesh.gateway import INGRESS_ACCOUNT
 
 RUN = Path("/run")
-_FOLDERS = ("etc/services.d", "var/dns", "run", "log", "consul", "app")
+_FOLDERS = ("etc/services.d", "etc/secrets", "var/dns", "run", "log", "consul", "app")
 
 _USERS: dict[str, tuple[int, tuple[str, ...]]] = {
     "consul": (CONSUL_UID, ()),
@@ -238,7 +238,8 @@ class Lab:
             for name, text in host_files(self.plan, plan, root, programs["envoy"], names).items():
                 write_atomic(root / "etc" / name, text.encode(), mode=0o644)
             owner = CA_UID if plan.ca else AGENT_UID
-            owners = {"var": owner, "run": owner, "var/dns": AGENT_UID, "consul": CONSUL_UID, "app": APP_UID}
+            owners = {"var": owner, "run": owner, "consul": CONSUL_UID, "app": APP_UID}
+            owners |= {"var/dns": AGENT_UID, "etc/secrets": AGENT_UID}
             for folder, uid in owners.items():
                 os.chown(root / folder, uid, uid)
         self._certify_outside()

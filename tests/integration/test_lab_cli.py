@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from agent.lab import network
-from agent.lab.plan import bookinfo_plan
+from agent.lab.full_plan import lab_plan
 from tests.integration.test_lab_network import machine
-from tests.ports import free_port
+from tests.ports import free_port, free_ports
 from tests.waiting import wait_for
 
 SAMPLES = Path(__file__).parents[2] / "vagrant" / "samples" / "bookinfo"
@@ -55,8 +55,9 @@ def page(port: int, **headers: str) -> str:
 
 def test_lab_up_rules_status_half_up_down(hostmesh: Hostmesh, name: str, tmp_path: Path) -> None:
     before = machine()
-    port, consul_port = free_port(), free_port()
-    arguments = ("--name", name, "--port", str(port), "--consul-port", str(consul_port))
+    port, consul_port, gateway_port, gateway_tls_port = free_ports(4)
+    gateway = ["--gateway-port", str(gateway_port), "--gateway-tls-port", str(gateway_tls_port)]
+    arguments = ["--name", name, "--port", str(port), "--consul-port", str(consul_port), *gateway]
     up = hostmesh("lab", "up", *arguments)
     assert up.returncode == 0, up.stdout + up.stderr
     assert machine() == before
@@ -79,6 +80,19 @@ def test_lab_up_rules_status_half_up_down(hostmesh: Hostmesh, name: str, tmp_pat
     hosts = {host["name"]: host["parts"] for host in document["hosts"]}
     assert set(hosts["reviews-v1"]) == {"consul", "dnsmasq", "reviews", "agent", "envoy"}
 
+    ratings = hostmesh(
+        "lab", "exec", "--name", name, "ratings-v2", "--", "curl", "-s", "http://127.0.0.1:9080/ratings/0"
+    )
+    assert json.loads(ratings.stdout)["ratings"] == {"Reviewer1": 5, "Reviewer2": 4}  # out of the database
+    called = hostmesh("lab", "exec", "--name", name, "sleep", "--", "curl", "-s", "http://httpbin:8000/anything/called")
+    assert "ns/default/sa/sleep" in called.stdout
+    logs = [hostmesh("lab", "logs", "--name", name, host, "httpbin").stdout for host in ("httpbin", "httpbin-v2")]
+    assert "/anything/called" in "".join(logs)
+    failed = hostmesh("lab", "exec", "--name", name, "sleep", "--", "sh", "-c", "exit 7")
+    assert (failed.returncode, failed.stdout, failed.stderr) == (7, "", "")
+    assert "no host 'nobody' (hosts: consul, " in hostmesh("lab", "exec", "--name", name, "nobody", "true").stderr
+    assert "there are: " in hostmesh("lab", "logs", "--name", name, "sleep", "nothing").stderr
+
     reviews = ["ip", "netns", "exec", f"{name}-details", "curl", "-sS", "-m", "5", "http://reviews:9080/reviews/0"]
     answer = subprocess.run(reviews, capture_output=True, text=True, check=False)
     assert "reviews-v3" in answer.stdout, answer.stderr  # names and rules as on the host
@@ -93,7 +107,7 @@ def test_lab_up_rules_status_half_up_down(hostmesh: Hostmesh, name: str, tmp_pat
     down = hostmesh("lab", "down", "--name", name)
     assert (down.returncode, down.stderr) == (0, "")
     assert machine() == before
-    assert not [space for space in bookinfo_plan(name=name).namespaces if network.exists(space)]
+    assert not [space for space in lab_plan(name=name).namespaces if network.exists(space)]
     assert not (Path("/run") / name).exists()
     assert not list(Path("/etc").glob(f"netns/{name}*"))
     assert not [pid for parts in hosts.values() for pid in parts.values() if Path(f"/proc/{pid}/exe").exists()]

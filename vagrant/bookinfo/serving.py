@@ -221,8 +221,8 @@ class ConnectionHandler(BaseHTTPRequestHandler):
         self.wfile.flush()
 
     def _log_access(self, request: Request, answer: Answer) -> None:
-        """Write a line of what was asked, where the application keeps an access log."""
-        if self.server.application.access_log:
+        """Write a line of what was asked, where the application keeps an access log; health checks are left out."""
+        if self.server.application.access_log and request.path != "/health":
             host, agent = (request.headers.get(name, "-") for name in ("host", "user-agent"))
             self.server.log(f'"{request.method} {request.path}" {answer.status} host={host} agent={agent}')
 

@@ -19,12 +19,17 @@ from typing import Any
 from urllib.parse import parse_qs, urlencode
 
 import websocket
-from serving import Answer, Application, Request, json_answer, run, text_answer
+from serving import Answer, Application, Request, run, text_answer
 
 MAX_DELAY_SECONDS = 10.0
 MAX_REDIRECTS = 20
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 FORM = "application/x-www-form-urlencoded"
+
+
+def json_answer(value: Any, status: int = HTTPStatus.OK) -> Answer:
+    """Return the value as JSON for people."""
+    return Answer(json.dumps(value, indent=2).encode() + b"\n", status)
 
 
 def seen(request: Request) -> dict[str, Any]:
