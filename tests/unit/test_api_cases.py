@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,24 @@ pytestmark = [
     pytest.mark.case,
     pytest.mark.skipif(not CASES.is_dir(), reason="the folder with Istio's cases is not here"),
 ]
+
+WHY = re.compile(r'\(TestValidate\w+, case "(?P<case>.*)"\)\.(?: Expected error contains: (?P<error>.*))?')
+NO_SUBJECT = re.compile(
+    r"invalid|bad|empty|valid|missing|happy|value|name|rule|route|match|http|spec|set|has|give|one|both|is|not|no|does"
+    r"|with|without|and|or|the|to|in|on|at|for|of|by|an?|but|too|that"
+)
+"""Words of a case's name and of our lines that name no field and no fault."""
+SAME_FIELD = {
+    "condition-value-missing": "when[0].values: is missing",
+    "to-empty": "rules[0].to: is empty",
+    "value-empty": "when[0].values[1]: is empty",
+    "empty": "destination.host: is missing",
+    "unnumbered-selector": "destination.port.number: is missing",
+    "invalid percent": "fault.delay.percentage.value",
+    "invalid FQDN": "is no host name or IP address",
+    "empty route rule": "spec.destination: is missing",
+}
+"""What our line says where it shares no word with the case's name, which names no field or names it otherwise."""
 
 
 def files(pattern: str) -> list[Path]:
@@ -85,3 +104,30 @@ def test_every_invalid_file_is_called_invalid() -> None:
         if not problems and not any(is_invalid(find_problems(document)) for document in documents):
             passing.append(f"{path.name}: {path.with_suffix('.why').read_text().strip()}")
     assert passing == []
+
+
+def test_every_invalid_file_is_refused_for_its_own_reason() -> None:
+    elsewhere = []
+    for path in files("invalid/**/*.yaml"):
+        why = WHY.search(path.with_suffix(".why").read_text())
+        assert why, path
+        wanted, lines = subjects(f"{why['case']} {why['error'] or ''}"), invalid_lines(path)
+        same_field = SAME_FIELD.get(why["case"])
+        if not any(wanted & subjects(line) or (same_field and same_field in line) for line in lines):
+            elsewhere.append(f"{why['case']}: {lines}")
+    assert elsewhere == []
+
+
+def invalid_lines(path: Path) -> list[str]:
+    documents, lines = read_documents(path.read_text(), path.name, "default")
+    for document in documents:
+        found = (one for one in find_problems(document) if one.verdict is Verdict.INVALID)
+        lines += [f"{problem.path}: {problem.reason}" for problem in found]
+    return lines
+
+
+def subjects(text: str) -> set[str]:
+    """Return the words that name a field or a fault, in the singular; `serverCertificate` has two."""
+    apart = re.sub(r"([a-z])([A-Z])", r"\1 \2", text).lower()
+    words = {word.removesuffix("s") if len(word) > 3 else word for word in re.findall(r"[a-z0-9]+", apart)}
+    return {word for word in words if not NO_SUBJECT.fullmatch(word)}
