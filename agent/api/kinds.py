@@ -34,6 +34,8 @@ class Kind(Struct, frozen=True):
     group: str
     supported: bool = False
     shorthand: str = ""
+    instead: str = ""
+    """Of a kind that is not going to be supported: what does the same here."""
     snake_case: bool = False
     """Documents may spell the fields of its spec in snake_case (the first generation's convention)."""
     older_group: str = ""
@@ -77,9 +79,9 @@ KINDS: tuple[Kind, ...] = (
     Kind("Gateway", NETWORKING, supported=True, shorthand="gw"),
     Kind("Ingress", KUBERNETES, supported=True, shorthand="ing", older_group="extensions"),
     Kind("ServiceEntry", NETWORKING, supported=True, shorthand="se"),
-    Kind("WorkloadEntry", NETWORKING, shorthand="we"),
-    Kind("WorkloadGroup", NETWORKING, shorthand="wg"),
-    Kind("Sidecar", NETWORKING),
+    Kind("WorkloadEntry", NETWORKING, supported=True, shorthand="we"),
+    Kind("WorkloadGroup", NETWORKING, shorthand="wg", instead="each host registers its own instances: services.d"),
+    Kind("Sidecar", NETWORKING, supported=True),
     Kind("EnvoyFilter", NETWORKING),
     Kind("ProxyConfig", NETWORKING),
     Kind("PeerAuthentication", SECURITY, shorthand="pa"),

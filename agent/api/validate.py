@@ -34,9 +34,12 @@ def find_problems(document: Document) -> list[Problem]:
     if problem is not None:
         return [problem]
     report = Report(document.namespace)
-    if not KINDS_BY_NAME[document.kind].supported:
+    kind = KINDS_BY_NAME[document.kind]
+    if kind.instead:
+        report.unsupported("kind", f"{kind.name}: known, but not supported ({kind.instead})")
+    elif not kind.supported:
         supported = ", ".join(kind.name for kind in supported_kinds())
-        report.unsupported("kind", f"{document.kind}: known, but not supported yet (supported: {supported})")
+        report.unsupported("kind", f"{kind.name}: known, but not supported yet (supported: {supported})")
     if document.kind in _SPECS:
         _SPECS[document.kind](report, "spec", document.spec)
     check_metadata(report, document)

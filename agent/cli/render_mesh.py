@@ -13,8 +13,10 @@ from agent.cli.certificate_files import CertificateFolder
 from agent.config import VipConfig
 from agent.errors import UserError
 from agent.mesh.gateway import Credential, Gateway, named_files
+from agent.mesh.selection import Selection
 from agent.mesh.service import Workload
 from agent.mesh.settings import MtlsMode
+from agent.mesh.sidecar import Scope, sidecar_of_host
 from agent.mesh.snapshot import Certificate, MeshSnapshot
 from agent.mesh.vips import allocate
 from agent.translate.inbound import LOCALHOST
@@ -30,14 +32,18 @@ def node_snapshot(
     catalog: Catalog, node: str, lowered: Lowered, certificates: CertificateFolder | None
 ) -> MeshSnapshot:
     """Return the mesh as the node's agent would know it; the one certificate stands for all of its workloads."""
-    services = {**{service.key: service for service in catalog.services}, **lowered.outside}
+    registered = {service.key: service for service in catalog.services}
+    services = {**registered, **Selection().join(lowered.outside, registered)}
     workloads = catalog.workloads(node)
     bearers = [workload.identity for workload in workloads]
     if certificates and not bearers:
         bearers = [certificates.identity]
+    sidecar = sidecar_of_host(lowered.sidecars, workloads) if catalog.host.gateway is None else None
+    own = [workload.service for workload in workloads]
+    scope = Scope.of(sidecar, services, lowered.policies, own)
     return MeshSnapshot(
         node=node,
-        services=services,
+        services=scope.limit(services),
         policies=lowered.policies,
         settings=catalog.settings,
         workloads=workloads,
@@ -46,6 +52,8 @@ def node_snapshot(
         trust_bundle_pem=b"in a file" if certificates else b"",
         ingress=lowered.ingress,
         credentials=_credentials(certificates, lowered.ingress.gateways),
+        scope=scope,
+        sidecars=lowered.sidecars,
     )
 
 

@@ -154,6 +154,15 @@ class Instance(Struct, frozen=True, order=True):
     target_ports: tuple[tuple[int, int], ...] = ()
     """(service port, the port this instance listens on) where they differ; the catalog file of `render` has such."""
     locality: Locality = NOWHERE
+    weight: int = 1
+    """Its share of the traffic, beside the weights of the others."""
+    namespace: str = ""
+    """Of its service account, where that is not the service's own (`Service.outside`)."""
+
+    @property
+    def identity(self) -> Identity:
+        """Return who it is (the trust domain is the mesh's)."""
+        return Identity(self.namespace or self.service.namespace, self.service_account)
 
     def target_port(self, number: int) -> int | None:
         """Return the port to connect to for a service port, or None if this instance does not serve that port."""
@@ -196,6 +205,14 @@ class Outside(Struct, frozen=True):
     """Names that the server's certificate may bear; none: the host's own."""
     exported_to: tuple[str, ...] = ()
     """Namespaces whose callers see it; () means all."""
+    namespaces: tuple[str, ...] = ()
+    """Those of the rules."""
+    selector: Labels | None = None
+    """Labels of instances of mesh services, in those namespaces, that are endpoints too."""
+    target_ports: tuple[tuple[int, int], ...] = ()
+    """(service port, the port that those instances listen on) where they differ."""
+    in_mesh: bool = False
+    """It is the mesh's own (location MESH_INTERNAL): endpoints with a service account serve its mutual TLS."""
 
 
 class Service(Struct, frozen=True):

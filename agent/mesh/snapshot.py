@@ -10,7 +10,8 @@ from msgspec import Struct, field
 from agent.mesh.gateway import Credential, Ingress
 from agent.mesh.routes import Fault, ServicePolicy
 from agent.mesh.service import Identity, Service, ServiceKey, Workload
-from agent.mesh.settings import MeshSettings
+from agent.mesh.settings import MeshSettings, OutboundTrafficPolicy
+from agent.mesh.sidecar import Scope, Sidecar
 
 
 class Vip(Struct, frozen=True, order=True):
@@ -42,6 +43,16 @@ class MeshSnapshot(Struct, frozen=True):
     ingress: Ingress = Ingress()
     credentials: Mapping[str, Credential] = {}
     """Of a gateway host: the folders under its `secrets` that can be used."""
+
+    scope: Scope = Scope()
+    sidecars: tuple[Sidecar, ...] = ()
+    """In order of namespace and name."""
+
+    @property
+    def outbound_traffic_policy(self) -> OutboundTrafficPolicy:
+        """Return what happens to traffic for unknown destinations: as the Sidecar says, else as the mesh does."""
+        sidecar = self.scope.sidecar
+        return (sidecar.outbound if sidecar else None) or self.settings.outbound_traffic_policy
 
     @property
     def default_workload(self) -> Workload | None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from agent import __version__
 from agent.adapters.clock import SystemClock
 from agent.adapters.command import SystemRunner
-from agent.adapters.consul.catalog import watch_catalog
+from agent.adapters.consul.catalog import Scope, watch_catalog
 from agent.adapters.consul.client import ConsulClient
 from agent.adapters.consul.kv import watch_config
 from agent.adapters.consul.registration import Registrar
@@ -88,7 +88,8 @@ class HostAgent:
         self._rotator: Rotator | None = None
         self._certificates: tuple[CertificateStatus, ...] = ()
         self._fault_log = FaultLog()
-        self._reconciler = Reconciler(self.state, _plan_options(config), self._publish, self._update_status)
+        self._followed = Scope()
+        self._reconciler = Reconciler(self.state, _plan_options(config), self._publish, self._after_round)
         self._post = self._reconciler.mailbox.post
         self._xds = XdsServer(config.run_dir / "xds.sock")
         self._xds.on_change = self._update_status
@@ -144,7 +145,7 @@ class HostAgent:
                 "reconciler": self._reconciler.run(),
                 "data path": self._data_path.run(),
                 "envoy": self._supervisor.run(),
-                "catalog": watch_catalog(self._client, self._post),
+                "catalog": watch_catalog(self._client, self._post, self._followed),
                 "rules": watch_config(self._client, self._post),
                 "registrations": self._registrar.run(),
                 "status": self._status_writer.run(),
@@ -271,6 +272,10 @@ class HostAgent:
                 await asyncio.to_thread(self._vip_table.save, self._vips)
             except HostError as error:
                 log.warning("virtual addresses may change at the next start: %s", error)
+
+    def _after_round(self) -> None:
+        self._followed.follow(self.state.followed)
+        self._update_status()
 
     def _update_status(self) -> None:
         status = self.status()

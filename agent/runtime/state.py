@@ -15,8 +15,10 @@ from agent.errors import HostError, ValidationError
 from agent.mesh.gateway import Credential, Ingress
 from agent.mesh.names import KV_MESH
 from agent.mesh.routes import Fault, ServicePolicy
+from agent.mesh.selection import Selection
 from agent.mesh.service import Identity, Instance, Service, ServiceKey, Workload
 from agent.mesh.settings import MeshSettings
+from agent.mesh.sidecar import Scope, Sidecar, sidecar_of_host
 from agent.mesh.snapshot import Certificate, MeshSnapshot, Vip
 from agent.mesh.vips import allocate
 from agent.runtime.events import CertificatesChanged, CredentialsChanged, FaultsChanged, WorkloadsChanged
@@ -79,6 +81,9 @@ class MeshState:
         self._lowerer = Lowerer()
         self._policies: Mapping[ServiceKey, ServicePolicy] = {}
         self._outside: Mapping[ServiceKey, Service] = {}
+        self._selection = Selection()
+        self._sidecars: tuple[Sidecar, ...] = ()
+        self._scope: Scope | None = None
         self._faults: dict[str, tuple[Fault, ...]] = {}
         self._names_changed = self._rules_changed = True
         self._unseen: set[str] = set()
@@ -149,6 +154,7 @@ class MeshState:
                     self._take_settings(value)
                 case WorkloadsChanged(workloads, faults):
                     self._workloads = workloads
+                    self._scope = None
                     self._set_faults("services.d", faults)
                 case CertificatesChanged(certificates, trust_bundle):
                     self._certificates = dict(certificates)
@@ -170,10 +176,15 @@ class MeshState:
             if self._names_changed or lowered.outside != self._outside:
                 self._outside = lowered.outside
                 self._allocate_vips()
+            self._sidecars, self._scope = lowered.sidecars, None
             self._names_changed = self._rules_changed = False
+        services = {**self._services, **self._selection.join(self._outside, self._services)}
+        if self._scope is None:
+            own = [workload.service for workload in self._workloads]
+            self._scope = Scope.of(sidecar_of_host(self._sidecars, self._workloads), services, self._policies, own)
         return MeshSnapshot(
             node=self._node,
-            services={**self._services, **self._outside},
+            services=self._scope.limit(services),
             policies=self._policies,
             settings=self._settings,
             workloads=self._workloads,
@@ -182,7 +193,14 @@ class MeshState:
             trust_bundle_pem=self._trust_bundle,
             ingress=self._ingress,
             credentials=self._credentials,
+            scope=self._scope,
+            sidecars=self._sidecars,
         )
+
+    @property
+    def followed(self) -> frozenset[str] | None:
+        """Return the catalog names that must be up to date (None: all); none before the rules are known."""
+        return self._scope.followed if self._scope else frozenset()
 
     def _set_faults(self, source: str, faults: tuple[Fault, ...]) -> None:
         if faults:

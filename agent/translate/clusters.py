@@ -136,7 +136,7 @@ def _service_cluster(
     if facts.outside and not facts.has_endpoints and security.obstacle(policy.tls):
         cluster.type = cluster_pb2.Cluster.STATIC  # without an endpoint: nothing is sent
     elif facts.outside and not facts.has_endpoints:
-        set_discovery(cluster, facts.outside, port, subset, dns_upstreams)
+        set_discovery(cluster, facts.outside, port, subset, dns_upstreams, security)
     else:
         cluster.eds_cluster_config.eds_config.CopyFrom(ADS)
         references.append((ENDPOINT_TYPE, name))
@@ -160,7 +160,7 @@ def _set_transport(
     if security.certificate and tls and tls.mode is TlsMode.ISTIO_MUTUAL:
         cluster.transport_socket.CopyFrom(_mesh_socket(cluster, facts, security, tls))
         return security.certificate, TRUST_BUNDLE_SECRET
-    if tls is None and security.certificate and security.mode is not MtlsMode.DISABLED and facts.proxied_accounts:
+    if tls is None and security.certificate and security.mode is not MtlsMode.DISABLED and facts.proxied:
         _set_automatic_mtls(cluster, _mesh_socket(cluster, facts, security, None))
         return security.certificate, TRUST_BUNDLE_SECRET
     return ()
@@ -168,8 +168,9 @@ def _set_transport(
 
 def _mesh_socket(cluster: Any, facts: ServiceFacts, security: ClientSecurity, tls: ClientTls | None) -> Any:
     """Return the mesh's mutual TLS; the servers are those of the service's accounts unless a rule names others."""
-    accounts = facts.proxied_accounts or ("default",)
-    own = (Identity(facts.key.namespace, account).spiffe_id(security.trust_domain) for account in accounts)
+    identities = facts.proxied or (Identity(facts.key.namespace, "default"),)
+    own = [identity.spiffe_id(security.trust_domain) for identity in identities]
+    own += [name for name in (facts.outside.subject_alt_names if facts.outside else ()) if "://" in name]
     servers = tls.subject_alt_names if tls and tls.subject_alt_names else own
     return client_socket(str(security.certificate), servers, (tls.sni if tls else "") or server_name(cluster.name))
 

@@ -35,15 +35,21 @@ class DnsmasqOptions(Struct, frozen=True):
     """Servers for all other names (with `listen`); none: such names don't exist."""
 
 
-def hosts_file(services: Collection[ServiceKey], vips: Mapping[ServiceKey, Vip], namespace: str) -> str:
+def hosts_file(
+    services: Collection[ServiceKey],
+    vips: Mapping[ServiceKey, Vip],
+    namespace: str,
+    unseen: frozenset[ServiceKey] = frozenset(),
+) -> str:
     """Return the hosts file: each service's names, as seen from this namespace, with its IPv4 and IPv6 address.
 
-    A service without an address, or whose name or namespace is not a DNS label (RFC 1123), is left out.
+    A service without an address, or whose name or namespace is not a DNS label (RFC 1123), is left out; so are those
+    that are unseen.
     """
     nameable = _nameable(services)
     lines = []
     for key, names in sorted(hosts_by_service(nameable, namespace.lower()).items()):
-        if vip := vips.get(nameable[key]):
+        if (vip := vips.get(nameable[key])) and nameable[key] not in unseen:
             lines.append(_lines(vip, names))
     return HEADER + "".join(lines)
 

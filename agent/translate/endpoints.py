@@ -20,6 +20,7 @@ from agent.translate.resource import is_ip, resource
 from agent.translate.tls import mesh_metadata
 
 _MESH_METADATA = mesh_metadata()
+_UNIX = "unix://"
 
 
 def service_endpoints(
@@ -37,7 +38,7 @@ def service_endpoints(
     """
     if not facts.has_endpoints:
         return ()
-    callable_ = tuple(i for i in service.instances if warning.serves(i.health) and is_ip(i.address))
+    callable_ = tuple(i for i in service.instances if warning.serves(i.health) and _is_address(service, i.address))
     if security.withholds_proxied:
         callable_ = tuple(instance for instance in callable_ if not instance.proxied)
     marks = security.mode is not MtlsMode.DISABLED
@@ -56,8 +57,13 @@ def unusable_instances(service: Service) -> tuple[Fault, ...]:
     return tuple(
         Fault(f"service {service.key}", f"instance {i.id} is left out: its address {i.address!r} is not an IP address")
         for i in service.instances
-        if not is_ip(i.address)
+        if not _is_address(service, i.address)
     )
+
+
+def _is_address(service: Service, text: str) -> bool:
+    """Tell whether Envoy can call an address. Sockets of this host are for rules to name: the catalog is untrusted."""
+    return is_ip(text) or (service.outside is not None and text.startswith(_UNIX))
 
 
 def _of_port(instances: Iterable[Instance], port: int, subset: Subset | None) -> tuple[Instance, ...]:
@@ -82,14 +88,19 @@ def _assignment(
         if group.weight is not None:
             locality.load_balancing_weight.value = group.weight
         for instance in group.instances:
-            _add(locality, instance.address, instance.target_port(port) or port, instance.proxied and marks)
+            _add(locality, instance, instance.target_port(port) or port, instance.proxied and marks)
     return resource(ENDPOINT_TYPE, name, assignment)
 
 
-def _add(locality: Any, address: str, port: int, mesh_tls: bool) -> None:
+def _add(locality: Any, instance: Instance, port: int, mesh_tls: bool) -> None:
     endpoint = locality.lb_endpoints.add()
-    socket = endpoint.endpoint.address.socket_address
-    socket.address = address
-    socket.port_value = port
+    if instance.address.startswith(_UNIX):
+        endpoint.endpoint.address.pipe.path = instance.address.removeprefix(_UNIX)
+    else:
+        socket = endpoint.endpoint.address.socket_address
+        socket.address = instance.address
+        socket.port_value = port
+    if instance.weight != 1:
+        endpoint.load_balancing_weight.value = instance.weight
     if mesh_tls:
         endpoint.metadata.CopyFrom(_MESH_METADATA)

@@ -10,7 +10,7 @@ from msgspec import Struct
 from agent.mesh.gateway import INGRESS_SERVICE, selects_gateway
 from agent.mesh.names import DEFAULT_NAMESPACE, certificate_secret
 from agent.mesh.routes import Destination, Fault, SourceMatch, Subset
-from agent.mesh.service import Identity, Labels, Outside, Port, Resolution, Service, ServiceKey, selects
+from agent.mesh.service import Identity, Labels, Outside, Port, Resolution, Service, ServiceKey
 from agent.mesh.settings import MtlsMode
 from agent.mesh.snapshot import MeshSnapshot
 from agent.mesh.traffic_policy import ClientTls, TlsMode
@@ -24,17 +24,18 @@ class ServiceFacts(Struct, frozen=True):
 
     key: ServiceKey
     ports: tuple[Port, ...]
-    proxied_accounts: tuple[str, ...]
-    """Service accounts of the proxied instances, healthy or not: the only ones that serve mutual TLS, so the only ones
-    that a client must believe. Empty: no instance is proxied."""
+    proxied: tuple[Identity, ...]
+    """Who the proxied instances are, healthy or not: the only ones that serve mutual TLS, so the only ones that a
+    client must believe. Empty: no instance is proxied."""
     outside: Outside | None = None
 
     @classmethod
     def from_service(cls, service: Service) -> ServiceFacts:
         """Return the facts; ports that no connection can have are left out."""
         ports = tuple(port for port in service.ports if 0 < port.number <= MAX_PORT)
-        accounts = {instance.service_account for instance in service.instances if instance.proxied}
-        return cls(service.key, ports, tuple(sorted(accounts)), service.outside)
+        instances = (*service.instances, *(service.outside.endpoints if service.outside else ()))
+        proxied = {instance.identity for instance in instances if instance.proxied}
+        return cls(service.key, ports, tuple(sorted(proxied)), service.outside)
 
     @property
     def has_endpoints(self) -> bool:

@@ -67,7 +67,7 @@ def groups(instances: Iterable[Instance], policy: TrafficPolicy, caller: Place) 
 
 
 def _distributed(instances: tuple[Instance, ...], shares: tuple[tuple[str, int], ...]) -> tuple[Group, ...]:
-    """Give each locality its share; of localities that one pattern means, each by its number of instances."""
+    """Give each locality its share; of localities that one pattern means, each by its instances' weights."""
     by_share: dict[int, dict[Locality, list[Instance]]] = {}
     # The longer pattern first: `region/zone/*` before `region/*`.
     ordered = sorted(shares, key=lambda share: (-len(share[0].rstrip("*")), share[0]))
@@ -78,11 +78,15 @@ def _distributed(instances: tuple[Instance, ...], shares: tuple[tuple[str, int],
                 break
     found = []
     for index, members in sorted(by_share.items()):
-        total = sum(len(chosen) for chosen in members.values())
+        total = sum(_weight(chosen) for chosen in members.values())
         for locality, chosen in sorted(members.items()):
-            weight = max(1, ordered[index][1] * _WEIGHT_UNIT * len(chosen) // total)
+            weight = max(1, ordered[index][1] * _WEIGHT_UNIT * _weight(chosen) // total)
             found.append(Group(locality, 0, weight, tuple(chosen)))
     return tuple(found)
+
+
+def _weight(instances: Iterable[Instance]) -> int:
+    return sum(instance.weight for instance in instances)
 
 
 def _ranked(instances: tuple[Instance, ...], rank: Callable[[Instance], tuple[int, int]]) -> tuple[Group, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from ipaddress import ip_address
 from typing import Any
@@ -17,18 +16,19 @@ from msgspec import structs
 from agent.mesh.ports import DNS_PORT, LISTENER_PORTS
 from agent.mesh.routes import Fault, Subset
 from agent.mesh.service import Instance, Outside, Port, Protocol, Resolution, Service, ServiceKey, selects
-from agent.mesh.settings import OutboundTrafficPolicy
+from agent.mesh.settings import MtlsMode, OutboundTrafficPolicy
 from agent.mesh.traffic_policy import ClientTls, TlsMode
-from agent.translate.facts import ServiceFacts
+from agent.translate.facts import ClientSecurity, ServiceFacts
 from agent.translate.options import PlanOptions
 from agent.translate.resource import packed, seconds, socket_address
+from agent.translate.tls import mesh_metadata
 
 REFRESH_SECONDS = 30.0
 """How often names are looked up again where the answer doesn't say (TTL 0)."""
 FAILED_REFRESH_SECONDS = (1.0, 10.0)
 """The first pause after a lookup that failed, and the longest."""
-_WILDCARD = re.compile(r"\*[-.]?[a-z0-9_]([a-z0-9._-]*[a-z0-9_])?", re.ASCII)
 _WEB_PORTS = (80, 443)
+_MESH_METADATA = mesh_metadata()
 _CAPTURE_ALL = "set interception.outbound to all, or list ranges in interception.includeOutboundCidrs"
 
 
@@ -78,8 +78,6 @@ def _obstacle(service: Service, outside: Outside, options: PlanOptions) -> str |
     """Return why this host can't have the service, or None."""
     if own := [port.number for port in service.ports if port.number in LISTENER_PORTS]:
         return f"{service.key} has no effect: port {own[0]} is Envoy's own on every host"
-    if not service.has_address and not outside.addresses and not _WILDCARD.fullmatch(service.key.name):
-        return f"{service.key} has no effect: no request can name such a host"
     if not service.has_address and not options.captures_foreign:
         what = "a range of addresses" if outside.addresses else "a wildcard"
         return (
@@ -109,7 +107,12 @@ def client_tls(key: ServiceKey, outside: Outside | None, port: int, ordered: Cli
 
 
 def set_discovery(
-    cluster: Any, outside: Outside, port: Port, subset: Subset | None, upstreams: tuple[str, ...]
+    cluster: Any,
+    outside: Outside,
+    port: Port,
+    subset: Subset | None,
+    upstreams: tuple[str, ...],
+    security: ClientSecurity,
 ) -> None:
     """Say where a cluster's endpoints come from, unless EDS says it (STATIC)."""
     if outside.resolution is Resolution.ORIGINAL:
@@ -120,13 +123,15 @@ def set_discovery(
                 cluster.ClearField(chosen)
         return
     chosen = [e for e in outside.endpoints if subset is None or selects(subset.labels, e.labels)]
+    if security.withholds_proxied:
+        chosen = [endpoint for endpoint in chosen if not endpoint.proxied]
     single = outside.resolution is Resolution.DNS_ROUND_ROBIN and bool(chosen)
     cluster.cluster_type.name = "envoy.clusters.dns"
     cluster.cluster_type.typed_config.CopyFrom(packed(_dns(single, upstreams)))
     # A name that can't be looked up must not keep everything else waiting.
     cluster.wait_for_warm_on_init.value = False
     cluster.load_assignment.cluster_name = cluster.name
-    _add_endpoints(cluster.load_assignment, chosen, port.number)
+    _add_endpoints(cluster.load_assignment, chosen, port.number, security.mode is not MtlsMode.DISABLED)
 
 
 def _dns(single: bool, upstreams: tuple[str, ...]) -> Any:
@@ -149,7 +154,7 @@ def _dns(single: bool, upstreams: tuple[str, ...]) -> Any:
     return dns
 
 
-def _add_endpoints(assignment: Any, endpoints: Iterable[Instance], port: int) -> None:
+def _add_endpoints(assignment: Any, endpoints: Iterable[Instance], port: int, marks: bool) -> None:
     by_locality: dict[Any, Any] = {}
     for endpoint in endpoints:
         if endpoint.locality not in by_locality:
@@ -160,6 +165,10 @@ def _add_endpoints(assignment: Any, endpoints: Iterable[Instance], port: int) ->
         target = dict(endpoint.target_ports).get(port, port)
         added = by_locality[endpoint.locality].lb_endpoints.add()
         added.endpoint.address.CopyFrom(socket_address(endpoint.address, target))
+        if endpoint.weight != 1:
+            added.load_balancing_weight.value = endpoint.weight
+        if endpoint.proxied and marks:
+            added.metadata.CopyFrom(_MESH_METADATA)
 
 
 def _server(text: str) -> Any:

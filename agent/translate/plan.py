@@ -15,6 +15,7 @@ from agent.mesh.gateway import BoundRoutes, ServerKind
 from agent.mesh.routes import Fault, ServicePolicy
 from agent.mesh.service import Port, ServiceKey
 from agent.mesh.settings import OutboundTrafficPolicy
+from agent.mesh.sidecar import Sidecar
 from agent.mesh.snapshot import Desired, MeshSnapshot, Resource, Resources
 from agent.translate.captured import Chain, chains_of, port_listener
 from agent.translate.clusters import fallback_clusters, service_clusters, unusable_policies
@@ -37,7 +38,8 @@ from agent.translate.service_passing import passed_through, passing_clusters, su
 
 __all__ = ["PlanOptions", "Planner"]
 
-_Resolved = Mapping[ServiceKey, tuple[tuple[Port, ResolvedPort], ...]]
+_ResolvedPorts = tuple[tuple[Port, ResolvedPort], ...]
+_Resolved = Mapping[ServiceKey, _ResolvedPorts]
 
 
 class Planner:
@@ -63,11 +65,15 @@ class _Round:
         self._options = options
         self._caller = Caller.from_snapshot(snapshot)
         self._services, unusable = usable_services(snapshot.services, self._caller.namespace, options)
-        self._faults = [*unusable, *policy_faults(snapshot.settings.outbound_traffic_policy, options)]
+        self._faults = [*unusable, *policy_faults(snapshot.outbound_traffic_policy, options)]
         self._keys = memo.get("keys", (frozenset(self._services),), lambda keys: tuple(sorted(keys)))
+        self._scope = snapshot.scope
+        # What is out of the scope cannot be called, but keeps the short names that it would have.
+        self._named = memo.get("named keys", (self._keys, self._scope.unseen), _also_unseen)
+        self._called = memo.get("called keys", (self._keys, self._scope.unseen), _seen)
         self._security = memo.get("security", (Security.from_snapshot(snapshot),), lambda security: security)
         self._outbound = memo.get("outbound security", (self._security,), lambda security: security.outbound)
-        self._passes_unknown = snapshot.settings.outbound_traffic_policy is OutboundTrafficPolicy.ALLOW_ANY
+        self._passes_unknown = snapshot.outbound_traffic_policy is OutboundTrafficPolicy.ALLOW_ANY
         self._facts = {
             key: memo.get(("facts", key), (self._services[key],), ServiceFacts.from_service) for key in self._keys
         }
@@ -77,7 +83,7 @@ class _Round:
 
     def desired(self) -> Desired:
         # A gateway is no caller in the mesh: what it sends is decided by the routes bound to its servers.
-        resolved = {key: self._resolve(key) for key in self._keys} if self._options.gateway is None else {}
+        resolved = {key: self._resolve(key) for key in self._called} if self._options.gateway is None else {}
         opened = self._open_ports()
         through = [port for each in opened for server in each.servers for port in server.resolved]
         passed = [one for port in opened for server in port.servers for one in server.passed]
@@ -91,7 +97,7 @@ class _Round:
         gateway = [made for port in opened for made in self._gateway_port(port)]
         listeners += [made for made in gateway if made.type_url == names.LISTENER_TYPE]
         if self._passes_unknown and self._options.intercepted:
-            passing = [self._passing(key) for key in self._keys if key.is_outside]
+            passing = [self._passing(key) for key in self._called if key.is_outside]
             clusters += [made for found, _ in passing for made in found]
             listeners += [made for _, found in passing for made in found]
         by_type = {
@@ -113,18 +119,25 @@ class _Round:
         inputs = (key, self._snapshot.policies.get(key), self._caller, place)
         return self._memo.get(("traffic", key), inputs, ServiceTraffic.from_policy)
 
-    def _resolve(self, key: ServiceKey) -> tuple[tuple[Port, ResolvedPort], ...]:
+    def _resolve(self, key: ServiceKey) -> _ResolvedPorts:
         """Return each port of the service with what its rules mean for this host's caller."""
         policy = self._snapshot.policies.get(key)
         if policy is None or not policy.has_routes:
-            return self._memo.get(("resolved", key), (self._facts[key].ports,), _unruled)
+            return self._in_scope(key, self._memo.get(("resolved", key), (self._facts[key].ports,), _unruled))
         named = self._memo.get(("named", key), (policy,), services_named)
         known = tuple(self._facts[name] for name in named if name in self._facts)
         inputs = (policy, self._facts[key].ports, self._caller, known)
         resolved = self._memo.get(("resolved", key), inputs, resolve_ports)
         self._faults += [fault for _, port in resolved for fault in port.faults]
         self._faults += self._memo.get(("idle", key), (key, policy, self._facts[key].ports), idle_rules)
-        return resolved
+        return self._in_scope(key, resolved)
+
+    def _in_scope(self, key: ServiceKey, resolved: _ResolvedPorts) -> _ResolvedPorts:
+        """Return the ports that this host's applications may call."""
+        sidecar = self._scope.sidecar
+        if sidecar is None or not sidecar.egress:
+            return resolved
+        return self._memo.get(("in scope", key), (sidecar, self._facts[key], resolved), _callable)
 
     def _open_ports(self) -> tuple[OpenPort, ...]:
         """Return what a gateway host listens for; any other host listens for none of it."""
@@ -287,7 +300,7 @@ class _Round:
     def _route_tables(self, resolved: _Resolved) -> list[Resource]:
         if not self._options.intercepted and self._options.bind_outbound is None:
             return []
-        hosts = self._memo.get("hosts", (self._keys, self._caller.namespace), hosts_in_tables)
+        hosts = self._memo.get("hosts", (self._named, self._caller.namespace), hosts_in_tables)
         tables: dict[int, list[VirtualHost]] = {number: [] for number in self._http_ports(resolved)}
         for key, ports in resolved.items():
             for port, rules in ports:
@@ -327,7 +340,7 @@ class _Round:
         """Return the names dnsmasq gives out; the address table is compared whole, it changes seldom."""
         if self._options.gateway is not None:
             return ""  # nothing captures connections to virtual addresses there
-        inputs = (self._keys, self._snapshot.vips, self._caller.namespace)
+        inputs = (self._named, self._snapshot.vips, self._caller.namespace, self._scope.unseen)
         return self._memo.get("dns", inputs, hosts_file)
 
     def _netfilter(self) -> NetfilterText:
@@ -343,3 +356,16 @@ class _Round:
 
 def _unruled(ports: tuple[Port, ...]) -> tuple[tuple[Port, ResolvedPort], ...]:
     return tuple((port, ResolvedPort((), True)) for port in ports)
+
+
+def _callable(sidecar: Sidecar, facts: ServiceFacts, resolved: _ResolvedPorts) -> _ResolvedPorts:
+    ports = sidecar.ports_of(facts)
+    return tuple((port, rules) for port, rules in resolved if port in ports)
+
+
+def _also_unseen(keys: tuple[ServiceKey, ...], unseen: frozenset[ServiceKey]) -> tuple[ServiceKey, ...]:
+    return tuple(sorted(unseen.union(keys))) if unseen else keys
+
+
+def _seen(keys: tuple[ServiceKey, ...], unseen: frozenset[ServiceKey]) -> tuple[ServiceKey, ...]:
+    return tuple(key for key in keys if key not in unseen) if unseen else keys

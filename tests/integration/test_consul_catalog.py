@@ -78,9 +78,9 @@ async def test_only_what_is_in_the_scope_is_followed_and_the_scope_changes_live(
     probe: Probe[CatalogUpdate] = Probe()
     scope = Scope()
 
-    async def change(*names: str, version: str, **service: object) -> None:
+    async def change(*names: str, version: str, tags: tuple[str, ...] = ()) -> None:
         for name in names:
-            await consul.put("/v1/catalog/register", catalog_entry(name, Meta={"version": version}, **service))
+            await consul.put("/v1/catalog/register", catalog_entry(name, Meta={"version": version}, Tags=tags))
 
     def seen(name: str) -> list[str]:
         return [dict(instance.labels)["version"] for instance in last(probe, name).instances]
@@ -110,7 +110,7 @@ async def test_only_what_is_in_the_scope_is_followed_and_the_scope_changes_live(
         await probe.until(lambda _: seen("inner") == ["v5"])
         assert said("outer") <= before + 1, "it is read once more, when its last poll ends"
 
-        await change("outer", version="v6", Tags=["namespace=other"])
+        await change("outer", version="v6", tags=("namespace=other",))
         await probe.until(lambda _: seen("outer") == ["v6"])
         scope.follow(None)
         await change("outer", version="v7")

@@ -90,11 +90,8 @@ SUBSETS = f"{DR}  host: reviews\n  subsets: [{{name: v1, labels: {{version: v1}}
             [f"{VS}  hosts: [reviews]\n  http: [{{{TO_REVIEWS}}}]\n"] * 2,
             ["IST0109 spec.hosts[0]"],
         ),
-        ([f"{SIDECAR}}}", f"{SIDECAR}}}"], ["IST0111 spec", "HM0101 kind", "HM0101 kind"]),
-        (
-            [f"{SIDECAR}, workloadSelector: {{labels: {{app: x}}}}}}"] * 2,
-            ["IST0110 spec", "HM0101 kind", "HM0101 kind"],
-        ),
+        ([f"{SIDECAR}}}", f"{SIDECAR}}}"], ["IST0111 spec"]),
+        ([f"{SIDECAR}, workloadSelector: {{labels: {{app: x}}}}}}"] * 2, ["IST0110 spec"]),
         (
             [f"{VS}  hosts: [wide]\n  http: [{{route: [{{destination: {{host: wide}}}}]}}]\n"],
             ["IST0112 spec.http[0].route[0].destination"],

@@ -104,24 +104,78 @@ def test_endpoints_and_target_ports() -> None:
 @pytest.mark.parametrize(
     ("spec", "place"),
     [
-        ("{hosts: [a.example], workloadSelector: {labels: {a: b}}}", "spec.workloadSelector"),
         ("{hosts: ['*.a.example'], resolution: DYNAMIC_DNS}", "spec"),
         ("{hosts: [a.example], addresses: ['fe80::1%eth0']}", "spec"),
         ("{hosts: [a.example], ports: [{number: 53, name: dns, protocol: UDP}]}", "spec.ports[0]"),
         (
             "{hosts: [a.example], ports: [{number: 1, name: x}], resolution: STATIC,"
-            " endpoints: [{address: 'unix:///x'}]}",
+            " endpoints: [{address: 'unix:///run/hostmesh/admin.sock'}]}",
             "spec.endpoints[0]",
         ),
         (
-            "{hosts: [a.example], resolution: STATIC, endpoints: [{address: 10.0.0.1, weight: 3}]}",
-            "spec.endpoints[0].weight",
+            "{hosts: [a.example], resolution: STATIC, endpoints: [{address: 10.0.0.1, network: n}]}",
+            "spec.endpoints[0].network",
         ),
+        ("{hosts: [a.example], resolution: STATIC, endpoints: [{network: n}]}", "spec.endpoints[0]"),
     ],
 )
 def test_what_is_not_honoured_is_named(spec: str, place: str) -> None:
     (problem,) = find_problems(entry(spec))
     assert (problem.verdict, problem.path) == ("unsupported", place)
+
+
+def workload(name: str, spec: str, namespace: str = "default") -> Document:
+    head = f"apiVersion: networking.istio.io/v1\nkind: WorkloadEntry\nmetadata: {{name: {name}}}\n"
+    return one(f"{head}spec: {spec}\n", namespace)
+
+
+SELECTING = (
+    "{hosts: [a.example], resolution: STATIC, ports: [{number: 80, name: http, targetPort: 8080}],"
+    " workloadSelector: {labels: {app: a}}}"
+)
+
+
+def test_workload_entries_that_an_entry_selects_are_its_endpoints() -> None:
+    entries = [
+        workload("two", "{address: 10.0.0.2, labels: {app: a, v: '2'}, weight: 3, ports: {http: 9090}}"),
+        workload("one", "{address: 10.0.0.1, labels: {app: a}}"),
+        workload("other", "{address: 10.0.0.3, labels: {app: b}}"),
+        workload("elsewhere", "{address: 10.0.0.4, labels: {app: a}}", "shop"),
+    ]
+    found = only(entry(SELECTING), *entries)
+    assert [(i.address, i.target_port(80), i.weight) for i in found.instances] == [
+        ("10.0.0.1", 8080, 1),
+        ("10.0.0.2", 9090, 3),
+    ]
+    assert found.outside is not None
+    assert (found.outside.selector, found.outside.namespaces) == ((("app", "a"),), ("default",))
+
+
+def test_workload_entries_that_come_and_go_are_seen() -> None:
+    lowerer, selecting, other = Lowerer(), entry(SELECTING), workload("w", "{address: 10.0.0.2, labels: {app: a}}")
+    counts = [
+        len(lowerer.lower(documents, CATALOG).outside[ServiceKey("", "a.example")].instances)
+        for documents in ([selecting], [selecting, other], [selecting])
+    ]
+    assert counts == [0, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("location", "endpoint", "proxied"),
+    [
+        ("MESH_INTERNAL", "serviceAccount: a", True),
+        ("MESH_EXTERNAL", "serviceAccount: a", False),
+        ("MESH_INTERNAL", "labels: {x: y}", False),
+        ("MESH_INTERNAL", "labels: {security.istio.io/tlsMode: istio}", True),
+        ("MESH_INTERNAL", "serviceAccount: a, labels: {security.istio.io/tlsMode: disabled}", False),
+    ],
+)
+def test_who_is_called_with_mutual_tls(location: str, endpoint: str, proxied: bool) -> None:
+    endpoints = f"[{{address: 10.0.0.1, {endpoint}}}]"
+    spec = f"{{hosts: [a.example], location: {location}, resolution: STATIC, endpoints: {endpoints}}}"
+    (instance,) = only(entry(spec, namespace="shop")).instances
+    assert instance.proxied is proxied
+    assert instance.identity.namespace == "shop"
 
 
 def test_who_sees_an_entry() -> None:

@@ -42,9 +42,9 @@ ROUTE_RULE_CASES: list[tuple[str, Any, str]] = [
     ("destination.labels", {"a": "b"}, "spec.destination.labels: a rule is about the whole service"),
     ("destination", {"service": "*"}, f'spec.destination.service: the wildcard "*" is {UNSUPPORTED}'),
     ("destination", {"service": "a b"}, 'spec.destination.service: "a b" is not a host name'),
-    ("precedence", -1, "spec.precedence: -1 is out of range (0 to 2147483647)"),
-    ("precedence", "1", "spec.precedence: must be a whole number from 0 to 2147483647, not text"),
-    ("precedence", True, "spec.precedence: must be a whole number from 0 to 2147483647, not true or false"),
+    ("precedence", -(2**31) - 1, "spec.precedence: -2147483649 is out of range (-2147483648 to 2147483647)"),
+    ("precedence", "1", "spec.precedence: must be a whole number from -2147483648 to 2147483647, not text"),
+    ("precedence", True, "2147483647, not true or false"),
     ("match.source", {"labels": {"a": "b"}}, "spec.match.source.name: is missing"),
     ("match.source.labels", {"version": 1}, 'labels.version: must be text, not a number (put it in quotes: "1")'),
     ("match.source.labels", {"a b": "x"}, '"a b" is not a label name'),
@@ -111,7 +111,7 @@ VIRTUAL_SERVICE_CASES: list[tuple[str, Any, str]] = [
     ("http.0.route.1.destination.port", {}, f"{HTTP}.route[1].destination.port.number: is missing"),
     ("http.0.route.1.destination.port", {"number": 0}, "port.number: 0 is out of range (1 to 65535)"),
     ("http.0.route.0.destination.subset", "V 1", '"V 1" is not a name'),
-    ("http.0.match.0.uri", {}, "match[0].uri: matches nothing"),
+    ("http.0.match.0.uri", {"exact": "a", "prefix": "b"}, "match[0].uri: has exact and prefix"),
     ("http.0.match.0.scheme", {"prefix": ""}, "match[0].scheme.prefix: is empty"),
     ("http.0.match.0.uri", {"regex": "["}, "match[0].uri.regex: "),
     ("http.0.match.0.uri", "/x", "match[0].uri: must be a mapping, not text"),
@@ -119,10 +119,10 @@ VIRTUAL_SERVICE_CASES: list[tuple[str, Any, str]] = [
     ("http.0.match.0.headers", {"@request.auth.claims.x": {}}, UNSUPPORTED),
     ("http.0.match.0.headers", {"x": None}, "headers.x: must be a mapping, not null"),
     ("http.0.match.0.queryParams", {"": {}}, "a parameter without a name"),
-    ("http.0.match.0.port", 70000, "match[0].port: 70000 is out of range (1 to 65535)"),
+    ("http.0.match.0.port", 70000, "match[0].port: 70000 is out of range (0 to 65535)"),
     ("http.0.match.0.ignoreUriCase", "yes", "ignoreUriCase: must be true or false, not text"),
     ("http.0.match.0.gateways", ["mesh", "g/"], 'gateways[1]: "g/" is not the name of a gateway'),
-    ("http.0.match.0.sourceNamespace", "A", '"A" is not a name'),
+    ("http.0.match.0.sourceNamespace", "a.b", '"a.b" is not a name'),
     ("http.0.match.0.statPrefix", "A", f"statPrefix: {UNSUPPORTED}"),
 ]
 
@@ -173,7 +173,7 @@ def test_a_problem_says_file_line_object_and_path() -> None:
 
 
 def test_invalid_and_unsupported_are_told_apart() -> None:
-    document = one(ROUTE_RULE.replace("precedence: 2", "precedence: -2\n  httpReqTimeout: {custom: {}}"))
+    document = one(ROUTE_RULE.replace("precedence: 2", "precedence: x\n  httpReqTimeout: {custom: {}}"))
     assert [problem.verdict for problem in find_problems(document)] == [Verdict.INVALID, Verdict.UNSUPPORTED]
 
 
@@ -224,9 +224,13 @@ def test_kinds_are_named_without_ambiguity() -> None:
         "RouteRule",
         "DestinationPolicy",
         "EgressRule",
+        "IngressRule",
+        "Ingress",
         "VirtualService",
         "DestinationRule",
         "ServiceEntry",
+        "WorkloadEntry",
+        "Sidecar",
         "Gateway",
     }
 

@@ -7,6 +7,7 @@ A document that cannot be used is left out and reported; it never takes another 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from functools import cached_property
 from typing import Generic, TypeVar
 
 from msgspec import Struct, structs
@@ -14,17 +15,20 @@ from msgspec import Struct, structs
 from agent.api.enforce import enforceable
 from agent.api.envelope import Document
 from agent.api.lowering.catalog import Catalog
+from agent.api.lowering.delegation import Delegates, is_delegate, named_delegates
 from agent.api.lowering.destinations import lower_destination_policy, lower_destination_rule, united
 from agent.api.lowering.gateway import bound_gateways, is_for_mesh, lower_gateway
 from agent.api.lowering.ingress import lower_front, lower_ways, ways
 from agent.api.lowering.istio_service import Unresolved
 from agent.api.lowering.outside import declared_services, outside_services
 from agent.api.lowering.route_rule import LoweredRule, lower_route_rule
+from agent.api.lowering.sidecar import lower_sidecar
 from agent.api.lowering.targets import Subsets
 from agent.api.lowering.virtual_service import LoweredRoutes, declared_subsets, lower_virtual_service
 from agent.mesh.gateway import BoundRoutes, Ingress, ServerKind
 from agent.mesh.routes import Fault, ObjectRef, PolicyRule, ServicePolicy, Subset
 from agent.mesh.service import Service, ServiceKey
+from agent.mesh.sidecar import Sidecar
 
 T = TypeVar("T")
 _MAX_REASONS = 5
@@ -40,6 +44,8 @@ class Lowered(Struct, frozen=True):
     outside: Mapping[ServiceKey, Service] = {}
     """The services that rules declare, beside the catalog's."""
     ingress: Ingress = Ingress()
+    sidecars: tuple[Sidecar, ...] = ()
+    """In order of namespace and name."""
 
 
 def lower(documents: Iterable[Document], services: Collection[ServiceKey]) -> Lowered:
@@ -55,9 +61,12 @@ class Lowerer:
         self._catalog = Catalog(())
         self._outside: Mapping[ServiceKey, Service] = {}
         self._subsets: Subsets = {}
+        self._delegates: Delegates = {}
         self._memos: dict[int, _Memo] = {}
         self._policies: Mapping[ServiceKey, ServicePolicy] = {}
         self._ingress = Ingress()
+        self._sidecars: tuple[Sidecar, ...] = ()
+        self._workload_entries: tuple[Document, ...] = ()
 
     def lower(self, documents: Iterable[Document], services: Collection[ServiceKey]) -> Lowered:
         """Return what the documents mean for the services of the catalog; each document's name is given once."""
@@ -71,9 +80,13 @@ class Lowerer:
             faults += memo.faults
             if memo.is_usable:
                 by_kind.setdefault(memo.document.kind, []).append(memo)
+        self._workload_entries = _kept(
+            self._workload_entries, tuple(memo.document for memo in _ordered(by_kind.get("WorkloadEntry", ())))
+        )
         self._update_outside(_ordered([*by_kind.get("EgressRule", ()), *by_kind.get("ServiceEntry", ())]), faults)
         self._update_subsets(_ordered(by_kind.get("DestinationRule", ())), faults)
-        policies = self._virtual_services(_ordered(by_kind.get("VirtualService", ())), faults)
+        by_kind["VirtualService"] = self._without_delegates(by_kind.get("VirtualService", ()))
+        policies = self._virtual_services(_ordered(by_kind["VirtualService"]), faults)
         self._add_route_rules(by_kind.get("RouteRule", ()), policies, faults)
         self._add_connections(
             _ordered([*by_kind.get("DestinationPolicy", ()), *by_kind.get("DestinationRule", ())]), policies, faults
@@ -81,7 +94,8 @@ class Lowerer:
         self._policies = {service: self._same(service, policy) for service, policy in sorted(policies.items())}
         ingress = self._lower_gateways(by_kind, faults)
         self._ingress = ingress if ingress != self._ingress else self._ingress
-        return Lowered(self._policies, tuple(sorted(set(faults))), self._outside, self._ingress)
+        self._sidecars = _kept(self._sidecars, tuple(memo.sidecar for memo in _ordered(by_kind.get("Sidecar", ()))))
+        return Lowered(self._policies, tuple(sorted(set(faults))), self._outside, self._ingress, self._sidecars)
 
     def _same(self, service: ServiceKey, policy: ServicePolicy) -> ServicePolicy:
         """Return the policy object of last time if it is equal: whoever compares it next is done at once."""
@@ -90,7 +104,7 @@ class Lowerer:
 
     def _update_outside(self, memos: Iterable[_Memo], faults: list[Fault]) -> None:
         """Add the services that rules declare to those of the catalog."""
-        declared = ((memo.document, memo.declared) for memo in memos)
+        declared = ((memo.document, memo.declared(self._workload_entries)) for memo in memos)
         outside, unused = outside_services(declared, self._registered)
         faults += unused
         if outside != self._outside:
@@ -115,6 +129,11 @@ class Lowerer:
         if subsets != self._subsets:
             self._subsets = subsets
 
+    def _without_delegates(self, services: Iterable[_Memo]) -> list[_Memo]:
+        """Return the VirtualServices with hosts, and remember the others for these to name."""
+        self._delegates = {memo.document.ref: memo.document for memo in services if is_delegate(memo.document)}
+        return [memo for memo in services if not is_delegate(memo.document)]
+
     def _virtual_services(self, services: Iterable[_Memo], faults: list[Fault]) -> dict[ServiceKey, ServicePolicy]:
         policies: dict[ServiceKey, ServicePolicy] = {}
         owners: dict[ServiceKey, Document] = {}
@@ -122,7 +141,7 @@ class Lowerer:
             document = memo.document
             if not is_for_mesh(document):
                 continue
-            lowered = memo.routes(self._catalog, self._subsets)[None]
+            lowered = memo.routes(self._catalog, self._subsets, self._delegates)[None]
             faults += lowered.faults
             if not lowered.all_routes:  # each of them is for gateways only
                 continue
@@ -156,7 +175,7 @@ class Lowerer:
         """Return what VirtualServices say of requests through gateways."""
         bound = []
         for memo in services:
-            for gateway, lowered in memo.routes(self._catalog, self._subsets).items():
+            for gateway, lowered in memo.routes(self._catalog, self._subsets, self._delegates).items():
                 if gateway is None:
                     continue
                 faults += lowered.faults
@@ -206,6 +225,11 @@ def _ordered(memos: Iterable[_Memo]) -> list[_Memo]:
     return sorted(memos, key=lambda memo: (memo.document.namespace, memo.document.name))
 
 
+def _kept(before: tuple[T, ...], now: tuple[T, ...]) -> tuple[T, ...]:
+    """Return the tuple of last time if it is equal: whoever compares it next is done at once."""
+    return before if before == now else now
+
+
 class _Result(Generic[T]):
     """The last result of a function of immutable inputs, which are the same objects as long as they are equal."""
 
@@ -235,12 +259,23 @@ class _Memo:
         self.subsets: tuple[Subset, ...] = ()
         if self.is_usable and document.kind == "DestinationRule":
             self.subsets = declared_subsets(self.document)
-        self.declared: tuple[Service, ...] = ()
-        if self.is_usable and document.kind in ("EgressRule", "ServiceEntry"):
-            self.declared = declared_services(self.document)
+        self._declared: _Result[tuple[Service, ...]] | None = None
         self._rule: _Result[LoweredRule | Fault] | None = None
         self._routes: _Result[_RoutesThrough] | None = None
+        is_root = self.is_usable and document.kind == "VirtualService"
+        self._named = named_delegates(self.document) if is_root else ()
         self._connection: _Result[tuple[ServiceKey, PolicyRule] | Fault] | None = None
+
+    @cached_property
+    def sidecar(self) -> Sidecar:
+        """Return what a Sidecar says."""
+        return lower_sidecar(self.document)
+
+    def declared(self, entries: tuple[Document, ...]) -> tuple[Service, ...]:
+        """Return the services that an EgressRule or a ServiceEntry declares, which may select WorkloadEntries."""
+        if self._declared is None or not self._declared.is_of(entries):
+            self._declared = _Result((entries,), declared_services(self.document, entries))
+        return self._declared.value
 
     def rule(self, catalog: Catalog) -> LoweredRule | Fault:
         """Return the RouteRule's route, or why it has none."""
@@ -248,10 +283,11 @@ class _Memo:
             self._rule = _Result((catalog,), self._lower_rule(catalog))
         return self._rule.value
 
-    def routes(self, catalog: Catalog, subsets: Subsets) -> _RoutesThrough:
+    def routes(self, catalog: Catalog, subsets: Subsets, delegates: Delegates) -> _RoutesThrough:
         """Return the VirtualService's routes through each gateway (None: the mesh)."""
-        if self._routes is None or not self._routes.is_of(catalog, subsets):
-            self._routes = _Result((catalog, subsets), self._lower_routes(catalog, subsets))
+        inputs = (catalog, subsets, *(delegates.get(name) for name in self._named))
+        if self._routes is None or not self._routes.is_of(*inputs):
+            self._routes = _Result(inputs, self._lower_routes(catalog, subsets, delegates))
         return self._routes.value
 
     def connection(self, catalog: Catalog) -> tuple[ServiceKey, PolicyRule] | Fault:
@@ -273,6 +309,7 @@ class _Memo:
         except Unresolved as unresolved:
             return Fault(str(self.document.ref), str(unresolved))
 
-    def _lower_routes(self, catalog: Catalog, subsets: Subsets) -> _RoutesThrough:
-        through = (*((None,) if is_for_mesh(self.document) else ()), *bound_gateways(self.document))
-        return {gateway: lower_virtual_service(self.document, catalog, subsets, gateway) for gateway in through}
+    def _lower_routes(self, catalog: Catalog, subsets: Subsets, delegates: Delegates) -> _RoutesThrough:
+        document = self.document
+        through = (*((None,) if is_for_mesh(document) else ()), *bound_gateways(document))
+        return {gateway: lower_virtual_service(document, catalog, subsets, gateway, delegates) for gateway in through}

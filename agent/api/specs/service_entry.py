@@ -8,10 +8,11 @@ from agent.api.checks import addresses, words
 from agent.api.checks.addresses import HTTP_PROTOCOLS, TLS_PROTOCOLS
 from agent.api.checks.schema import Check, Report, integer, listing, message, one_of, text
 from agent.api.checks.scope import WORKLOAD_SELECTOR, visible_in
-from agent.api.specs.workload_entry import ENDPOINT_FIELDS, unix_has_no_ports
+from agent.api.specs.workload_entry import ENDPOINT_FIELDS, unix_has_no_ports, unsupported_endpoint
 from agent.api.yaml_text import child
 
 _NAMED = ("DNS", "DNS_ROUND_ROBIN")
+_DYNAMIC_PROTOCOLS = ("http", "http2", "grpc", "tls")
 _RESOLUTIONS = ("NONE", "STATIC", *_NAMED, "DYNAMIC_DNS")
 
 _NOT_YET = "is known, but not supported yet"
@@ -51,8 +52,6 @@ def _whole(report: Report, path: str, spec: dict[str, Any]) -> None:
 
 def _unsupported(report: Report, path: str, spec: dict[str, Any], resolution: str) -> None:
     """Name what is not honoured yet; where the rest would mean something else without it, at the place of the rest."""
-    if "workloadSelector" in spec:
-        report.unsupported(child(path, "workloadSelector"), f"{_NOT_YET} (register the workloads in Consul)")
     if resolution == "DYNAMIC_DNS":
         report.unsupported(path, f"the resolution DYNAMIC_DNS {_NOT_YET} (NONE sends wildcards to their own addresses)")
     if any("%" in address for address in spec.get("addresses") or ()):
@@ -61,13 +60,7 @@ def _unsupported(report: Report, path: str, spec: dict[str, Any], resolution: st
         if (port.get("protocol") or port["name"]).lower() == "udp":
             report.unsupported(f"{child(path, 'ports')}[{index}]", "udp cannot go through the mesh")
     for index, endpoint in enumerate(spec.get("endpoints") or ()):
-        place = f"{child(path, 'endpoints')}[{index}]"
-        if addresses.is_unix(endpoint.get("address") or ""):
-            report.unsupported(place, f"a Unix socket {_NOT_YET}")
-        elif not endpoint.get("address"):
-            report.unsupported(place, f"an endpoint of another network {_NOT_YET}")
-        if "weight" in endpoint:
-            report.unsupported(child(place, "weight"), _NOT_YET)
+        unsupported_endpoint(report, f"{child(path, 'endpoints')}[{index}]", endpoint)
 
 
 def _distinct_ports(report: Report, path: str, ports: list[dict[str, Any]]) -> None:
@@ -122,7 +115,7 @@ def _by_name(report: Report, path: str, spec: dict[str, Any], resolution: str) -
 
 def _dynamic(report: Report, path: str, spec: dict[str, Any]) -> None:
     """The proxy looks up the name of each request, so it must see a name in it."""
-    for key in ("endpoints", "workloadSelector"):
+    for key in ("endpoints", "addresses"):
         if spec.get(key):
             report.invalid(child(path, key), "does not go with DYNAMIC_DNS, which looks up the request's own host")
     for index, host in enumerate(spec["hosts"]):
@@ -131,9 +124,9 @@ def _dynamic(report: Report, path: str, spec: dict[str, Any]) -> None:
                 f"{child(path, 'hosts')}[{index}]", f'"{host}" is no wildcard (DYNAMIC_DNS is for wildcards)'
             )
     for index, port in enumerate(spec.get("ports") or ()):
-        if (port.get("protocol") or "").lower() not in HTTP_PROTOCOLS | TLS_PROTOCOLS:
+        if (port.get("protocol") or "").lower() not in _DYNAMIC_PROTOCOLS:
             place = f"{child(path, 'ports')}[{index}].protocol"
-            report.invalid(place, "does not go with DYNAMIC_DNS (HTTP or TLS, which name the host)")
+            report.invalid(place, f"does not go with DYNAMIC_DNS (one of {', '.join(_DYNAMIC_PROTOCOLS)})")
 
 
 def _told_apart(report: Report, path: str, spec: dict[str, Any]) -> None:

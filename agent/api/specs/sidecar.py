@@ -13,6 +13,7 @@ from agent.api.checks.server_tls import SERVER_TLS, mode
 from agent.api.checks.traffic_policy import CONNECTION_POOL
 from agent.api.yaml_text import child
 
+_CAPTURED = "cannot be had: connections come to Envoy by interception (agent.yaml), not to ports that it binds"
 _CAPTURE = one_of("DEFAULT", "IPTABLES", "NONE")
 _LOCAL = re.compile(r"(|127\.0\.0\.1|0\.0\.0\.0|\[::1\]|\[::\]):([0-9]{1,5})")
 
@@ -44,8 +45,15 @@ def _default_endpoint(value: str) -> str | None:
 def _ingress(report: Report, path: str, listener: dict[str, Any]) -> None:
     if not listener["port"].get("number"):
         report.invalid(child(path, "port.number"), "is missing (1 to 65535)")
+    if listener.get("bind"):
+        report.unsupported(path, f"bind {_CAPTURED}")
+    if listener.get("captureMode") == "NONE":
+        report.unsupported(path, f"captureMode NONE {_CAPTURED}")
     tls = listener.get("tls")
     if tls is not None:
+        report.unsupported(
+            path, "tls of a workload's own port: Envoy serves the mesh's mutual TLS there (use a Gateway)"
+        )
         _ingress_tls(report, child(path, "tls"), tls, (listener["port"].get("protocol") or ""))
 
 
@@ -73,6 +81,12 @@ def _egress(report: Report, path: str, listener: dict[str, Any]) -> None:
             report.invalid(child(path, "captureMode"), "IPTABLES does not go with a Unix socket (DEFAULT or NONE)")
     if wrong:
         report.invalid(place, wrong)
+    elif not port.get("number"):
+        report.unsupported(path, "a Unix socket to call services by: applications call them by name")
+    elif bind:
+        report.unsupported(place, "is not needed: applications call the hosts by name, at their virtual addresses")
+    if listener.get("captureMode") == "NONE" and not wrong:
+        report.unsupported(child(path, "captureMode"), f"NONE {_CAPTURED}")
 
 
 _INGRESS = listing(
@@ -104,6 +118,9 @@ _EGRESS = listing(
 
 
 def _outbound(report: Report, path: str, policy: dict[str, Any]) -> None:
+    if "egressProxy" in policy:
+        reason = "is known, but not supported: unknown hosts are called directly (declare those that go by a gateway)"
+        report.unsupported(child(path, "egressProxy"), reason)
     if "egressProxy" in policy and policy.get("mode") != "ALLOW_ANY":
         report.invalid(child(path, "egressProxy"), "goes with the mode ALLOW_ANY only")
 
@@ -114,7 +131,7 @@ _OUTBOUND = message(
         "egressProxy": message(
             {
                 "host": text(addresses.dns_name),
-                "subset": text(words.dns_label, empty=True),
+                "subset": text(addresses.label, empty=True),
                 "port": message({"number": integer(1, 65535)}, required=("number",)),
             },
             required=("host", "port"),

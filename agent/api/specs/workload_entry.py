@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
-from agent.api.checks import addresses, words
+from agent.api.checks import addresses
 from agent.api.checks.fields import LABELS
 from agent.api.checks.schema import Check, Report, integer, like, listing, mapping, message, one_of, text
+from agent.api.problem import one_line
 from agent.api.yaml_text import child
 
+_OWN_SOCKET = re.compile(r"unix://.*\bhostmesh\b")
 _PORT = integer(1, 65535)
 _UINT32 = integer(0, 2**32 - 1)
 _NOT_NEGATIVE = integer(0, 2**31 - 1)
@@ -28,9 +31,10 @@ ENDPOINT_FIELDS: dict[str, Check] = {
 
 def _entry(report: Report, path: str, entry: dict[str, Any]) -> None:
     address = entry.get("address") or ""
+    if not address and not entry.get("network"):
+        report.invalid(child(path, "address"), "is missing (a host name, an IP address or unix:///path)")
+    unsupported_endpoint(report, path, entry)
     if not address:
-        if not entry.get("network"):
-            report.invalid(child(path, "address"), "is missing (a host name, an IP address or unix:///path)")
         return
     wrong = addresses.endpoint_address(address)
     if wrong:
@@ -44,11 +48,23 @@ def unix_has_no_ports(report: Report, path: str, entry: dict[str, Any]) -> None:
         report.invalid(child(path, "ports"), "do not go with a Unix socket")
 
 
+def unsupported_endpoint(report: Report, path: str, entry: dict[str, Any]) -> None:
+    """Name what of an endpoint is not honoured."""
+    address = entry.get("address") or ""
+    if entry.get("network"):
+        reason = "hosts reach each other directly: there is one network only, and no gateways between several"
+        report.unsupported(child(path, "network") if address else path, reason)
+    if _OWN_SOCKET.search(address):
+        report.unsupported(path, "a socket of hostmesh's own can be nobody's endpoint")
+
+
 SPEC: Check = message(ENDPOINT_FIELDS, also=_entry)
 
 
 def _probe_header(name: str) -> str | None:
-    return words.header_name(name)
+    """Want a header name as Kubernetes takes it."""
+    known = re.fullmatch(r"[-A-Za-z0-9]+", name)
+    return None if known else f'"{one_line(name, 70)}" is not a header name (letters, digits and "-")'
 
 
 _PROBES = ("httpGet", "tcpSocket", "exec", "grpc")
