@@ -1,18 +1,24 @@
 #!/bin/sh
-# Install and run hostmesh-agent with one service. Usage: agent.sh ADDRESS CA SERVICE PORT PROTOCOL VERSION
+# Install and run hostmesh-agent with one service. Usage: agent.sh ADDRESS CA ACCOUNT SERVICE PORT PROTOCOL VERSION
+# A gateway has no service: agent.sh ADDRESS CA ACCOUNT
 set -eu
-address=$1 ca=$2 service=$3 port=$4 protocol=$5 version=$6
+address=$1 ca=$2 account=$3
 dpkg -i /hostmesh/dist/hostmesh-proxy_*.deb /hostmesh/dist/hostmesh-agent_*.deb
 printf 'address: %s\nca: {address: %s}\n' "$address" "$ca" >/etc/hostmesh/agent.yaml
-cat >/etc/hostmesh/services.d/"$service".yaml <<SERVICE
+if [ $# -gt 3 ]; then
+  service=$4 port=$5 protocol=$6 version=$7
+  cat >/etc/hostmesh/services.d/"$service".yaml <<SERVICE
 name: $service
-serviceAccount: bookinfo-$service
+serviceAccount: $account
 port: $port
 protocol: $protocol
 labels: {app: $service, version: $version}
 SERVICE
+else
+  echo 'role: gateway' >>/etc/hostmesh/agent.yaml
+fi
 if [ ! -d /var/lib/hostmesh/certificates ]; then
-  consul kv get "lab/join-token/$service" >/etc/hostmesh/join-token
+  consul kv get "lab/join-token/$account" >/etc/hostmesh/join-token
   chown hostmesh: /etc/hostmesh/join-token
   chmod 600 /etc/hostmesh/join-token
 fi

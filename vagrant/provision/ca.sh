@@ -1,5 +1,5 @@
 #!/bin/sh
-# Install and run hostmesh-ca, and make a join token for each service. Usage: ca.sh ADDRESS SERVICE...
+# Install and run hostmesh-ca, and make a join token for each service account. Usage: ca.sh ADDRESS ACCOUNT...
 # The tokens go through Consul's KV, which everyone in this lab may read: good enough for a lab, and for nothing else.
 set -eu
 address=$1
@@ -8,7 +8,7 @@ dpkg -i /hostmesh/dist/hostmesh-ca_*.deb
 printf 'serverNames:\n  dns: [consul]\n  ips: [%s]\n' "$address" >/etc/hostmesh/ca.yaml
 systemctl enable --quiet hostmesh-ca
 systemctl restart hostmesh-ca
-for service in "$@"; do
-  hostmesh ca token create --identity "ns/default/sa/bookinfo-$service" --ttl 1d --uses 10 |
-    consul kv put "lab/join-token/$service" - >/dev/null
+for account in "$@"; do
+  hostmesh ca token create --identity "ns/default/sa/$account" --ttl 1d --uses 10 |
+    consul kv put "lab/join-token/$account" - >/dev/null
 done
