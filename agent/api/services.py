@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from agent.api.checks import words
+from agent.api.checks.active_check import ACTIVE_CHECK, read_active_check, url_path
 from agent.api.checks.schema import Report, boolean, either, integer, listing, mapping, message, one_of, text
 from agent.api.problem import Problem, one_line
 from agent.api.yaml_text import Node, YamlValue, read_yaml
@@ -120,6 +121,10 @@ def _service_whole(report: Report, path: str, service: dict[str, Any]) -> None:
     if "ports" in service and "protocol" in service:
         report.invalid("protocol", "goes with port; write it into each of ports instead")
     _reachable(report, service)
+    if service.get("activeCheck") and not report.invalid_count:
+        ports = _read_ports(service)
+        if wrong := read_active_check(service["activeCheck"], ports).obstacle(ports):
+            report.invalid("activeCheck", wrong)
 
 
 def _reachable(report: Report, service: dict[str, Any]) -> None:
@@ -149,12 +154,6 @@ def label_name(key: str) -> str | None:
     return words.label_key(key)
 
 
-def _path(value: str) -> str | None:
-    if value.startswith("/") and value.isprintable() and " " not in value and len(value) <= 512:
-        return None
-    return f'"{one_line(value, 60)}" is not a path (it begins with "/")'
-
-
 _PORT = message({"name": _port_name, "port": _NUMBER, "number": _NUMBER, "protocol": _protocol}, also=_port_whole)
 _SERVICE = message(
     {
@@ -169,13 +168,14 @@ _SERVICE = message(
         "proxied": boolean,
         "check": message(
             {
-                "http": text(_path),
+                "http": text(url_path),
                 "tcp": boolean,
                 "interval": either("a duration such as 5s", text=text(words.duration)),
                 "timeout": either("a duration such as 2s", text=text(words.duration)),
             },
             also=_check_whole,
         ),
+        "activeCheck": ACTIVE_CHECK,
     },
     required=("name",),
     also=_service_whole,
@@ -183,16 +183,22 @@ _SERVICE = message(
 
 
 def _workload(service: dict[str, Any], default_address: str) -> Workload:
-    plain_port = {key: service[key] for key in ("port", "protocol") if key in service}
+    ports = _read_ports(service)
     return Workload(
         service=ServiceKey(service.get("namespace", DEFAULT_NAMESPACE), service["name"]),
         address=service.get("address", default_address),
-        ports=tuple(_read_port(port) for port in service.get("ports", [plain_port])),
+        ports=ports,
         labels=labels_of(service.get("labels", {})),
         service_account=service.get("serviceAccount", "default"),
         proxied=service.get("proxied", True),
         check=_read_check(service.get("check", {})),
+        active_check=read_active_check(service.get("activeCheck"), ports),
     )
+
+
+def _read_ports(service: dict[str, Any]) -> tuple[Port, ...]:
+    plain_port = {key: service[key] for key in ("port", "protocol") if service.get(key) is not None}
+    return tuple(_read_port(port) for port in service.get("ports") or [plain_port])
 
 
 def _read_port(port: dict[str, Any]) -> Port:

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from agent.api.checks import words
+from agent.api.checks.active_check import ACTIVE_CHECK, read_active_check
 from agent.api.checks.schema import Check, Report, boolean, integer, listing, mapping, message, one_of, text
 from agent.api.problem import nearest, one_line
 from agent.api.settings import settings_from
@@ -141,7 +142,8 @@ def _service(plain: dict[str, Any], nodes: dict[str, str], places: dict[str, str
         _instance(key, ports, account, item, nodes[item["node"]], item.get("locality") or places[item["node"]], index)
         for index, item in enumerate(plain.get("instances", []))
     )
-    return Service(key, tuple(sorted(ports)), instances)
+    check = read_active_check(plain.get("activeCheck"), ports)
+    return Service(key, tuple(sorted(ports)), tuple(structs.replace(each, active_check=check) for each in instances))
 
 
 def _instance(
@@ -254,6 +256,13 @@ def _port_name(report: Report, path: str, value: Any) -> None:
         report.invalid(path, UDP_REFUSAL)
 
 
+def _service_whole(report: Report, path: str, service: dict[str, Any]) -> None:
+    if service.get("activeCheck") and not report.invalid_count:
+        ports = tuple(_port(port) for port in _without_null(service["ports"]))
+        if wrong := read_active_check(service["activeCheck"], ports).obstacle(ports):
+            report.invalid(f"{path}.activeCheck", wrong)
+
+
 _NUMBER = integer(1, 65535)
 _LABELS = mapping(text(words.label_value, empty=True), words.label_key)
 _PORT: Check = message({"name": _port_name, "port": _service_port, "protocol": _protocol}, required=("port",))
@@ -274,9 +283,11 @@ _SERVICE = message(
         "namespace": text(words.dns_label),
         "serviceAccount": text(words.subdomain),
         "ports": _ports,
+        "activeCheck": ACTIVE_CHECK,
         "instances": listing(_INSTANCE, at_most=MAX_ITEMS),
     },
     required=("name", "ports"),
+    also=_service_whole,
 )
 _CATALOG = message(
     {

@@ -9,7 +9,7 @@ import click
 from agent.cli.command import Command, given_flags
 from agent.cli.ports import parse_pairs, parse_ports
 from agent.errors import UserError
-from agent.mesh.service import Labels, ServiceKey
+from agent.mesh.service import ActiveCheck, Labels, ServiceKey
 
 
 @click.command(
@@ -29,6 +29,11 @@ hostmesh register reviews 10.0.0.9 http:9080 -l version=v2,app=reviews -s bookin
 )
 @click.option("-a", "--annotations", multiple=True, metavar="K=V,...", help="Annotations, e.g. foo=bar,test.")
 @click.option("-s", "--serviceaccount", default="default", show_default=True, help="Service account of the instance.")
+@click.option(
+    "--active-check",
+    metavar="KIND",
+    help="Let every caller's Envoy check the first port: http:/path, grpc[:SERVICE] or tcp. Default: nobody does.",
+)
 @click.pass_context
 def register(
     ctx: click.Context,
@@ -38,10 +43,11 @@ def register(
     labels: tuple[str, ...],
     annotations: tuple[str, ...],
     serviceaccount: str,
+    active_check: str | None,
 ) -> None:
     """Enter an instance on a host without an agent into the catalog; doing it again replaces its entry.
 
-    The mesh sends plain text to it and does not check its health.
+    The mesh sends plain text to it. Nothing checks its health, unless --active-check is given.
     """
     from agent.adapters.consul.external import ExternalInstance, ExternalInstances
     from agent.cli.connection import resolve
@@ -53,7 +59,8 @@ def register(
     notes = parse_pairs(annotations, "annotation", bare=True)
     connection = resolve(given_flags(ctx))
     service = ServiceKey(connection.namespace, svcname)
-    instance = ExternalInstance(service, address, parsed, pairs, notes, serviceaccount)
+    check = _active_check(active_check, parsed[0].number) if active_check else ActiveCheck()
+    instance = ExternalInstance(service, address, parsed, pairs, notes, serviceaccount, check)
     node = ExternalInstances(connection.consul()).register(instance)
     described = ", ".join(f"{port.number} ({port.protocol})" for port in parsed)
     click.echo(f"Registered service {service} at {address}, ports {described}, on node {node}")
@@ -87,6 +94,20 @@ def _check(labels: Labels, account: str) -> None:
             raise UserError(f"label {key}={value}: {problem}")
     if problem := subdomain(account):
         raise UserError(f"--serviceaccount: {problem}")
+
+
+def _active_check(text: str, port: int) -> ActiveCheck:
+    from agent.api.checks.active_check import ACTIVE_CHECK, read_active_check
+    from agent.api.checks.schema import Report
+
+    kind, _, target = text.partition(":")
+    plain = {kind: target if kind != "tcp" else not target}
+    report = Report()
+    ACTIVE_CHECK(report, "", plain)
+    if report.problems:
+        reason = report.problems[0].reason
+        raise UserError(f"--active-check {text}: {reason}; write http:/path, grpc, grpc:SERVICE or tcp")
+    return read_active_check({**plain, "port": port}, ())
 
 
 def _address(text: str) -> str:

@@ -138,6 +138,41 @@ class Locality(Struct, frozen=True, order=True):
 NOWHERE = Locality()
 
 
+class CheckKind(StrEnum):
+    """How an active check is made."""
+
+    NONE = ""
+    HTTP = "http"
+    GRPC = "grpc"
+    """By the standard service grpc.health.v1.Health."""
+    TCP = "tcp"
+    """By a connection."""
+
+
+class ActiveCheck(Struct, frozen=True, order=True):
+    """How callers' proxies look by themselves whether instances serve, beside Consul's checks; times in seconds."""
+
+    kind: CheckKind = CheckKind.NONE
+    target: str = ""
+    """The path of an HTTP GET, or the name of a gRPC service (empty: the whole server)."""
+    port: int = 0
+    """The service port that is looked at, whichever is called."""
+    interval: float = 1.0
+    timeout: float = 1.0
+    failures: int = 1
+    """Refused connections and timeouts in a row that take an instance out; a wrong answer does at once."""
+
+    def obstacle(self, ports: Iterable[Port]) -> str | None:
+        """Return why a service with these ports can't be checked so, or None."""
+        ports = tuple(ports)
+        looked_at = next((port for port in ports if port.number == self.port), None)
+        if looked_at is None:
+            return f"{self.port} is none of its ports ({', '.join(str(port.number) for port in ports)})"
+        if self.kind is CheckKind.GRPC and not looked_at.protocol.is_http2:
+            return f"port {self.port} speaks {looked_at.protocol}: a gRPC check needs one that speaks grpc or http2"
+        return None
+
+
 class Instance(Struct, frozen=True, order=True):
     """One registered instance of a service (one entry of Consul's catalog)."""
 
@@ -158,6 +193,8 @@ class Instance(Struct, frozen=True, order=True):
     """Its share of the traffic, beside the weights of the others."""
     namespace: str = ""
     """Of its service account, where that is not the service's own (`Service.outside`)."""
+    active_check: ActiveCheck = ActiveCheck()
+    """Of a service the first instance's that has one is for all."""
 
     @property
     def identity(self) -> Identity:
@@ -266,6 +303,7 @@ class Workload(Struct, frozen=True):
     service_account: str = "default"
     proxied: bool = True
     check: Check = Check()
+    active_check: ActiveCheck = ActiveCheck()
 
     @property
     def identity(self) -> Identity:

@@ -24,6 +24,7 @@ from agent.mesh.snapshot import Resource
 from agent.mesh.traffic_policy import ClientTls, ConnectionPool, LoadBalancer, TlsMode
 from agent.translate.balancing import set_load_balancer
 from agent.translate.facts import ClientSecurity, ServiceFacts, ServiceSubset
+from agent.translate.health_checks import set_active_check
 from agent.translate.limits import circuit_breakers, http_options, set_connections, set_outlier_detection, uses_http2
 from agent.translate.locality import distribution
 from agent.translate.outside import client_tls, set_discovery
@@ -129,6 +130,7 @@ def _service_cluster(
         cluster.common_lb_config.locality_weighted_lb_config.SetInParent()
     if policy.outliers:
         set_outlier_detection(cluster, policy.outliers)
+    set_active_check(cluster, facts, uses_http2(port.protocol, pool))
     secrets = _set_transport(cluster, facts, security, policy.tls, uses_http2(port.protocol, pool))
     if policy.proxy_protocol:
         _set_proxy_protocol(cluster, policy.proxy_protocol)
@@ -167,8 +169,11 @@ def _set_transport(
 
 
 def _mesh_socket(cluster: Any, facts: ServiceFacts, security: ClientSecurity, tls: ClientTls | None) -> Any:
-    """Return the mesh's mutual TLS; the servers are those of the service's accounts unless a rule names others."""
-    identities = facts.proxied or (Identity(facts.key.namespace, "default"),)
+    """Return the mesh's mutual TLS; the servers are those of the service's accounts unless a rule names others.
+
+    A service of which no instance is proxied may serve it by itself: a gateway does.
+    """
+    identities = facts.proxied or facts.others or (Identity(facts.key.namespace, "default"),)
     own = [identity.spiffe_id(security.trust_domain) for identity in identities]
     own += [name for name in (facts.outside.subject_alt_names if facts.outside else ()) if "://" in name]
     servers = tls.subject_alt_names if tls and tls.subject_alt_names else own

@@ -13,7 +13,8 @@ from envoy.config.listener.v3 import listener_components_pb2
 from envoy.extensions.filters.listener.http_inspector.v3 import http_inspector_pb2
 from envoy.extensions.filters.network.set_filter_state.v3 import set_filter_state_pb2
 
-from agent.translate.resource import packed
+from agent.translate.http import outbound_http
+from agent.translate.resource import packed, seconds
 from agent.translate.tls import MESH_ALPN, MESH_HTTP_ALPN
 
 DETECTION_SECONDS = 0.25
@@ -25,6 +26,27 @@ DETECTED_HTTP = ("http/1.0", "http/1.1", "h2c")
 """What Envoy's HTTP inspector calls what it finds."""
 
 _Predicate = listener_components_pb2.ListenerFilterChainMatchPredicate
+
+
+def add_detection(listener: Any, table: str, foreign_tls: bool) -> None:
+    """Let a listener of TCP connections take those that turn out to be HTTP by a route table.
+
+    Envoy chooses by address before it chooses by protocol, so every range of addresses that has a chain gets one more.
+    Not the mesh's TLS (`foreign_tls`): the servers may not take the mesh's ALPN.
+    """
+    filters = [*(() if foreign_tls else (http_mark(),)), outbound_http(table.replace(".", "_"), table)]
+    places = {tuple(map(_text, chain.filter_chain_match.prefix_ranges)): chain for chain in listener.filter_chains}
+    for chain in places.values():
+        found = listener.filter_chains.add(name=f"{chain.name}-http", filters=filters)
+        found.filter_chain_match.prefix_ranges.extend(chain.filter_chain_match.prefix_ranges)
+        found.filter_chain_match.application_protocols.extend(DETECTED_HTTP)
+    listener.listener_filters.append(http_inspector())
+    listener.listener_filters_timeout.CopyFrom(seconds(DETECTION_SECONDS))
+    listener.continue_on_listener_filters_timeout = True
+
+
+def _text(network: Any) -> str:
+    return f"{network.address_prefix}/{network.prefix_len.value}"
 
 
 def http_inspector(ports: Collection[int] = ()) -> Any:

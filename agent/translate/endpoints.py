@@ -48,7 +48,8 @@ def service_endpoints(
     for port, subset in wanted:
         policy = traffic.of(port, subset)
         chosen = () if security.obstacle(policy.tls) else _of_port(callable_, port, subset)
-        made.append(_assignment(outbound_cluster(facts.key, port, subset), port, chosen, policy, traffic.place, marks))
+        name, checked = outbound_cluster(facts.key, port, subset), facts.active_check.port
+        made.append(_assignment(name, port, chosen, policy, traffic.place, marks, checked))
     return tuple(made)
 
 
@@ -77,8 +78,15 @@ def _of_port(instances: Iterable[Instance], port: int, subset: Subset | None) ->
 
 
 def _assignment(
-    name: str, port: int, instances: tuple[Instance, ...], policy: TrafficPolicy, caller: Place, marks: bool
+    name: str,
+    port: int,
+    instances: tuple[Instance, ...],
+    policy: TrafficPolicy,
+    caller: Place,
+    marks: bool,
+    checked: int,
 ) -> Resource:
+    """Return the endpoints of a cluster; `checked` is the service port that active checks look at, or 0."""
     assignment = endpoint_pb2.ClusterLoadAssignment(cluster_name=name)
     for group in groups(instances, policy, caller):
         locality = assignment.endpoints.add(priority=group.priority)
@@ -89,6 +97,9 @@ def _assignment(
             locality.load_balancing_weight.value = group.weight
         for instance in group.instances:
             _add(locality, instance, instance.target_port(port) or port, instance.proxied and marks)
+            if checked not in (0, port):
+                looked_at = locality.lb_endpoints[-1].endpoint.health_check_config
+                looked_at.port_value = instance.target_port(checked) or 0  # 0: the endpoint's own
     return resource(ENDPOINT_TYPE, name, assignment)
 
 

@@ -10,7 +10,7 @@ from msgspec import Struct
 from agent.mesh.gateway import INGRESS_SERVICE, selects_gateway
 from agent.mesh.names import DEFAULT_NAMESPACE, certificate_secret
 from agent.mesh.routes import Destination, Fault, SourceMatch, Subset
-from agent.mesh.service import Identity, Labels, Outside, Port, Resolution, Service, ServiceKey
+from agent.mesh.service import ActiveCheck, Identity, Labels, Outside, Port, Resolution, Service, ServiceKey
 from agent.mesh.settings import MtlsMode
 from agent.mesh.snapshot import MeshSnapshot
 from agent.mesh.traffic_policy import ClientTls, TlsMode
@@ -28,6 +28,9 @@ class ServiceFacts(Struct, frozen=True):
     """Who the proxied instances are, healthy or not: the only ones that serve mutual TLS, so the only ones that a
     client must believe. Empty: no instance is proxied."""
     outside: Outside | None = None
+    others: tuple[Identity, ...] = ()
+    """Who the instances are, where none is proxied."""
+    active_check: ActiveCheck = ActiveCheck()
 
     @classmethod
     def from_service(cls, service: Service) -> ServiceFacts:
@@ -35,7 +38,10 @@ class ServiceFacts(Struct, frozen=True):
         ports = tuple(port for port in service.ports if 0 < port.number <= MAX_PORT)
         instances = (*service.instances, *(service.outside.endpoints if service.outside else ()))
         proxied = {instance.identity for instance in instances if instance.proxied}
-        return cls(service.key, ports, tuple(sorted(proxied)), service.outside)
+        others = () if proxied else {instance.identity for instance in instances}
+        checks = (instance.active_check for instance in service.instances if instance.active_check.kind)
+        check = next(checks, ActiveCheck())
+        return cls(service.key, ports, tuple(sorted(proxied)), service.outside, tuple(sorted(others)), check)
 
     @property
     def has_endpoints(self) -> bool:

@@ -14,11 +14,12 @@ from envoy.config.listener.v3 import listener_components_pb2, listener_pb2
 from envoy.extensions.filters.listener.original_dst.v3 import original_dst_pb2
 from google.protobuf import wrappers_pb2
 
-from agent.mesh.names import CLUSTER_TYPE, LISTENER_TYPE, ROUTE_TYPE, outbound_cluster
+from agent.mesh.names import CLUSTER_TYPE, LISTENER_TYPE, ROUTE_TYPE, detected_table, outbound_cluster
 from agent.mesh.service import ServiceKey
 from agent.mesh.snapshot import Resource, Vip
 from agent.translate.clusters import BLACK_HOLE, PASSTHROUGH
 from agent.translate.connections import Way, add_chains, add_tls_inspector, cidr_range, tells_names
+from agent.translate.detection import add_detection
 from agent.translate.http import outbound_http
 from agent.translate.options import PlanOptions
 from agent.translate.policies import Approach
@@ -74,7 +75,10 @@ def tcp_listener(
     options: PlanOptions,
     approaches: tuple[tuple[str, Approach], ...] = (),
 ) -> Resource:
-    """Return the listener of a TCP service port: at the service's virtual addresses, or bound where the options say."""
+    """Return the listener of a TCP service port: at the service's virtual addresses, or bound where the options say.
+
+    Where HTTP is detected, requests go by the port's own route table.
+    """
     if options.intercepted and vip:
         message = listener(f"{vip.v4}_{port}", [str(vip.v4), *([str(vip.v6)] if options.ipv6 else [])], port)
         message.bind_to_port.CopyFrom(_UNBOUND)
@@ -86,7 +90,12 @@ def tcp_listener(
     if tells_names(message):
         add_tls_inspector(message)
     clusters = {cluster for route in routes for cluster in route.clusters}
-    return resource(LISTENER_TYPE, message.name, message, [(CLUSTER_TYPE, cluster) for cluster in sorted(clusters)])
+    references = [(CLUSTER_TYPE, cluster) for cluster in sorted(clusters)]
+    if resolved.requests is not None:
+        table = detected_table(key, port)
+        add_detection(message, table, any(approach.foreign_tls for _, approach in approaches))
+        references.append((ROUTE_TYPE, table))
+    return resource(LISTENER_TYPE, message.name, message, references)
 
 
 def connection_routes(key: ServiceKey, port: int, resolved: ResolvedPort) -> tuple[ResolvedRoute, ...]:

@@ -31,10 +31,11 @@ from agent.translate.netfilter import NetfilterText, ruleset
 from agent.translate.options import PlanOptions
 from agent.translate.outside import policy_faults, undeclared, usable_services
 from agent.translate.policies import Approach, ServiceTraffic, approaches
-from agent.translate.resolve import ResolvedPort, idle_rules, resolve_ports, services_named
-from agent.translate.routes import VirtualHost, hosts_in_tables, route_table, virtual_host
+from agent.translate.resolve import ResolvedPort, idle_rules, resolve_ports, services_named, unruled
+from agent.translate.routes import VirtualHost, hosts_in_tables, route_table, service_table, virtual_host
 from agent.translate.secrets import certificate, credential_resources, trust_bundle
 from agent.translate.service_passing import passed_through, passing_clusters, subsets_by_port
+from agent.translate.tcp import tunnel_faults
 
 __all__ = ["PlanOptions", "Planner"]
 
@@ -232,6 +233,7 @@ class _Round:
                     continue
                 inputs = (key, port.number, vip, rules, options, self._approaches_of(key, port, rules))
                 result.append(memo.get(("tcp listener", key, port.number), inputs, tcp_listener))
+                self._faults += memo.get(("tunnels", key, port.number), (key, rules, inputs[-1]), tunnel_faults)
         return result
 
     def _port_listeners(self, http_ports: Collection[int], resolved: _Resolved) -> list[Resource]:
@@ -273,7 +275,7 @@ class _Round:
             return ()
         names_used = {
             names.outbound_cluster(key, port.number),
-            *(name for route in rules.routes for name in route.clusters),
+            *(name for route in rules.all_routes for name in route.clusters),
         }
         return tuple((name, self._approaches[name]) for name in sorted(names_used & self._approaches.keys()))
 
@@ -315,7 +317,19 @@ class _Round:
         return [
             self._memo.get(("route table", number), (number, tuple(members), passes), route_table)
             for number, members in tables.items()
-        ]
+        ] + self._detected_tables(resolved)
+
+    def _detected_tables(self, resolved: _Resolved) -> list[Resource]:
+        """Return the route table of each service port where HTTP is detected."""
+        result = []
+        for key, ports in resolved.items():
+            for port, rules in ports:
+                if rules.requests is not None:
+                    inputs = (key, port.number, rules.requests, self._approaches_of(key, port, rules))
+                    table, faults = self._memo.get(("detected table", key, port.number), inputs, service_table)
+                    self._faults += faults
+                    result.append(table)
+        return result
 
     def _inbound(self) -> tuple[list[Resource], list[Resource]]:
         options, trust_domain = self._options, self._security.trust_domain
@@ -355,7 +369,7 @@ class _Round:
 
 
 def _unruled(ports: tuple[Port, ...]) -> tuple[tuple[Port, ResolvedPort], ...]:
-    return tuple((port, ResolvedPort((), True)) for port in ports)
+    return tuple((port, unruled(port)) for port in ports)
 
 
 def _callable(sidecar: Sidecar, facts: ServiceFacts, resolved: _ResolvedPorts) -> _ResolvedPorts:

@@ -15,6 +15,7 @@ from agent.mesh.traffic_policy import (
     LoadBalancer,
     LocalityPolicy,
     Scope,
+    TlsMode,
     TrafficPolicy,
     Tunnel,
 )
@@ -34,6 +35,8 @@ class Approach(Struct, frozen=True):
     idle_timeout: float | None = None
     max_duration: float | None = None
     tunnel: Tunnel | None = None
+    foreign_tls: bool = False
+    """The TLS is not the mesh's."""
 
     @classmethod
     def empty(cls) -> Approach:
@@ -49,6 +52,7 @@ class Approach(Struct, frozen=True):
             pool.tcp_idle_timeout if pool else None,
             pool.max_connection_duration if pool else None,
             policy.tunnel,
+            policy.tls is not None and policy.tls.mode in (TlsMode.SIMPLE, TlsMode.MUTUAL),
         )
 
 

@@ -55,6 +55,19 @@ class ResolvedPort(Struct, frozen=True):
     default_route: bool
     subsets: tuple[tuple[ServiceKey, ServiceSubset], ...] = ()
     faults: tuple[Fault, ...] = ()
+    requests: ResolvedPort | None = None
+    """Where HTTP is detected: what requests do. The rest is for other connections then."""
+
+    @property
+    def all_routes(self) -> tuple[ResolvedRoute, ...]:
+        """Return the routes of connections and of requests."""
+        return (*self.routes, *(self.requests.routes if self.requests else ()))
+
+
+def unruled(port: Port) -> ResolvedPort:
+    """Return what a port does that no rule is about."""
+    plain = ResolvedPort((), True)
+    return structs.replace(plain, requests=plain) if port.protocol is Protocol.AUTO else plain
 
 
 def resolve_ports(
@@ -68,10 +81,23 @@ def resolve_ports(
 def resolve_port(
     policy: ServicePolicy, port: Port, caller: Caller, known: Mapping[ServiceKey, ServiceFacts]
 ) -> ResolvedPort:
-    """Return what this caller's traffic to the port does: HTTP by requests, TLS and TCP by whole connections."""
-    if port.protocol.is_http:
+    """Return what this caller's traffic to the port does: HTTP by requests, TLS and TCP by whole connections.
+
+    Where HTTP is detected, both.
+    """
+    if port.protocol.may_be_http:
         default = policy.default_route or not policy.routes
-        return structs.replace(resolve_requests(policy.routes, port.number, caller, known), default_route=default)
+        requests = structs.replace(resolve_requests(policy.routes, port.number, caller, known), default_route=default)
+        if port.protocol.is_http:
+            return requests
+        connections = resolve_connections(policy.tcp, port.number, caller, known)
+        return structs.replace(
+            connections,
+            default_route=True,
+            subsets=tuple(sorted({*connections.subsets, *requests.subsets})),
+            faults=distinct((*connections.faults, *requests.faults)),
+            requests=requests,
+        )
     is_tls = port.protocol in (Protocol.TLS, Protocol.HTTPS)
     resolved = resolve_connections(policy.tls if is_tls else policy.tcp, port.number, caller, known)
     if is_tls and resolved.routes and not policy.default_route:
@@ -120,7 +146,7 @@ def _resolve(
 def idle_rules(key: ServiceKey, policy: ServicePolicy, ports: Iterable[Port]) -> tuple[Fault, ...]:
     """Return a fault for each rule that none of the service's ports can follow: about requests where there is TCP."""
     ports = tuple(ports)
-    kinds = {_kind(port) for port in ports}
+    kinds = {kind for port in ports for kind in _kinds(port)}
     able = {
         "HTTP": {route.origin for route in policy.routes if _looks_at(route) != "connections"},
         "TLS": {route.origin for route in policy.tls if _looks_at(route) != "requests"},
@@ -135,10 +161,10 @@ def idle_rules(key: ServiceKey, policy: ServicePolicy, ports: Iterable[Port]) ->
     )
 
 
-def _kind(port: Port) -> str:
-    if port.protocol.is_http:
-        return "HTTP"
-    return "TLS" if port.protocol in (Protocol.TLS, Protocol.HTTPS) else "TCP"
+def _kinds(port: Port) -> tuple[str, ...]:
+    if port.protocol.may_be_http:
+        return ("HTTP",) if port.protocol.is_http else ("HTTP", "TCP")
+    return ("TLS",) if port.protocol in (Protocol.TLS, Protocol.HTTPS) else ("TCP",)
 
 
 def _looks_at(route: Route) -> str:

@@ -11,7 +11,7 @@ from google.protobuf import wrappers_pb2
 from msgspec import Struct
 
 from agent.mesh.actions import Headers, RetryPolicy
-from agent.mesh.names import CLUSTER_TYPE, ROUTE_TYPE, hosts_by_service, outbound_cluster
+from agent.mesh.names import CLUSTER_TYPE, ROUTE_TYPE, detected_table, hosts_by_service, outbound_cluster
 from agent.mesh.routes import Fault, HttpMatch
 from agent.mesh.service import ServiceKey
 from agent.mesh.snapshot import Resource, Vip
@@ -87,9 +87,12 @@ def routed_host(
 
 def route_table(port: int, hosts: tuple[VirtualHost, ...], passes_unknown: bool) -> Resource:
     """Return the route table of a port; requests for unknown names pass to where they were going, or get 502."""
-    hosts = (*hosts, _passing_host() if passes_unknown else _refusing_host())
+    return _table(str(port), (*hosts, _passing_host() if passes_unknown else _refusing_host()))
+
+
+def _table(name: str, hosts: tuple[VirtualHost, ...]) -> Resource:
     table = route_pb2.RouteConfiguration(
-        name=str(port),
+        name=name,
         virtual_hosts=[host.message for host in hosts],
         # `Host: reviews:9080` is `reviews`: half the domains, so half the work for Envoy's main thread at a change.
         ignore_port_in_host_matching=True,
@@ -98,6 +101,15 @@ def route_table(port: int, hosts: tuple[VirtualHost, ...], passes_unknown: bool)
     table.max_direct_response_body_size_bytes.value = MAX_DIRECT_RESPONSE_BYTES
     clusters = {cluster for host in hosts for cluster in host.clusters}
     return resource(ROUTE_TYPE, table.name, table, [(CLUSTER_TYPE, cluster) for cluster in clusters])
+
+
+def service_table(
+    key: ServiceKey, port: int, resolved: ResolvedPort, approaches: tuple[tuple[str, Approach], ...]
+) -> tuple[Resource, tuple[Fault, ...]]:
+    """Return the route table of one service port, for whatever host: connections come to its own address."""
+    default = outbound_cluster(key, port) if resolved.default_route else None
+    host = routed_host(f"{key}:{port}", ["*"], port, resolved, default, approaches)
+    return _table(detected_table(key, port), (host,)), host.faults
 
 
 def _passing_host() -> VirtualHost:

@@ -9,9 +9,11 @@ from envoy.config.listener.v3 import listener_components_pb2
 from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
 from google.protobuf import wrappers_pb2
 
+from agent.mesh.routes import Fault
+from agent.mesh.service import ServiceKey
 from agent.translate.balancing import connection_hash
 from agent.translate.policies import Approach
-from agent.translate.resolve import Target
+from agent.translate.resolve import ResolvedPort, Target
 from agent.translate.resource import NEVER, packed, seconds
 
 _DIRECT = Approach.empty()
@@ -25,11 +27,28 @@ def connection_chain(
 ) -> Any:
     """Return the filter chain of connections that go to the targets; without any Envoy closes them."""
     chain = listener_components_pb2.FilterChain(name=name)
-    if targets:
+    if targets and not _tunnels_differ(targets, approaches):
         # One connection has one set of timeouts, whichever of several targets it goes to: the first one's.
         approach = approaches.get(targets[0].cluster, _DIRECT)
         chain.filters.append(tcp_to(stat_prefix, targets, approach))
     return chain
+
+
+def tunnel_faults(
+    key: ServiceKey, resolved: ResolvedPort, approaches: tuple[tuple[str, Approach], ...]
+) -> tuple[Fault, ...]:
+    """Return a fault for each route whose connections are closed because its targets have not one tunnel."""
+    by_cluster = dict(approaches)
+    reason = f"connections to {key} are closed: Envoy cannot split them between a tunnel and something else"
+    return tuple(
+        Fault(route.name.rsplit("/", 1)[0], reason)
+        for route in resolved.routes
+        if _tunnels_differ(route.targets, by_cluster)
+    )
+
+
+def _tunnels_differ(targets: tuple[Target, ...], approaches: Mapping[str, Approach]) -> bool:
+    return len({approaches.get(target.cluster, _DIRECT).tunnel for target in targets}) > 1
 
 
 def tcp_to(stat_prefix: str, targets: tuple[Target, ...], approach: Approach = _DIRECT) -> Any:

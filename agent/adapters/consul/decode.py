@@ -17,11 +17,23 @@ import msgspec
 from msgspec import Struct
 
 from agent.adapters.consul import meta
+from agent.adapters.consul.active_check import read
 from agent.errors import ConsulUnavailable
 from agent.mesh.names import DEFAULT_NAMESPACE
 from agent.mesh.ports import LISTENER_PORTS
 from agent.mesh.routes import Fault
-from agent.mesh.service import UDP_REFUSAL, Health, Instance, Labels, Locality, Port, Protocol, ServiceKey, means_udp
+from agent.mesh.service import (
+    UDP_REFUSAL,
+    ActiveCheck,
+    Health,
+    Instance,
+    Labels,
+    Locality,
+    Port,
+    Protocol,
+    ServiceKey,
+    means_udp,
+)
 
 MAX_INSTANCES = 10_000
 MAX_LABELS = 128
@@ -121,7 +133,7 @@ def decode_instances(name: str, body: bytes) -> Decoded:
         try:
             entry = _ENTRY.decode(raw)
             instance = _instance(name, entry)
-            faults += _udp_fault(name, entry)
+            faults += _part_faults(name, entry)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             faults.append(Fault(f"service {name}", f"an instance can't be read: {_brief(str(error))}"))
         except _Unusable as error:
@@ -166,21 +178,36 @@ def _instance(name: str, entry: _Entry) -> Instance | None:
         proxied=pairs.get(meta.TLS) == "true",
         service_account=sys.intern(account),
         locality=_locality(entry.node),
+        active_check=ActiveCheck() if isinstance(check := _active_check(service.port, pairs, ports), str) else check,
     )
 
 
-def _udp_fault(name: str, entry: _Entry) -> tuple[Fault, ...]:
-    """Return a fault for the ports that are left out because UDP cannot go through the mesh."""
+def _part_faults(name: str, entry: _Entry) -> list[Fault]:
+    """Return what of an instance could not be used, beside its ports with names that can't be."""
     pairs = entry.service.meta or {}
+    where = f"instance {_brief(entry.service.id)!r} on node {_brief(entry.node.node)!r}"
+    reasons = []
+    if numbers := _udp_ports(entry.service.port, pairs):
+        reasons.append(f"port {', '.join(map(str, numbers))}: {UDP_REFUSAL}")
+    if isinstance(check := _active_check(entry.service.port, pairs, _ports(entry.service.port, pairs)), str):
+        reasons.append(check)
+    return [Fault(f"service {name}", f"{where}: {reason}") for reason in reasons]
+
+
+def _udp_ports(number: int, pairs: Mapping[str, str]) -> list[int]:
     declared = [found for key, value in pairs.items() if (found := meta.port_of(key, value))]
     numbers = {number for _, number, protocol in declared if means_udp(protocol)}
     if not declared and means_udp(pairs.get(meta.PROTOCOL, "")):
-        numbers.add(entry.service.port)
-    if not numbers:
-        return ()
-    ports = ", ".join(map(str, sorted(numbers)))
-    where = f"instance {_brief(entry.service.id)!r} on node {_brief(entry.node.node)!r}"
-    return (Fault(f"service {name}", f"{where}: port {ports}: {UDP_REFUSAL}"),)
+        numbers.add(number)
+    return sorted(numbers)
+
+
+def _active_check(port: int, pairs: Mapping[str, str], ports: tuple[Port, ...]) -> ActiveCheck | str:
+    text = pairs.get(meta.ACTIVE_CHECK)
+    check = ActiveCheck() if text is None else read(text, port)
+    if isinstance(check, str) or not check.kind or not (wrong := check.obstacle(ports)):
+        return check
+    return f"meta {meta.ACTIVE_CHECK}: {wrong}"
 
 
 def _locality(node: _Node) -> Locality:

@@ -1,7 +1,7 @@
 """`hostmesh register|deregister`: instances on hosts without an agent, entered straight into the catalog. Synchronous.
 
 Each address becomes a node of its own (`external-node` in its meta, as Consul's external service monitor knows them),
-because no Consul agent stands behind it: nothing overwrites it, and nothing checks its health.
+because no Consul agent stands behind it: nothing overwrites it, and Consul checks nothing.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from agent.adapters.consul.decode import decode_instances, name_fault
 from agent.adapters.consul.meta import ANNOTATION_PREFIX, MAX_VALUE, registration, service_id
 from agent.adapters.consul.store import KvConnection
 from agent.errors import ConflictError, ConsulRefused
-from agent.mesh.service import Instance, Labels, Port, ServiceKey
+from agent.mesh.service import ActiveCheck, Instance, Labels, Port, ServiceKey
 
 NODE_PREFIX = "hostmesh-external-"
 NODE_META = {"external-node": "true", "external-probe": "false", "hostmesh-external": "true"}
@@ -35,6 +35,7 @@ class ExternalInstance(Struct, frozen=True):
     labels: Labels = ()
     annotations: tuple[tuple[str, str], ...] = ()
     service_account: str = "default"
+    active_check: ActiveCheck = ActiveCheck()
 
 
 class ExternalInstances:
@@ -56,6 +57,7 @@ class ExternalInstances:
             instance.ports,
             instance.labels,
             instance.service_account,
+            active_check=instance.active_check,
             annotations=dict(instance.annotations),
         )
         for name, _ in instance.annotations:

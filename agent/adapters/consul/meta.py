@@ -13,14 +13,16 @@ from collections.abc import Iterable, Mapping
 
 from msgspec import Struct
 
+from agent.adapters.consul.active_check import written
 from agent.mesh.names import DEFAULT_NAMESPACE
-from agent.mesh.service import Labels, Port, ServiceKey
+from agent.mesh.service import ActiveCheck, Labels, Port, ServiceKey
 
 PROTOCOL = "protocol"
 NAMESPACE = "namespace"
 ACCOUNT = "service-account"
 TLS = "hostmesh-tls"
 OWN_PREFIX = "hostmesh-"
+ACTIVE_CHECK = "hostmesh-active-check"
 ANNOTATION_PREFIX = "hostmesh-annotation-"
 PORT_PREFIX = "port-"
 RESERVED = frozenset({PROTOCOL, NAMESPACE, ACCOUNT})
@@ -31,6 +33,9 @@ REGION, ZONE, SUBZONE = "region", "zone", "subzone"
 MAX_PAIRS, MAX_VALUE = 64, 512
 _KEY = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _PORT_VALUE = re.compile(r"(\d{1,5})/([a-z0-9-]{1,32})")
+
+
+_UNCHECKED = ActiveCheck()
 
 
 class Registration(Struct, frozen=True):
@@ -53,6 +58,7 @@ def registration(
     account: str,
     *,
     proxied: bool = False,
+    active_check: ActiveCheck = _UNCHECKED,
     annotations: Mapping[str, str] | None = None,
 ) -> Registration:
     """Return the meta and tags of an instance; what Consul can't take as meta becomes a tag."""
@@ -62,6 +68,8 @@ def registration(
         meta[PROTOCOL] = ports[0].protocol.value
     if proxied:
         meta[TLS] = "true"
+    if active_check.kind:
+        meta[ACTIVE_CHECK] = written(active_check)
     meta.update((f"{PORT_PREFIX}{port.name}", f"{port.number}/{port.protocol.value}") for port in ports)
     for name, text in (annotations or {}).items():
         if _fits(ANNOTATION_PREFIX + name, text):

@@ -50,7 +50,12 @@ class Entry(Struct, frozen=True):
         """Return what the local agent answers once this entry is registered."""
         workload = self.workload
         shape = registration(
-            workload.service, workload.ports, workload.labels, workload.service_account, proxied=self.proxied
+            workload.service,
+            workload.ports,
+            workload.labels,
+            workload.service_account,
+            proxied=self.proxied,
+            active_check=workload.active_check,
         )
         return _Standing(
             workload.service.name, workload.address, workload.ports[0].number, dict(shape.meta), list(shape.tags)
