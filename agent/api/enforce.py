@@ -23,7 +23,7 @@ _WHOLE: _Place = ()
 _ABOUT = ("host", "destination", "source", "workloadSelector", "ingressClassName")
 """What a document is for or about: without it the document would be about something else."""
 _ANNOTATIONS = "metadata.annotations."
-_ANSWERS = ("delegate", "redirect", "directResponse", "tcp", "tls")
+_ANSWERS = ("redirect", "directResponse")
 
 
 class Enforceable(Struct, frozen=True):

@@ -162,7 +162,6 @@ def test_refused_in_a_route_rule(fields: dict[str, Any], verdict: Verdict, text:
         ({"route": TO, "headers": {"request": {"remove": [":path"]}}}, INVALID, '":path" cannot be changed here'),
         ({"route": TO, "headers": {"request": {"add": {"x": "a%b"}}}}, INVALID, "has a single %"),
         ({"route": TO, "appendHeaders": {"x": "y"}}, UNSUPPORTED, "has gone from Istio"),
-        ({"delegate": {"name": "x"}}, UNSUPPORTED, "delegate: known, but not supported yet"),
     ],
 )
 def test_refused_in_a_virtual_service(fields: dict[str, Any], verdict: Verdict, text: str) -> None:

@@ -30,7 +30,7 @@ def ports(spec: Any) -> list[int]:
 @pytest.mark.parametrize(
     ("http", "left"),
     [
-        (f"[{{delegate: {{name: y}}}}, {{{TO_V2}}}]", [2]),
+        (f"[{{redirect: {{uri: /y, redirectCode: 305}}}}, {{{TO_V2}}}]", [2]),
         (f"[{{match: [{UNCHECKED}], {TO_V1}}}, {{{TO_V2}}}]", [2]),
         (f"[{{match: [{UNCHECKED}, {{uri: {{prefix: /a}}, statPrefix: a}}], {TO_V1}}}, {{{TO_V2}}}]", [2]),
         (f"[{{match: [{UNCHECKED}, {{uri: {{prefix: /a}}}}], {TO_V1}}}, {{{TO_V2}}}]", [1, 2]),
@@ -70,7 +70,7 @@ def test_a_document_about_something_else_has_no_effect(text: str) -> None:
 
 
 def test_an_agent_enforces_the_rest_and_says_what_it_left_out() -> None:
-    document = one(f"{HEAD}  http: [{{delegate: {{name: y}}}}, {{{TO_V2}}}]\n")
+    document = one(f"{HEAD}  http: [{{redirect: {{uri: /y, redirectCode: 305}}}}, {{{TO_V2}}}]\n")
     key = config_key("default", "VirtualService", "x")
     book = RuleBook()
     book.update({key: (1, to_json(document))})
@@ -79,7 +79,8 @@ def test_an_agent_enforces_the_rest_and_says_what_it_left_out() -> None:
     assert len(lowered.policies[REVIEWS].routes) == 1
     (fault,) = lowered.faults
     assert fault.subject == "VirtualService/x.default"
-    assert "spec.http[0].delegate: known, but not supported yet; the rest of it is in force" in fault.reason
+    assert "spec.http[0].redirect: redirectCode 305 cannot be honoured" in fault.reason
+    assert "the rest of it is in force" in fault.reason
 
 
 def test_an_invalid_document_keeps_its_last_good_form() -> None:

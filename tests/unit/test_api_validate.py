@@ -91,7 +91,6 @@ def test_routes_of_a_route_rule_that_are_fine(route: Any) -> None:
 
 HTTP = "spec.http[0]"
 VIRTUAL_SERVICE_CASES: list[tuple[str, Any, str]] = [
-    ("hosts", [], "spec.hosts: is missing: delegates are known, but not supported yet"),
     ("hosts", ["a", "a"], 'spec.hosts[1]: "a" is given twice'),
     ("hosts", ["*"], 'spec.hosts[0]: "*" is for gateways only, not for the mesh'),
     ("hosts", ["a.*.x"], 'spec.hosts[0]: "a.*.x" is not a host name (a wildcard can only be the first label'),

@@ -26,7 +26,7 @@ OLD, NEW = Fault("cluster a", "bad"), Fault("cluster b", "worse")
 PARTLY = """apiVersion: networking.istio.io/v1
 kind: VirtualService
 metadata: {name: a}
-spec: {hosts: [a], http: [{delegate: {name: x}}, {route: [{destination: {host: a}}]}]}
+spec: {hosts: [a], http: [{redirect: {uri: /x, redirectCode: 305}}, {route: [{destination: {host: a}}]}]}
 """
 
 
@@ -164,7 +164,7 @@ def test_the_third_verdict_is_a_warning(tmp_path: Path) -> None:
     file.write_text(PARTLY)
     result = CliRunner().invoke(cli, ["validate", "-f", str(file)])
     assert result.exit_code == 0
-    assert f"Warning: {file}:4: VirtualService/a: spec.http[0].delegate: known, but not supported yet" in result.stderr
+    assert f"Warning: {file}:4: VirtualService/a: spec.http[0].redirect: redirectCode 305 cannot be" in result.stderr
     assert result.stdout == "1 object valid, not all of it enforceable here (see the warnings)\n"
 
 

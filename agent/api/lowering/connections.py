@@ -26,7 +26,8 @@ def connection_routes(
             conditions = tuple(_match(match) for match in matches)
             destinations = weighted(route["route"], resolver)
             name, is_lost = f"{kind}[{index}]", not any(one.weight for one in destinations)
-            resolver.lost += is_lost
+            if is_lost:
+                resolver.lost.append(name)
             kept, actions = ((), LOST) if is_lost else (destinations, HttpActions())
             found.append(Route(name, resolver.origin, kept, conditions, actions))
     return tuple(found)

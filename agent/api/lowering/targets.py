@@ -26,8 +26,14 @@ class Resolver:
         """In which short names are looked up."""
         self._catalog, self._subsets = catalog, subsets
         self.missing: list[str] = []
-        self.lost = 0
-        """How many routes lead nowhere."""
+        self.lost: list[str] = []
+        """The routes that lead nowhere."""
+
+    def elsewhere(self, namespace: str) -> Resolver:
+        """Return one that looks short names up in another namespace, and notes what is missing in the same place."""
+        other = Resolver(self.origin, namespace, self._catalog, self._subsets)
+        other.missing, other.lost = self.missing, self.lost
+        return other
 
     def find(self, named: Mapping[str, Any]) -> Destination | None:
         """Return the destination that a rule names, None if it isn't there."""

@@ -6,7 +6,8 @@ Where all do, the whole object is left out, and what there was without it serves
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from msgspec import Struct
@@ -15,7 +16,7 @@ from agent.api.envelope import Document
 from agent.api.lowering.actions import http_route_actions, mirror_percent, percentage
 from agent.api.lowering.catalog import Catalog
 from agent.api.lowering.connections import connection_routes, source_of
-from agent.api.lowering.gateway import matches_through
+from agent.api.lowering.delegation import Delegates, owned_routes
 from agent.api.lowering.matching import header_matches, query_matches, string_match
 from agent.api.lowering.targets import LOST, Resolver, Subsets, weighted
 from agent.mesh.routes import Fault, HttpMatch, Mirror, ObjectRef, Route, Subset
@@ -37,16 +38,21 @@ class LoweredRoutes(Struct, frozen=True):
 
 
 def lower_virtual_service(
-    document: Document, catalog: Catalog, subsets: Subsets, gateway: ObjectRef | None = None
+    document: Document,
+    catalog: Catalog,
+    subsets: Subsets,
+    gateway: ObjectRef | None = None,
+    delegates: Delegates = MappingProxyType({}),
 ) -> LoweredRoutes:
     """Return the routes within the mesh, or through a gateway; none if not one of them leads anywhere."""
     spec, resolver = document.spec, Resolver(document.ref, document.namespace, catalog, subsets)
-    http = tuple(_http_routes(spec.get("http") or (), resolver, gateway))
+    owned = owned_routes(document, delegates, gateway, resolver.missing)
+    http = tuple(_route(one.route, one.name, resolver.elsewhere(one.namespace)) for one in owned)
     tls = connection_routes("tls", spec.get("tls") or (), resolver, gateway)
     tcp = connection_routes("tcp", spec.get("tcp") or (), resolver, gateway)
     faults = tuple(Fault(str(document.ref), reason) for reason in dict.fromkeys(resolver.missing))
     lowered = LoweredRoutes(http, tls, tcp, faults)
-    if resolver.lost and resolver.lost == len(lowered.all_routes):
+    if resolver.lost and len(resolver.lost) == len(lowered.all_routes):
         return LoweredRoutes((), (), (), faults)
     return lowered
 
@@ -58,18 +64,12 @@ def declared_subsets(document: Document) -> tuple[Subset, ...]:
     )
 
 
-def _http_routes(routes: Iterable[Mapping[str, Any]], resolver: Resolver, gateway: ObjectRef | None) -> Iterator[Route]:
-    for index, route in enumerate(routes):
-        matches = matches_through(route.get("match") or (), resolver.namespace, gateway)
-        if matches or not route.get("match"):
-            yield _route({**route, "match": matches}, route.get("name") or str(index), resolver)
-
-
 def _route(route: Mapping[str, Any], name: str, resolver: Resolver) -> Route:
     destinations = weighted(route.get("route") or (), resolver)
     is_lost = bool(route.get("route")) and not any(one.weight for one in destinations)
     mirrors = tuple(_mirrors(route, resolver))
-    resolver.lost += is_lost
+    if is_lost:
+        resolver.lost.append(name)
     return Route(
         name=name,
         origin=resolver.origin,

@@ -127,7 +127,7 @@ def _http_whole(report: Report, path: str, route: dict[str, Any]) -> None:
     if "redirect" in route or "directResponse" in route:
         _beside_answer(report, path, route)
     for share in ("mirrorPercent", "mirrorPercentage"):
-        if share in route and "mirror" not in route:
+        if share in route and "mirror" not in route and "delegate" not in route:
             report.unsupported(child(path, share), "there is no mirror beside it, so it means nothing")
     if "mirror" in route and route.get("mirrors"):
         report.invalid(child(path, "mirrors"), "mirror and mirrors exclude each other")
@@ -180,7 +180,7 @@ _HTTP = message(
         ),
         "redirect": REDIRECT,
         "directResponse": DIRECT_RESPONSE,
-        "delegate": UNSUPPORTED,
+        "delegate": message({"name": text(), "namespace": text(addresses.label, empty=True)}, required=("name",)),
         "rewrite": REWRITE,
         "timeout": DURATION,
         "retries": RETRIES,
@@ -203,8 +203,6 @@ _HTTP = message(
 
 
 def _whole(report: Report, path: str, spec: dict[str, Any]) -> None:
-    if not spec.get("hosts"):
-        report.unsupported(child(path, "hosts"), "is missing: delegates are known, but not supported yet")
     check_hosts(report, path, spec)
     if not (spec.get("http") or spec.get("tcp") or spec.get("tls")):
         report.invalid(child(path, "http"), "is missing (at least one route)")
