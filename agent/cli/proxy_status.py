@@ -55,14 +55,16 @@ def merge(statuses: Iterable[NodeStatus], proxied: Mapping[str, str]) -> list[No
 
 
 def status_table(statuses: Sequence[NodeStatus], now: float) -> str:
-    """Return the table; a node with several faults has a line for each."""
+    """Return the table; a node with several faults has a line for each. Scopes are shown where a node has one."""
+    scoped = any(status.scope.sidecar for status in statuses)
+    head = ("NODE", "PROXY", "REVISION", "ENVOY", "CERTIFICATE", *(("SCOPE",) if scoped else ()))
     rows: list[tuple[str, ...]] = []
     for status in statuses:
         reasons = _reasons(status)
-        envoy = status.proxy.version or "-"
-        rows.append((status.node, status.state, _revision(status), envoy, _remaining(status, now), reasons[0]))
-        rows += [("", "", "", "", "", reason) for reason in reasons[1:]]
-    return table(("NODE", "PROXY", "REVISION", "ENVOY", "CERTIFICATE", "FAULTS"), rows)
+        facts = (status.node, status.state, _revision(status), status.proxy.version or "-", _remaining(status, now))
+        rows.append((*facts, *((_scope(status),) if scoped else ()), reasons[0]))
+        rows += [(*[""] * len(head), reason) for reason in reasons[1:]]
+    return table((*head, "FAULTS"), rows)
 
 
 def life(seconds: float) -> str:
@@ -78,6 +80,12 @@ def _revision(status: NodeStatus) -> str:
     if not status.proxy.connected:
         return "-"
     return str(acked) if acked >= sent else f"{acked} (of {sent})"
+
+
+def _scope(status: NodeStatus) -> str:
+    """How many of the mesh's services the node can call, as its Sidecar says."""
+    scope = status.scope
+    return f"{scope.services} of {scope.known} ({scope.sidecar.partition('/')[2]})" if scope.sidecar else "all"
 
 
 def _remaining(status: NodeStatus, now: float) -> str:

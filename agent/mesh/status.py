@@ -42,6 +42,16 @@ class OperatorAccess(Struct, frozen=True, rename="camel"):
     """SHA-256 of the certificate (DER), hexadecimal."""
 
 
+class ScopeStatus(Struct, frozen=True, rename="camel"):
+    """What of the mesh a host's applications can call."""
+
+    sidecar: str = ""
+    """The Sidecar that says so; empty: none does, and everything can be called."""
+    services: int = 0
+    known: int = 0
+    """All services of the mesh; those out of the scope are not followed in Consul."""
+
+
 class NodeStatus(Struct, frozen=True, rename="camel"):
     """One node's status document."""
 
@@ -54,6 +64,7 @@ class NodeStatus(Struct, frozen=True, rename="camel"):
     """Objects, keys and files this agent can't use, or outside systems that are away."""
     operator: OperatorAccess | None = None
     """None: not from other hosts."""
+    scope: ScopeStatus = ScopeStatus()
     updated_at: float = 0.0
     """Unix time, seconds."""
 

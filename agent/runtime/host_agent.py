@@ -306,6 +306,7 @@ class HostAgent:
             proxy=proxy,
             certificates=self._certificates,
             operator=self._operator,
+            scope=self.state.scope,
             faults=self.state.faults
             + trust_domain_faults(self._certificates, self.state.settings.trust_domain)
             + self._registrar.faults,

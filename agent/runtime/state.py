@@ -20,6 +20,7 @@ from agent.mesh.service import Identity, Instance, Service, ServiceKey, Workload
 from agent.mesh.settings import MeshSettings
 from agent.mesh.sidecar import Scope, Sidecar, sidecar_of_host
 from agent.mesh.snapshot import Certificate, MeshSnapshot, Vip
+from agent.mesh.status import ScopeStatus
 from agent.mesh.vips import allocate
 from agent.runtime.events import CertificatesChanged, CredentialsChanged, FaultsChanged, WorkloadsChanged
 from agent.runtime.rulebook import RuleBook
@@ -196,6 +197,12 @@ class MeshState:
             scope=self._scope,
             sidecars=self._sidecars,
         )
+
+    @property
+    def scope(self) -> ScopeStatus:
+        """Return what this host's applications can call."""
+        scope, known = self._scope or Scope(), len(self._services) + len(self._outside)
+        return ScopeStatus(str(scope.sidecar.origin) if scope.sidecar else "", known - len(scope.unseen), known)
 
     @property
     def followed(self) -> frozenset[str] | None:

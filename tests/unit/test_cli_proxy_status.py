@@ -6,7 +6,7 @@ from msgspec.structs import replace
 
 from agent.cli.proxy_status import life, merge, status_table
 from agent.mesh.routes import Fault
-from agent.mesh.status import CertificateStatus, NodeStatus, ProxyStatus
+from agent.mesh.status import CertificateStatus, NodeStatus, ProxyStatus, ScopeStatus
 
 NOW = 1_000_000.0
 
@@ -36,6 +36,18 @@ def test_the_table() -> None:
         "c     NACK           12         1.40.0  1h1m         listener 0.0.0.0_9080: bad field\n"
         "                                                     RouteRule/x.default: unknown host\n"
         "d     NOT CONNECTED  -          1.40.0  EXPIRED      Envoy ended: signal 9"
+    )
+
+
+def test_scopes_are_shown_where_there_are_any() -> None:
+    limited = replace(
+        node("b", faults=(Fault("x", "one"), Fault("x", "two"))), scope=ScopeStatus("Sidecar/s.shop", 3, 12)
+    )
+    assert status_table([node("a"), limited], NOW) == (
+        "NODE  PROXY   REVISION  ENVOY   CERTIFICATE  SCOPE             FAULTS\n"
+        "a     SYNCED  12        1.40.0  1h1m         all               -\n"
+        "b     SYNCED  12        1.40.0  1h1m         3 of 12 (s.shop)  x: one\n"
+        "                                                               x: two"
     )
 
 
