@@ -1,4 +1,4 @@
-"""Sidecars, WorkloadEntries and selected instances through Consul and the agents; the scope changes live, on traffic."""
+"""Sidecars, WorkloadEntries and selected instances through Consul and the agents: on traffic, a scope that changes."""
 
 from __future__ import annotations
 
