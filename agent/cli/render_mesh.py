@@ -12,7 +12,7 @@ from agent.cli.catalog_file import Catalog, HostSettings
 from agent.cli.certificate_files import CertificateFolder
 from agent.config import VipConfig
 from agent.errors import UserError
-from agent.mesh.gateway import Credential, Gateway, named_files
+from agent.mesh.gateway import Credential, Gateway, named_files, stand_in
 from agent.mesh.selection import Selection
 from agent.mesh.service import Workload
 from agent.mesh.settings import MtlsMode
@@ -35,6 +35,8 @@ def node_snapshot(
     registered = {service.key: service for service in catalog.services}
     services = {**registered, **Selection().join(lowered.outside, registered)}
     workloads = catalog.workloads(node)
+    if catalog.host.gateway is not None:
+        workloads = (stand_in(catalog.host.gateway, catalog.nodes[node]), *workloads)
     bearers = [workload.identity for workload in workloads]
     if certificates and not bearers:
         bearers = [certificates.identity]
@@ -100,7 +102,7 @@ def security_warnings(snapshot: MeshSnapshot, certificates: CertificateFolder | 
         f"the certificate is {certificates.spiffe_id or 'without a SPIFFE ID'}, but {workload.service} "
         f"is {workload.identity.spiffe_id(domain)}: its clients will refuse it"
         for workload in snapshot.workloads
-        if workload.proxied and workload.identity.spiffe_id(domain) != certificates.spiffe_id
+        if workload.proxied and workload.ports and workload.identity.spiffe_id(domain) != certificates.spiffe_id
     ]
 
 

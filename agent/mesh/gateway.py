@@ -7,8 +7,9 @@ from enum import StrEnum
 
 from msgspec import Struct
 
+from agent.mesh.names import DEFAULT_NAMESPACE
 from agent.mesh.routes import ObjectRef, Route, Subset
-from agent.mesh.service import Labels, Protocol, ServiceKey, labels_of, selects
+from agent.mesh.service import Labels, Protocol, ServiceKey, Workload, labels_of, selects
 
 INGRESS_LABELS = labels_of({"istio": "ingressgateway"})
 """What a gateway host bears unless its agent.yaml says otherwise."""
@@ -166,6 +167,11 @@ class Credential(Struct, frozen=True):
     """Who signs clients' certificates; empty: there is no such file."""
     crl_pem: bytes = b""
     """What these have revoked."""
+
+
+def stand_in(labels: Labels, address: str) -> Workload:
+    """Return what stands for a gateway host itself, in whose name it calls services."""
+    return Workload(ServiceKey(DEFAULT_NAMESPACE, INGRESS_SERVICE), address, (), labels, INGRESS_ACCOUNT)
 
 
 def named_files(gateways: Iterable[Gateway]) -> frozenset[FileCredential]:

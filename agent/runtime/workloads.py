@@ -8,8 +8,7 @@ from collections.abc import Sequence
 import msgspec
 
 from agent.config import Config, InterceptionConfig, load_workloads
-from agent.mesh.gateway import INGRESS_ACCOUNT, INGRESS_SERVICE
-from agent.mesh.names import DEFAULT_NAMESPACE
+from agent.mesh.gateway import stand_in
 from agent.mesh.ports import NEVER_CAPTURED
 from agent.mesh.routes import Fault
 from agent.mesh.service import ServiceKey, Workload
@@ -57,10 +56,7 @@ def one_identity_per_port(
 
 def gateway_workload(config: Config, address: str) -> tuple[Workload, ...]:
     """Return what stands for a gateway host itself, in whose name it calls services; none on any other host."""
-    if config.gateway_labels is None:
-        return ()
-    key = ServiceKey(DEFAULT_NAMESPACE, INGRESS_SERVICE)
-    return (Workload(key, address, (), config.gateway_labels, INGRESS_ACCOUNT),)
+    return () if config.gateway_labels is None else (stand_in(config.gateway_labels, address),)
 
 
 def served(workload: Workload, interception: InterceptionConfig) -> Workload:

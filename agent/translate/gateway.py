@@ -370,6 +370,8 @@ def _route_table(
     made = []
     for host in sorted(routes.keys() | redirected):
         found = tuple(route for _, of_one in sorted(routes.get(host, {}).items()) for route in of_one)
+        if not found and host not in redirected:
+            continue  # all of its routes are for other ports: a wildcard's shall have its requests here
         virtual = routed_host(f"{host}:{port}", [host], port, ResolvedPort(found, False), None, approaches)
         if host in redirected:
             virtual.message.require_tls = _TLS_ONLY

@@ -16,7 +16,7 @@ from agent.api.checks.schema import Report
 from agent.api.checks.server_tls import PASSING, mode
 from agent.api.yaml_text import child
 
-SERVED = ("http", "http2", "grpc", "https", "tls", "tcp", "mongo", "mysql", "redis")
+SERVED = ("http", "http2", "grpc", "grpc-web", "https", "tls", "tcp", "mongo", "mysql", "redis")
 ASKING = ("MUTUAL", "OPTIONAL_MUTUAL")
 """Modes that look at a client's certificate."""
 FOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}", re.ASCII)
