@@ -186,6 +186,48 @@ spec:
     assert within(counts["v2"], 0.2), counts
 
 
+DELEGATED = """
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: reviews}
+spec: {host: reviews, subsets: [{name: v1, labels: {version: v1}}, {name: v2, labels: {version: v2}}]}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: reviews}
+spec:
+  hosts: [reviews]
+  http:
+  - match: [{uri: {prefix: /team}}]
+    delegate: {name: team, namespace: books}
+  - match: [{uri: {prefix: /gone}}]
+    delegate: {name: gone}
+  - route: [{destination: {host: reviews, subset: v1}}]
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: team, namespace: books}
+spec:
+  http:
+  - match: [{uri: {prefix: /team/two}}]
+    rewrite: {uri: /rewritten}
+    route: [{destination: {host: reviews.default.svc.cluster.local, subset: v2}}]
+  - match: [{uri: {prefix: /other}}]
+    route: [{destination: {host: reviews.default.svc.cluster.local, subset: v2}}]
+  - match: [{headers: {x-kind: {exact: gold}}}]
+    route: [{destination: {host: reviews.default.svc.cluster.local, subset: v2}}]
+"""
+
+
+def test_a_delegate_routes_what_its_root_gives_it(site: Site) -> None:
+    with site.client(DELEGATED) as client:
+        assert (client.get("reviews", "/team/two/x").name, client.get("reviews", "/other").name) == ("v2", "v1")
+        assert client.get("reviews", "/team/two/x").document["path"] == "/rewritten/x"
+        assert client.get("reviews", "/team/three", x_kind="gold").name == "v2"
+        assert client.get("reviews", "/else", x_kind="gold").name == "v1"
+        assert client.get("reviews", "/gone").name == "v1", "as if the route were not there"
+
+
 def test_tcp_service_where_the_server_speaks_first(site: Site) -> None:
     address = (site.outbound["page"], site.tcp_port)
     with site.client(""):
