@@ -8,15 +8,18 @@ from typing import Any
 from agent.api.checks.schema import Check, Report
 from agent.api.envelope import Document
 from agent.api.specs import (
+    authentication_policy,
     authorization_policy,
     egress_rule,
     gateway,
     ingress,
     ingress_rule,
+    mixer,
     peer_authentication,
     proxy_config,
     request_authentication,
     service_entry,
+    service_role,
     sidecar,
     telemetry,
     wasm_plugin,
@@ -38,6 +41,15 @@ KNOWN_SPECS: Mapping[str, Check] = {
     "Telemetry": telemetry.SPEC,
     "ProxyConfig": proxy_config.SPEC,
     "WasmPlugin": wasm_plugin.SPEC,
+    "QuotaSpec": mixer.QUOTA_SPEC,
+    "QuotaSpecBinding": mixer.QUOTA_SPEC_BINDING,
+    "HTTPAPISpec": mixer.HTTP_API_SPEC,
+    "HTTPAPISpecBinding": mixer.HTTP_API_SPEC_BINDING,
+    "ServiceRole": service_role.SERVICE_ROLE,
+    "ServiceRoleBinding": service_role.SERVICE_ROLE_BINDING,
+    "RbacConfig": service_role.RBAC_CONFIG,
+    "Policy": authentication_policy.SPEC,
+    "MeshPolicy": authentication_policy.SPEC,
 }
 
 _OF_ISTIO_ITSELF = ("webhook-always-reject", "parents", "parent-namespace")
@@ -58,10 +70,15 @@ def check_metadata(report: Report, document: Document) -> None:
         report.invalid(place, "is for AuthorizationPolicy only (remove it)")
 
 
-def _gateway(report: Report, document: Document) -> None:
-    wrong = gateway.name_problem(document.name)
-    if wrong:
-        report.invalid("metadata.name", wrong)
+def _named(problem: Callable[[str], str | None]) -> Callable[[Report, Document], None]:
+    """Check the name of a kind's objects."""
+
+    def check(report: Report, document: Document) -> None:
+        wrong = problem(document.name)
+        if wrong:
+            report.invalid("metadata.name", wrong)
+
+    return check
 
 
 def _authorization_policy(report: Report, document: Document) -> None:
@@ -71,7 +88,10 @@ def _authorization_policy(report: Report, document: Document) -> None:
 
 
 _METADATA: Mapping[str, Callable[[Report, Document], None]] = {
-    "Gateway": _gateway,
+    "Gateway": _named(gateway.name_problem),
+    "RbacConfig": _named(service_role.name_problem),
+    "Policy": authentication_policy.check_name,
+    "MeshPolicy": authentication_policy.check_name,
     "Ingress": ingress.check_class,
     "AuthorizationPolicy": _authorization_policy,
 }

@@ -11,7 +11,7 @@ from msgspec import Struct
 from agent.api.problem import one_line
 from agent.api.yaml_text import child
 
-_MAPS = frozenset({"labels", "headers", "appendHeaders", "sourceLabels", "annotations"})
+_MAPS = frozenset({"labels", "headers", "appendHeaders", "sourceLabels", "annotations", "clause"})
 """Fields whose keys are the operator's own words."""
 _SNAKE = re.compile(r"_+([a-z0-9])")
 

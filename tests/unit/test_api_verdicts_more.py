@@ -67,6 +67,23 @@ TAKEN = {
         "{url: 'file:///x', vmConfig: {env: [{name: A, value: b}, {name: B, valueFrom: HOST}]}}",
         "{url: 'https://a/b', match: [{mode: CLIENT, ports: [{number: 80}]}], pluginConfig: {a: [b]}}",
     ],
+    "QuotaSpec": [
+        "{rules: [{quotas: [{quota: a.b, charge: '1'}], match: [{clause: {request.api_key: {prefix: a}}}]}]}",
+    ],
+    "QuotaSpecBinding": [
+        "{services: [{service: '*'}, {name: a, namespace: b}], quota_specs: [{name: c, namespace: d}]}"
+    ],
+    "HTTPAPISpec": [
+        "{attributes: {attributes: {a.b: {stringValue: c}, d: {int64Value: 5}}},"
+        " patterns: [{http_method: GET, regex: a}], api_keys: [{query: a}, {header: b}, {cookie: c}]}",
+    ],
+    "HTTPAPISpecBinding": ["{services: [{name: a}], api_specs: [{name: b}]}"],
+    "ServiceRole": ["{rules: [{services: ['*'], methods: [GET], constraints: [{key: version, values: [v1]}]}]}"],
+    "ServiceRoleBinding": ["{subjects: [{properties: {a: b}}], roleRef: {kind: ServiceRole, name: a}}"],
+    "Policy": [
+        "{targets: [{name: a, ports: [{number: 80}, {name: http}]}], peers: [{mtls: {}}], peerIsOptional: true}",
+        "{targets: [{name: a}], origins: [{jwt: {issuer: a, jwksUri: 'https://a'}}], principalBinding: USE_ORIGIN}",
+    ],
     "RouteRule": [
         "{destination: {name: a}, precedence: -1}",
         "{destination: {service: 10.0.0.0/8}}",
@@ -156,6 +173,49 @@ REFUSED = {
         ("{url: a/b, match: [{ports: [{}]}]}", "number: is missing"),
         ("{url: a/b, targetRef: {kind: Service, name: x}, selector: {}}", "exclude each other"),
     ],
+    "QuotaSpec": [
+        ("{rules: []}", "rules: is empty"),
+        ("{rules: [{match: [{clause: {a: {exact: b}}}]}]}", "quotas: is missing"),
+        ("{rules: [{quotas: [{quota: '', charge: 1}]}]}", "quota: is empty"),
+        ("{rules: [{quotas: [{quota: a, charge: 0}]}]}", "charge: 0 is not positive"),
+        (
+            "{rules: [{quotas: [{quota: a, charge: 1}], match: [{clause: {b: {regex: ''}}}]}]}",
+            "clause.b.regex: is empty",
+        ),
+    ],
+    "QuotaSpecBinding": [
+        ("{services: [{name: a}]}", "quotaSpecs: is missing"),
+        ("{services: [{service: a, name: b}], quotaSpecs: [{name: c}]}", "does not go with service"),
+        ("{services: [{namespace: a}], quotaSpecs: [{name: c}]}", "name: is missing"),
+        ("{services: [{name: a}], quotaSpecs: [{name: b, namespace: 'c/d'}]}", "namespace"),
+    ],
+    "HTTPAPISpec": [
+        ("{attributes: {attributes: {a: {stringValue: b}}}}", "patterns: is missing"),
+        ("{attributes: {attributes: {}}, patterns: [{httpMethod: GET, uriTemplate: /a}]}", "attributes: is empty"),
+        ("{attributes: {attributes: {a: {stringValue: ''}}}, patterns: [{httpMethod: GET}]}", "stringValue: is empty"),
+        ("{attributes: {attributes: {a: {boolValue: true}}}, patterns: [{uriTemplate: /a}]}", "httpMethod: is missing"),
+    ],
+    "HTTPAPISpecBinding": [("{services: [], apiSpecs: [{name: a}]}", "services: is empty")],
+    "ServiceRole": [
+        ("{}", "rules: is missing"),
+        ("{rules: [{methods: [GET]}]}", "services: is missing"),
+        ("{rules: [{services: [a], methods: [GET], constraints: [{key: b}]}]}", "values: is missing"),
+    ],
+    "ServiceRoleBinding": [
+        ("{roleRef: {kind: ServiceRole, name: a}}", "subjects: is missing"),
+        ("{subjects: [{user: ''}], roleRef: {kind: ServiceRole, name: a}}", "names nobody"),
+        ("{subjects: [{user: a}], roleRef: {kind: Role, name: a}}", "kind"),
+    ],
+    "RbacConfig": [("{mode: ON_WITH_INCLUSION}", "inclusion: is missing"), ("{mode: ON}", "metadata.name")],
+    "Policy": [
+        ("{peers: [{mtls: {}}]}", "metadata.name"),
+        ("{targets: [{name: a.b}]}", "targets[0].name"),
+        ("{targets: [{name: a, ports: [{number: 0}]}]}", "number: 0"),
+        ("{targets: [{name: a}], origins: [{jwt: {issuer: b}}, {jwt: {issuer: b}}]}", '"b" is given twice'),
+        ("{targets: [{name: a}], origins: [{jwt: {issuer: ''}}]}", "issuer: is empty"),
+        ("{targets: [{name: a}], peers: [{jwt: {issuer: b, jwksUri: 'a:b'}}]}", "jwksUri"),
+    ],
+    "MeshPolicy": [("{peers: [{mtls: {}}]}", "metadata.name")],
     "RouteRule": [
         ("{}", "destination: is missing"),
         ("{destination: {name: 'a?'}}", "destination.name"),

@@ -16,7 +16,8 @@ from agent.api.yaml_text import child
 _STRICT_HEADER = re.compile(r"[-_A-Za-z0-9]+")
 
 
-def _uri(value: str) -> str | None:
+def key_set_uri(value: str) -> str | None:
+    """Want where a key set can be fetched from."""
     try:
         parts = urlsplit(value)
         port = parts.port
@@ -55,8 +56,8 @@ _JWT_RULE = message(
     {
         "issuer": text(empty=True),
         "audiences": _NAMES,
-        "jwksUri": text(_uri, empty=True),
-        "jwks_uri": text(_uri, empty=True),
+        "jwksUri": text(key_set_uri, empty=True),
+        "jwks_uri": text(key_set_uri, empty=True),
         "jwks": text(_key_set, empty=True),
         "fromHeaders": listing(message({"name": text(), "prefix": text(empty=True)}, required=("name",))),
         "fromParams": _NAMES,
