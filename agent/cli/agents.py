@@ -82,7 +82,9 @@ class AgentSocket:
             raise UserError(f"{self._path}: permission denied; run it as root or as the user hostmesh") from error
         except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            raise HostError(f"{self._path}: no agent answers there: {reason} (is hostmesh-agent running?)") from error
+            raise HostError(
+                f"{self._path}: no agent answers there: {reason} (does hostmesh-agent run? Of another host give NODE)"
+            ) from error
         finally:
             connection.close()
         if answer.status != 200:

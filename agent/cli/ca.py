@@ -10,7 +10,7 @@ import click
 
 from agent.cli.command import Group, given_flags
 from agent.cli.connection import resolve
-from agent.cli.output import table, to_json
+from agent.cli.output import output_option, print_records, table
 from agent.errors import UserError
 
 _DEFAULT_SOCKET = "/run/hostmesh-ca/admin.sock"
@@ -78,7 +78,7 @@ hostmesh ca token create --identity ns/default/sa/reviews --ttl 2d --uses 10 -o 
 @click.option("--ttl", type=_Duration(), default="1h", show_default=True, help="How long it can be used.")
 @click.option("--uses", type=click.IntRange(1), default=1, show_default=True, help="How many hosts may use it.")
 @_socket
-@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@output_option("text", "json", "yaml")
 def create(identity: str, ttl: int, uses: int, socket: str, output: str) -> None:
     """Make a join token and print it, this once: the CA keeps only a hash."""
     from agent.adapters.identity.administration import CaAdministration
@@ -88,12 +88,12 @@ def create(identity: str, ttl: int, uses: int, socket: str, output: str) -> None
         click.echo(text)
         return
     record = {"token": text, "id": info.id, "identity": info.identity, "expiresAt": info.expires_at, "uses": info.uses}
-    click.echo(to_json(record))
+    print_records(record, output)
 
 
 @token.command("list", examples="hostmesh ca token list -o json")
 @_socket
-@click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@output_option("table", "json", "yaml")
 def list_tokens(socket: str, output: str) -> None:
     """List the join tokens, without their secrets."""
     from msgspec import to_builtins
@@ -101,8 +101,8 @@ def list_tokens(socket: str, output: str) -> None:
     from agent.adapters.identity.administration import CaAdministration
 
     tokens = CaAdministration(socket).list_tokens()
-    if output == "json":
-        click.echo(to_json(to_builtins(tokens)))
+    if output != "table":
+        print_records(to_builtins(tokens), output)
         return
     now = time.time()
     rows = [

@@ -9,7 +9,7 @@ import msgspec
 
 from agent.cli.command import Group, given_flags
 from agent.cli.context_file import Context, Contexts, contexts_path, load_contexts, save_contexts
-from agent.cli.output import table
+from agent.cli.output import output_option, print_records, table
 from agent.errors import ConflictError, UserError
 
 
@@ -71,10 +71,14 @@ def use(name: str) -> None:
     click.echo(f"Current context: {name}")
 
 
-@context.command("list", examples="hostmesh context list")
-def list_contexts() -> None:
+@context.command("list", examples="hostmesh context list\nhostmesh context list -o json")
+@output_option("table", "json", "yaml")
+def list_contexts(output: str) -> None:
     """List the contexts; the current one is marked."""
     contexts = load_contexts(contexts_path())
+    if output != "table":
+        print_records(msgspec.to_builtins(contexts), output)
+        return
     rows = [
         ("*" if name == contexts.current else "", name, item.consul_address, item.namespace or "default")
         for name, item in sorted(contexts.contexts.items())

@@ -1,57 +1,80 @@
-"""What an Envoy really has of an instance or a service, as lines of `hostmesh describe`. Pure but for the asking."""
+"""What an Envoy really has of an instance or a service, as records for `describe`. Pure but for the asking."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
 
+from msgspec import Struct
+
 from agent.cli import envoy_view
 from agent.cli.agents import Agent, view_json
+from agent.cli.description import Record
 from agent.mesh.names import canonical_host, inbound_cluster
 from agent.mesh.service import Instance, ServiceKey
 
 
-def instance_lines(agent: Agent, instance: Instance) -> list[str]:
-    """Return how the instance's own Envoy serves it; raises HostmeshError if it cannot be asked."""
-    listeners = envoy_view.listeners(view_json(agent, "listeners"))
-    secrets = envoy_view.secret_rows(envoy_view.secrets(view_json(agent, "secret")))
-    stats = {one["name"]: one["value"] for one in view_json(agent, "stats")["stats"] if "name" in one}
-    lines = []
-    for port in instance.ports:
-        served = ", ".join(_chains(listeners, port.number)) or "not served"
-        lines.append(f"Envoy:     {port.number}: {served}")
+class InboundFacts(Struct, frozen=True):
+    """What a node's Envoy says of the traffic that comes in."""
+
+    listeners: list[Any]
+    secrets: list[envoy_view.Row]
+    stats: dict[str, int]
+
+
+def read_inbound(agent: Agent) -> InboundFacts:
+    """Ask a node's agent; raises HostmeshError."""
+    return InboundFacts(
+        envoy_view.listeners(view_json(agent, "listeners")),
+        envoy_view.secret_rows(envoy_view.secrets(view_json(agent, "secret"))),
+        {one["name"]: one["value"] for one in view_json(agent, "stats")["stats"] if "name" in one},
+    )
+
+
+def inbound_record(facts: InboundFacts, instance: Instance) -> Record:
+    """Return how an instance's own Envoy serves it."""
     identity = f"/ns/{instance.service.namespace}/sa/{instance.service_account}"
-    held = [row for row in secrets if row[0].endswith(identity)]
-    lines += [f"Holds:     {name}, serial {serial}, until {end}" for name, _, serial, end in held]
-    return lines + [f"Served:    {port.number}: {_traffic(stats, port.number)}" for port in instance.ports]
+    return {
+        "ports": [
+            {"number": port.number, "takes": list(_takes(facts.listeners, port.number)), **_traffic(facts, port.number)}
+            for port in instance.ports
+        ],
+        "certificates": [
+            {"name": name, "serial": serial, "validUntil": end}
+            for name, _, serial, end in facts.secrets
+            if name.endswith(identity)
+        ],
+    }
 
 
-def service_lines(agent: Agent, service: ServiceKey) -> list[str]:
-    """Return where an Envoy sends calls of a service, and what it thinks of the endpoints; raises HostmeshError."""
+def outbound_record(agent: Agent, node: str, service: ServiceKey) -> Record:
+    """Return where a node's Envoy sends calls of a service, and how it sees the endpoints; raises HostmeshError."""
     host = canonical_host(service)
     routes = envoy_view.route_rows(envoy_view.routes(view_json(agent, "routes")))
     endpoints = envoy_view.endpoint_rows(view_json(agent, "endpoints"))
-    lines = [
-        f"  port {table}: {match} → {target}"
-        for table, name, match, target in routes
-        if name == host or f"|{host}" in target
-    ]
-    lines += [
-        f"  endpoint {address} {health} ({cluster})"
-        for address, health, cluster in endpoints
-        if cluster.endswith(f"|{host}")
-    ]
-    return lines or ["  nothing: no route and no endpoint (a Sidecar's scope?)"]
+    return {
+        "node": node,
+        "routes": [
+            {"table": table, "match": match, "destination": target}
+            for table, name, match, target in routes
+            if name == host or f"|{host}" in target
+        ],
+        "endpoints": [
+            {"address": address, "health": health, "cluster": cluster}
+            for address, health, cluster in endpoints
+            if cluster.endswith(f"|{host}")
+        ],
+    }
 
 
-def _chains(listeners: list[Any], port: int) -> Iterator[str]:
+def _takes(listeners: list[Any], port: int) -> Iterator[str]:
     for listener in listeners:
         for chain in listener.get("filter_chains", ()):
             if chain.get("filter_chain_match", {}).get("destination_port") == port:
                 yield "mutual TLS" if "transport_socket" in chain else "plain text"
 
 
-def _traffic(stats: dict[str, int], port: int) -> str:
-    prefix = f"cluster.{inbound_cluster(port)}"
-    requests, connections = (stats.get(f"{prefix}.upstream_{what}_total", 0) for what in ("rq", "cx"))
-    return f"{requests} requests, {stats.get(f'{prefix}.upstream_rq_5xx', 0)} answered 5xx, {connections} connections"
+def _traffic(facts: InboundFacts, port: int) -> dict[str, int]:
+    prefix = f"cluster.{inbound_cluster(port)}.upstream"
+    names = {"requests": "rq_total", "answered5xx": "rq_5xx", "connections": "cx_total"}
+    return {name: facts.stats.get(f"{prefix}_{stat}", 0) for name, stat in names.items()}

@@ -118,11 +118,12 @@ def test_any_host_is_asked_from_any_other(lab: Lab) -> None:
 
 def test_describe_shows_what_the_envoys_really_have(lab: Lab) -> None:
     described = lab[CLIENT].exec(str(HOSTMESH), "describe", "instance", "reviews-v1", uid=APP_UID).stdout
-    assert re.search(r"Envoy:     9080: mutual TLS, plain text", described), described
+    assert re.search(r"Envoy:     9080: mutual TLS, plain text; \d+ requests, 0 answered 5xx", described), described
     assert re.search(
         r"Holds:     spiffe://cluster\.local/ns/default/sa/bookinfo-reviews, serial [0-9a-f]+, until 20", described
     )
-    assert re.search(r"Served:    9080: \d+ requests, 0 answered 5xx", described), described
+    described = lab[CLIENT].exec(str(HOSTMESH), "describe", "instance", "reviews-v1", "-o", "json").stdout
+    assert json.loads(described)[0]["envoy"]["ports"][0]["takes"] == ["mutual TLS", "plain text"]
     described = lab["ratings"].exec(str(HOSTMESH), "describe", "service", "reviews", "--from", CLIENT).stdout
     assert f"Envoy of {CLIENT}:" in described
     assert re.search(r"  endpoint \S+:9080 healthy \(outbound", described), described

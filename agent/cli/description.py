@@ -1,0 +1,100 @@
+"""What the mesh knows of a service or an instance, as plain records that `describe` prints. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from agent.api.analysis.analyze import analyze
+from agent.api.analysis.world import World
+from agent.api.lowering.lower import lower
+from agent.mesh.names import hosts_by_service
+from agent.mesh.routes import Destination, Route
+from agent.mesh.service import Instance, Port, ServiceKey
+from agent.mesh.status import NodeStatus
+
+Record = dict[str, Any]
+
+
+def service_record(world: World, key: ServiceKey, namespace: str) -> Record:
+    """Return a service of the catalog: ports, names, instances, the rules about it in order, and their faults."""
+    services = world.services or {}
+    policy = lower(world.documents, world.catalog.services).policies.get(key)
+    return {
+        "service": str(key),
+        "names": list(hosts_by_service(services, namespace)[key]),
+        "ports": _ports(services[key].ports),
+        "mtls": str(world.settings.mtls),
+        "instances": [_instance(each) for each in services[key].instances],
+        "routes": [_route(route) for route in policy.routes] if policy else [],
+        "otherwise": "all instances" if policy is None or policy.default_route else "404",
+        "policies": [str(rule.origin) for rule in policy.connections] if policy else [],
+        "subsets": [
+            {"name": name, "labels": dict(labels), "serving": world.instances(key, labels)}
+            for name, labels in sorted(world.subsets.get(key, {}).items())
+        ],
+        "findings": _findings(world, key),
+    }
+
+
+def instance_record(world: World, each: Instance, status: NodeStatus | None) -> Record:
+    """Return an instance: where it is, its health and subsets, and what its node's agent reports."""
+    subsets = sorted(
+        name for name, labels in world.subsets.get(each.service, {}).items() if set(labels) <= set(each.labels)
+    )
+    return {
+        **_instance(each),
+        "service": str(each.service),
+        "ports": _ports(each.ports),
+        "serves": world.settings.warning_instances.serves(each.health),
+        "subsets": subsets,
+        "identity": f"{each.service.namespace}/{each.service_account}",
+        "proxy": _proxy(status) if status and each.proxied else None,
+    }
+
+
+def _instance(each: Instance) -> Record:
+    return {
+        "id": each.id,
+        "node": each.node,
+        "address": each.address,
+        "health": str(each.health),
+        "proxied": each.proxied,
+        "labels": dict(each.labels),
+    }
+
+
+def _ports(ports: tuple[Port, ...]) -> list[Record]:
+    return [{"number": port.number, "name": port.name, "protocol": str(port.protocol)} for port in ports]
+
+
+def _route(route: Route) -> Record:
+    return {
+        "rule": str(route.origin),
+        "name": route.name,
+        "matches": len(route.matches),
+        "destinations": [{"weight": one.weight, "destination": _target(one.destination)} for one in route.destinations],
+    }
+
+
+def _target(destination: Destination) -> str:
+    return f"{destination.service}/{destination.subset.name}" if destination.subset else str(destination.service)
+
+
+def _proxy(status: NodeStatus) -> Record:
+    faults = (*status.proxy.nacks, *status.faults)
+    return {
+        "state": status.state,
+        "acknowledged": status.proxy.acked_revision,
+        "sent": status.proxy.config_revision,
+        "envoy": status.proxy.version,
+        "faults": [f"{fault.subject}: {fault.reason}" for fault in faults],
+    }
+
+
+def _findings(world: World, key: ServiceKey) -> list[str]:
+    about = {
+        f"{document.kind} {document.name}.{document.namespace}"
+        for document in world.documents
+        if any(reference.service == key for reference in world.references(document))
+    }
+    return [one.line for one in analyze(world.documents, world.services, world.settings) if one.object in about]

@@ -1,0 +1,120 @@
+"""`describe` from records: the text, and what is read from an Envoy's answers."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from agent.api.analysis.world import World
+from agent.api.document import read_documents
+from agent.cli.describe_live import inbound_record, outbound_record, read_inbound
+from agent.cli.describe_text import instance_text, service_text
+from agent.cli.description import instance_record, service_record
+from agent.mesh.routes import Fault
+from agent.mesh.service import Instance, Port, Protocol, Service, ServiceKey
+from agent.mesh.settings import MeshSettings
+from agent.mesh.status import NodeStatus, ProxyStatus
+
+REVIEWS = ServiceKey("default", "reviews")
+RULE = """apiVersion: config.istio.io/v1alpha2
+kind: RouteRule
+metadata: {name: jason, namespace: default}
+spec:
+  destination: {name: reviews}
+  match: {request: {headers: {cookie: {exact: user=jason}}}}
+  route: [{labels: {version: v2}}]
+"""
+CHAIN = {"filter_chain_match": {"destination_port": 9080}}
+
+
+class FakeAgent:
+    """Answers with these views."""
+
+    def __init__(self, **views: Any) -> None:
+        self._views = views
+
+    def view(self, name: str) -> bytes:
+        return json.dumps(self._views[name]).encode()
+
+
+def dump(kind: str, **sections: Any) -> Any:
+    return {"configs": [{"@type": f"type.googleapis.com/envoy.admin.v3.{kind}", **sections}]}
+
+
+INBOUND = FakeAgent(
+    listeners=dump(
+        "ListenersConfigDump",
+        dynamic_listeners=[
+            {"active_state": {"listener": {"filter_chains": [{**CHAIN, "transport_socket": {}}, CHAIN]}}},
+            {"active_state": {"listener": {"filter_chains": [{"filter_chain_match": {"destination_port": 1}}]}}},
+        ],
+    ),
+    secret=dump("SecretsConfigDump"),
+    stats={"stats": [{"name": "cluster.inbound|9080||.upstream_rq_total", "value": 7}, {"histograms": {}}]},
+)
+OUTBOUND = FakeAgent(
+    routes=dump(
+        "RoutesConfigDump",
+        dynamic_route_configs=[
+            {
+                "route_config": {
+                    "name": "9080",
+                    "virtual_hosts": [
+                        {
+                            "name": name,
+                            "routes": [{"match": {"prefix": "/"}, "route": {"cluster": f"outbound|9080||{name}"}}],
+                        }
+                        for name in ("reviews.service.consul", "ratings.service.consul")
+                    ],
+                }
+            }
+        ],
+    ),
+    endpoints={"cluster_statuses": [{"name": "outbound|9080||other.service.consul", "host_statuses": []}]},
+)
+
+
+def instance() -> Instance:
+    port = Port(9080, "http", Protocol.HTTP)
+    labels = (("version", "v2"),)
+    return Instance("reviews-1", REVIEWS, "vm-1", "10.0.0.1", (port,), labels, service_account="bookinfo", proxied=True)
+
+
+def world() -> World:
+    documents, problems = read_documents(RULE, "rules.yaml", "default")
+    assert not problems
+    return World(documents, {REVIEWS: Service.from_instances(REVIEWS, [instance()])}, MeshSettings())
+
+
+def test_a_service_and_its_rules() -> None:
+    record = service_record(world(), REVIEWS, "default")
+    record["envoy"] = outbound_record(OUTBOUND, "page", REVIEWS)
+    text = service_text(json.loads(json.dumps(record)))
+    for line in (
+        "Service:   reviews.default",
+        "  RouteRule/jason.default (1 match): 100 % reviews.default/version=v2",
+        "  otherwise: all instances",
+        "Envoy of page:",
+        "  port 9080: /* → outbound|9080||reviews.service.consul",
+    ):
+        assert line in text.splitlines(), text
+    assert "ratings" not in text
+
+
+def test_an_instance_and_its_envoy() -> None:
+    proxy = ProxyStatus(True, "1.40", 5, 5, (Fault("listener x", "bad"),))
+    record = instance_record(world(), instance(), NodeStatus("vm-1", proxy=proxy))
+    record["envoy"] = inbound_record(read_inbound(INBOUND), instance())
+    assert record["envoy"]["ports"] == [
+        {"number": 9080, "takes": ["mutual TLS", "plain text"], "requests": 7, "answered5xx": 0, "connections": 0}
+    ]
+    text = instance_text(json.loads(json.dumps(record)))
+    assert "Envoy:     9080: mutual TLS, plain text; 7 requests, 0 answered 5xx, 0 connections" in text
+    assert "Proxy:     NACK, revision 5 of 5, Envoy 1.40" in text
+    assert "  listener x: bad" in text
+    record["envoy"] = {"error": "vm-1: 10.0.0.1 port 15022 cannot be reached"}
+    assert "Envoy:     cannot be asked: vm-1: 10.0.0.1 port 15022 cannot be reached" in instance_text(record)
+
+
+def test_an_instance_without_a_report() -> None:
+    assert "Proxy:     its agent does not report" in instance_text(instance_record(world(), instance(), None))
