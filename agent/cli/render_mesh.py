@@ -16,10 +16,9 @@ from agent.mesh.gateway import Credential, Gateway, named_files, stand_in
 from agent.mesh.selection import Selection
 from agent.mesh.service import Workload
 from agent.mesh.settings import MtlsMode
-from agent.mesh.sidecar import Scope, sidecar_of_host
+from agent.mesh.sidecar import LOCALHOST, Scope, sidecar_of_host
 from agent.mesh.snapshot import Certificate, MeshSnapshot
 from agent.mesh.vips import allocate
-from agent.translate.inbound import LOCALHOST
 from agent.translate.netfilter import NetfilterOptions
 from agent.translate.plan import PlanOptions
 

@@ -15,7 +15,7 @@ from msgspec import Struct
 from agent.mesh.gateway import INGRESS_SERVICE
 from agent.mesh.names import CONSUL_DOMAIN, DEFAULT_NAMESPACE, qualified_hosts
 from agent.mesh.routes import ObjectRef, ServicePolicy
-from agent.mesh.service import Labels, Outside, Port, Service, ServiceKey, Workload, selects
+from agent.mesh.service import Labels, Outside, Port, Protocol, Service, ServiceKey, Workload, selects
 from agent.mesh.settings import OutboundTrafficPolicy
 from agent.mesh.traffic_policy import ConnectionPool
 
@@ -69,7 +69,9 @@ class EgressListener(Struct, frozen=True):
 class IngressListener(Struct, frozen=True):
     """How one of the workload's own ports is served."""
 
-    port: Port
+    number: int
+    protocol: Protocol | None = None
+    """None: as the workload says."""
     address: str = ""
     """Where the application listens: an IP address, or a Unix socket (`unix://PATH`); "": where it does without."""
     target: int = 0
@@ -104,7 +106,7 @@ class Sidecar(Struct, frozen=True):
 
     def ingress_of(self, port: int) -> IngressListener | None:
         """Return how a port of the workload is served, None: as without a Sidecar."""
-        return next((listener for listener in self.ingress if listener.port.number == port), None)
+        return next((listener for listener in self.ingress if listener.number == port), None)
 
 
 def sidecar_for(sidecars: Iterable[Sidecar], namespace: str, labels: Labels) -> Sidecar | None:

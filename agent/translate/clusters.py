@@ -21,7 +21,7 @@ from agent.mesh.routes import Fault, Subset
 from agent.mesh.service import Identity, Port, Protocol
 from agent.mesh.settings import MtlsMode
 from agent.mesh.snapshot import Resource
-from agent.mesh.traffic_policy import ClientTls, ConnectionPool, LoadBalancer, TlsMode
+from agent.mesh.traffic_policy import ClientTls, ConnectionPool, Http2Use, LoadBalancer, TlsMode
 from agent.translate.balancing import set_load_balancer
 from agent.translate.facts import ClientSecurity, ServiceFacts, ServiceSubset
 from agent.translate.health_checks import set_active_check
@@ -29,7 +29,7 @@ from agent.translate.limits import circuit_breakers, http_options, set_connectio
 from agent.translate.locality import distribution
 from agent.translate.outside import client_tls, set_discovery
 from agent.translate.policies import ServiceTraffic
-from agent.translate.resource import ADS, packed, resource, seconds, socket_address
+from agent.translate.resource import ADS, any_address, packed, resource, seconds
 from agent.translate.tls import (
     client_socket,
     credential_references,
@@ -81,17 +81,30 @@ def unusable_policies(
     return tuple(Fault(f"service {facts.key}", reason) for reason in sorted(reasons))
 
 
-def workload_cluster(port: Port, address: str) -> Resource:
-    """Return the cluster of a local workload's port: the application itself, reached at that address in plain text."""
+def workload_cluster(port: Port, address: str, target: int, pool: ConnectionPool | None = None) -> Resource:
+    """Return the cluster of a local workload's port: the application itself, reached in plain text.
+
+    `address` and the port `target` are where it listens; `address` may be a Unix socket.
+    """
     name = inbound_cluster(port.number)
     cluster = _cluster(name, cluster_pb2.Cluster.STATIC)
     cluster.load_assignment.cluster_name = name
     endpoint = cluster.load_assignment.endpoints.add().lb_endpoints.add().endpoint
-    endpoint.address.CopyFrom(socket_address(address, port.number))
+    endpoint.address.CopyFrom(any_address(address, target))
+    if pool is not None:
+        set_connections(cluster, pool)
     if port.protocol.may_be_http:
-        # Plain HTTP goes on in the version it came in; gRPC and HTTP/2 applications get HTTP/2 from everybody.
-        _set_http(cluster, _HTTP2 if port.protocol.is_http2 else _AS_DOWNSTREAM)
+        _set_http(cluster, _inbound_options(port, pool))
     return resource(CLUSTER_TYPE, name, cluster)
+
+
+def _inbound_options(port: Port, pool: ConnectionPool | None) -> Any:
+    """Plain HTTP goes on in the version it came in; gRPC and HTTP/2 applications get HTTP/2 from everybody."""
+    if pool is None:
+        return _HTTP2 if port.protocol.is_http2 else _AS_DOWNSTREAM
+    if not port.protocol.is_http2 and pool.http2 is None:
+        pool = structs.replace(pool, http2=Http2Use.AS_CLIENT)
+    return http_options(port.protocol, pool, None)
 
 
 def fallback_clusters() -> tuple[Resource, ...]:

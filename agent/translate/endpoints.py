@@ -16,11 +16,10 @@ from agent.mesh.traffic_policy import TrafficPolicy
 from agent.translate.facts import ClientSecurity, ServiceFacts, ServiceSubset
 from agent.translate.locality import Place, groups
 from agent.translate.policies import ServiceTraffic
-from agent.translate.resource import is_ip, resource
+from agent.translate.resource import UNIX, any_address, is_ip, resource
 from agent.translate.tls import mesh_metadata
 
 _MESH_METADATA = mesh_metadata()
-_UNIX = "unix://"
 
 
 def service_endpoints(
@@ -64,7 +63,7 @@ def unusable_instances(service: Service) -> tuple[Fault, ...]:
 
 def _is_address(service: Service, text: str) -> bool:
     """Tell whether Envoy can call an address. Sockets of this host are for rules to name: the catalog is untrusted."""
-    return is_ip(text) or (service.outside is not None and text.startswith(_UNIX))
+    return is_ip(text) or (service.outside is not None and text.startswith(UNIX))
 
 
 def _of_port(instances: Iterable[Instance], port: int, subset: Subset | None) -> tuple[Instance, ...]:
@@ -105,8 +104,8 @@ def _assignment(
 
 def _add(locality: Any, instance: Instance, port: int, mesh_tls: bool) -> None:
     endpoint = locality.lb_endpoints.add()
-    if instance.address.startswith(_UNIX):
-        endpoint.endpoint.address.pipe.path = instance.address.removeprefix(_UNIX)
+    if instance.address.startswith(UNIX):
+        endpoint.endpoint.address.CopyFrom(any_address(instance.address, port))
     else:
         socket = endpoint.endpoint.address.socket_address
         socket.address = instance.address

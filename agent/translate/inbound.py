@@ -6,39 +6,37 @@ connections are closed. Connections captured for any other port are closed too.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 from envoy.config.core.v3 import base_pb2
 from envoy.config.listener.v3 import listener_components_pb2
 from envoy.extensions.filters.listener.tls_inspector.v3 import tls_inspector_pb2
-from msgspec import Struct
 
 from agent.mesh.names import (
     CLUSTER_TYPE,
     LISTENER_TYPE,
     SECRET_TYPE,
     TRUST_BUNDLE_SECRET,
-    certificate_secret,
     inbound_cluster,
 )
-from agent.mesh.routes import Fault
-from agent.mesh.service import Port, Protocol, Workload
+from agent.mesh.service import Protocol
 from agent.mesh.settings import MtlsMode
 from agent.mesh.snapshot import Resource
+from agent.mesh.traffic_policy import TrafficPolicy
 from agent.translate.clusters import workload_cluster
 from agent.translate.detection import DETECTED_HTTP, http_inspector, restrict
 from agent.translate.facts import Security
 from agent.translate.http import inbound_http
 from agent.translate.listeners import listener, original_dst_filter
 from agent.translate.options import PlanOptions
+from agent.translate.policies import Approach
 from agent.translate.resolve import Target
 from agent.translate.resource import packed, resource, seconds
+from agent.translate.served import InboundPort
 from agent.translate.tcp import tcp_to
 from agent.translate.tls import MESH_ALPN, MESH_HTTP_ALPN, server_socket
 
 VIRTUAL_INBOUND = "virtualInbound"
-LOCALHOST = "127.0.0.1"
 
 CLIENT_FIRST_SECONDS = 5.0
 SERVER_FIRST_SECONDS = 0.1
@@ -55,39 +53,11 @@ HANDSHAKE_SECONDS = 10.0
 """A connection that has not finished its handshake by then is closed: else anybody could hold any number of them."""
 
 
-class InboundPort(Struct, frozen=True):
-    """A local workload's port as Envoy serves it."""
-
-    port: Port
-    certificate: str
-    """SDS name; it may not be there yet."""
-    address: str
-    """Where the application itself is reached."""
-
-
-def inbound_ports(
-    workloads: Iterable[Workload], trust_domain: str, bind: str | None
-) -> tuple[tuple[InboundPort, ...], tuple[Fault, ...]]:
-    """Return the ports to serve; of two workloads on one port the first has it, and the other is reported."""
-    ports: dict[int, InboundPort] = {}
-    faults = []
-    for workload in workloads:
-        name = certificate_secret(workload.identity, trust_domain)
-        address = LOCALHOST if bind is None or bind == workload.address else workload.address
-        for port in workload.ports if workload.proxied else ():
-            if port.number in ports:
-                reason = f"port {port.number} has no inbound proxy: another service of this host has that port"
-                faults.append(Fault(f"service {workload.service}", reason))
-            else:
-                ports[port.number] = InboundPort(port, name, address)
-    return tuple(ports[number] for number in sorted(ports)), tuple(faults)
-
-
 def inbound_resources(
     ports: tuple[InboundPort, ...], security: Security, options: PlanOptions
 ) -> tuple[tuple[Resource, ...], tuple[Resource, ...]]:
     """Return (clusters, listeners) for the local workloads."""
-    clusters = tuple(workload_cluster(served.port, served.address) for served in ports)
+    clusters = tuple(workload_cluster(served.port, served.address, served.target, served.pool) for served in ports)
     if options.intercepted:
         addresses = ["0.0.0.0", *(["::"] if options.ipv6 else [])]
         return clusters, (_listener(VIRTUAL_INBOUND, addresses, options.inbound_port, ports, security, True),)
@@ -132,40 +102,44 @@ def _chains(served: InboundPort, security: Security) -> list[Any]:
     if security.mode is not MtlsMode.DISABLED and served.certificate in security.certificates:
         socket = server_socket(served.certificate, security.trust_domain)
         if detects:
-            chains.append(_chain("mtls-http", port, socket, as_http=True))
+            chains.append(_chain("mtls-http", served, socket, as_http=True))
             chains[-1].filter_chain_match.application_protocols.append(MESH_HTTP_ALPN)
-        chains.append(_chain("mtls", port, socket))
+        chains.append(_chain("mtls", served, socket))
         if security.mode is MtlsMode.PERMISSIVE:
             # By ALPN alone: Envoy never falls back from a chain for `tls` to one without, which the application's own
             # TLS must come to.
             chains[-1].filter_chain_match.application_protocols.append(MESH_ALPN)
     if security.mode is not MtlsMode.STRICT:
-        chains.append(_chain("plain", port))
-        chains += _plain_detected(port) if detects else ()
+        chains.append(_chain("plain", served))
+        chains += _plain_detected(served) if detects else ()
     return chains
 
 
-def _plain_detected(port: Port) -> tuple[Any, Any]:
+def _plain_detected(served: InboundPort) -> tuple[Any, Any]:
     """Return the chains of a port's plain text; the application's own TLS, which may offer http/1.1, goes past them."""
-    http, other = _chain("plain-http", port, as_http=True), _chain("plain-other", port)
+    http, other = _chain("plain-http", served, as_http=True), _chain("plain-other", served)
     for chain in (http, other):
         chain.filter_chain_match.transport_protocol = "raw_buffer"
     http.filter_chain_match.application_protocols.extend(DETECTED_HTTP)
     return http, other
 
 
-def _chain(kind: str, port: Port, socket: Any = None, *, as_http: bool = False) -> Any:
-    cluster = inbound_cluster(port.number)
+def _chain(kind: str, served: InboundPort, socket: Any = None, *, as_http: bool = False) -> Any:
+    port, cluster = served.port, inbound_cluster(served.port.number)
     chain = listener_components_pb2.FilterChain(name=f"{cluster}{kind}")
     if as_http or port.protocol.is_http:
         grpc_web = port.protocol is Protocol.GRPC_WEB
         chain.filters.append(inbound_http(f"inbound_{port.number}", cluster, grpc_web))
     else:
-        chain.filters.append(tcp_to(f"inbound_{port.number}", (Target(cluster, 100),)))
+        chain.filters.append(tcp_to(f"inbound_{port.number}", (Target(cluster, 100),), _approach(served)))
     if socket is not None:
         chain.transport_socket.CopyFrom(socket)
         chain.transport_socket_connect_timeout.CopyFrom(seconds(HANDSHAKE_SECONDS))
     return chain
+
+
+def _approach(served: InboundPort) -> Approach:
+    return Approach.from_policy(TrafficPolicy(connections=served.pool))
 
 
 def _inspect(message: Any, ports: tuple[InboundPort, ...], mode: MtlsMode, captured: bool) -> None:

@@ -12,6 +12,7 @@ from msgspec import structs
 
 from agent.mesh import names
 from agent.mesh.gateway import BoundRoutes, ServerKind
+from agent.mesh.reach import idle_rules
 from agent.mesh.routes import Fault, ServicePolicy
 from agent.mesh.service import Port, ServiceKey
 from agent.mesh.settings import OutboundTrafficPolicy
@@ -23,7 +24,7 @@ from agent.translate.dns import hosts_file
 from agent.translate.endpoints import service_endpoints, unusable_instances
 from agent.translate.facts import Caller, Security, ServiceFacts, ServiceSubset, distinct
 from agent.translate.gateway import HostCertificates, OpenPort, gateway_port, hosts_for, open_ports, unmatched
-from agent.translate.inbound import inbound_ports, inbound_resources
+from agent.translate.inbound import inbound_resources
 from agent.translate.listeners import http_listener, tcp_listener, virtual_outbound
 from agent.translate.locality import Place
 from agent.translate.memo import Memo
@@ -31,9 +32,10 @@ from agent.translate.netfilter import NetfilterText, ruleset
 from agent.translate.options import PlanOptions
 from agent.translate.outside import policy_faults, undeclared, usable_services
 from agent.translate.policies import Approach, ServiceTraffic, approaches
-from agent.translate.resolve import ResolvedPort, idle_rules, resolve_ports, services_named, unruled
+from agent.translate.resolve import ResolvedPort, resolve_ports, services_named, unruled
 from agent.translate.routes import VirtualHost, hosts_in_tables, route_table, service_table, virtual_host
 from agent.translate.secrets import certificate, credential_resources, trust_bundle
+from agent.translate.served import inbound_ports
 from agent.translate.service_passing import passed_through, passing_clusters, subsets_by_port
 from agent.translate.tcp import tunnel_faults
 
@@ -333,7 +335,9 @@ class _Round:
 
     def _inbound(self) -> tuple[list[Resource], list[Resource]]:
         options, trust_domain = self._options, self._security.trust_domain
-        ports, faults = inbound_ports(self._snapshot.workloads, trust_domain, options.bind_inbound)
+        ports, faults = inbound_ports(
+            self._snapshot.workloads, self._snapshot.sidecars, trust_domain, options.bind_inbound
+        )
         self._faults += faults
         clusters, listeners = self._memo.get("inbound", (ports, self._security, options), inbound_resources)
         return [*clusters], [*listeners]

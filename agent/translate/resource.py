@@ -15,6 +15,7 @@ from google.protobuf.message import Message
 from agent.mesh.snapshot import Resource
 
 VERSION_LENGTH = 16
+UNIX = "unix://"
 NEVER = duration_pb2.Duration()
 """A timeout of zero, which Envoy takes as none."""
 ADS = config_source_pb2.ConfigSource(
@@ -47,6 +48,13 @@ def seconds(value: float) -> duration_pb2.Duration:
 def socket_address(address: str, port: int) -> Any:
     """Return a TCP address (envoy.config.core.v3.Address)."""
     return address_pb2.Address(socket_address=address_pb2.SocketAddress(address=address, port_value=port))
+
+
+def any_address(address: str, port: int) -> Any:
+    """Return a TCP address, or that of a Unix socket (`unix://PATH`), which has no port."""
+    if address.startswith(UNIX):
+        return address_pb2.Address(pipe=address_pb2.Pipe(path=address.removeprefix(UNIX)))
+    return socket_address(address, port)
 
 
 @functools.lru_cache(maxsize=100_000)

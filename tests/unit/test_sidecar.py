@@ -18,6 +18,7 @@ from agent.mesh.settings import MeshSettings, OutboundTrafficPolicy
 from agent.mesh.sidecar import EgressListener, HostPattern, Scope, Sidecar, sidecar_for, sidecar_of_host
 from agent.mesh.snapshot import Desired, MeshSnapshot
 from agent.translate.plan import Planner
+from agent.translate.served import inbound_ports
 from tests.unit.api_samples import one
 from tests.unit.mesh_samples import OPTIONS, key, mesh, service, workload
 
@@ -146,6 +147,33 @@ def test_which_catalog_names_are_followed() -> None:
     selecting = structs.replace(OUTSIDE, outside=structs.replace(ENTRY, selector=(("app", "cart"),)))
     both = {**services, OUTSIDE.key: selecting}
     assert Scope.of(egress("*/api.example.com"), both, {}).followed == frozenset({"cart"})
+
+
+def test_ingress_listeners_say_where_applications_are() -> None:
+    listeners = (
+        "{port: {number: 9080, protocol: TCP}, defaultEndpoint: 'unix:///run/app.sock'},"
+        " {port: {number: 9081, name: x}, defaultEndpoint: '[::1]:8081', connectionPool: {tcp: {maxConnections: 7}}},"
+        " {port: {number: 9082}, defaultEndpoint: 0.0.0.0:8082},"
+        " {port: {number: 9083}, defaultEndpoint: 0.0.0.0:9080},"
+        " {port: {number: 1}}"
+    )
+    said = sidecar(f"ingress: [{listeners}]\n  inboundConnectionPool: {{http: {{http1MaxPendingRequests: 3}}}}")
+    ports = tuple(Port(9080 + number, f"http-{number}", Protocol.HTTP) for number in range(5))
+    served, faults = inbound_ports((workload("page", *ports),), (said,), "cluster.local", None)
+    places = [(each.port.protocol.value, each.address, each.target) for each in served]
+    assert places == [
+        ("tcp", "unix:///run/app.sock", 0),
+        ("http", "::1", 8081),
+        ("http", "10.0.0.1", 8082),
+        ("http", "127.0.0.1", 9083),
+        ("http", "127.0.0.1", 9084),
+    ]
+    assert [each.pool.max_connections for each in served if each.pool] == [None, 7, None, None, None]
+    assert [each.pool.max_pending_requests for each in served if each.pool] == [3, None, 3, 3, 3]
+    assert [fault.reason.partition(" has no effect")[0] for fault in faults] == [
+        "the ingress listener of port 1",
+        "the defaultEndpoint of port 9083",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import Any
 from agent.api.checks.addresses import is_unix
 from agent.api.envelope import Document
 from agent.api.lowering.traffic_policy import traffic_scope
-from agent.mesh.service import Port, Protocol, labels_of
+from agent.mesh.service import Protocol, labels_of
 from agent.mesh.settings import OutboundTrafficPolicy
 from agent.mesh.sidecar import ANY, LOCALHOST, EgressListener, HostPattern, IngressListener, Sidecar
 from agent.mesh.traffic_policy import ConnectionPool
@@ -43,11 +43,16 @@ def _pattern(host: str, own: str) -> HostPattern:
 
 
 def _ingress(listener: Mapping[str, Any]) -> IngressListener:
-    plain = listener["port"]
-    name = plain.get("name") or ""
-    port = Port(plain["number"], name, Protocol.from_name(plain.get("protocol") or name))
+    port = listener["port"]
+    declared = port.get("protocol")
     address, target = _endpoint(listener.get("defaultEndpoint") or "")
-    return IngressListener(port, address, target, _pool(listener.get("connectionPool")))
+    return IngressListener(
+        port["number"],
+        Protocol.from_name(declared) if declared else None,
+        address,
+        target,
+        _pool(listener.get("connectionPool")),
+    )
 
 
 def _endpoint(text: str) -> tuple[str, int]:
