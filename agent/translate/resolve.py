@@ -143,37 +143,6 @@ def _resolve(
     return ResolvedPort(tuple(found), False, tuple(sorted(subsets)), distinct(faults))
 
 
-def idle_rules(key: ServiceKey, policy: ServicePolicy, ports: Iterable[Port]) -> tuple[Fault, ...]:
-    """Return a fault for each rule that none of the service's ports can follow: about requests where there is TCP."""
-    ports = tuple(ports)
-    kinds = {kind for port in ports for kind in _kinds(port)}
-    able = {
-        "HTTP": {route.origin for route in policy.routes if _looks_at(route) != "connections"},
-        "TLS": {route.origin for route in policy.tls if _looks_at(route) != "requests"},
-        "TCP": {route.origin for route in policy.tcp if _looks_at(route) != "requests"},
-    }
-    working = {origin for kind in kinds for origin in able[kind]}
-    have = ", ".join(f"{port.number} {port.protocol}" for port in ports)
-    return tuple(
-        Fault(str(origin), f"has no effect on {key}: it has no routes for what its ports speak ({have})")
-        for origin in dict.fromkeys(route.origin for route in policy.all_routes)
-        if origin not in working
-    )
-
-
-def _kinds(port: Port) -> tuple[str, ...]:
-    if port.protocol.may_be_http:
-        return ("HTTP",) if port.protocol.is_http else ("HTTP", "TCP")
-    return ("TLS",) if port.protocol in (Protocol.TLS, Protocol.HTTPS) else ("TCP",)
-
-
-def _looks_at(route: Route) -> str:
-    """Return what all the matches of a route look at."""
-    if route.matches and all(match.is_layer7 for match in route.matches):
-        return "requests"
-    return "connections" if route.matches and all(match.is_layer4 for match in route.matches) else "both"
-
-
 def services_named(policy: ServicePolicy) -> tuple[ServiceKey, ...]:
     """Return the services that the policy's routes send to, in order."""
     return tuple(sorted({destination.service for route in policy.all_routes for destination in route.all_destinations}))

@@ -65,7 +65,7 @@ def test_a_route_that_contradicts_the_root_is_left_out() -> None:
     found, faults = routes(ROOT, f"[{{match: [{{uri: {{prefix: /b}}}}], {ROUTE}}}, {{{ROUTE}}}]")
     assert len(found) == 1
     reason = "it is for requests that spec.http[0].match is not for"
-    assert faults == [f"spec.http[0] of the delegate VirtualService/d.team is left out: {reason}"]
+    assert faults == [f"spec.http[0].delegate: spec.http[0] of VirtualService/d.team is left out: {reason}"]
 
 
 @pytest.mark.parametrize("there", ["{hosts: [ratings], http: [{route: [{destination: {host: ratings}}]}]}", None])
@@ -75,7 +75,9 @@ def test_a_delegate_that_is_not_there_costs_its_route_only(there: str | None) ->
     lowered = lower(documents, [REVIEWS, TEAM])
     assert [route.name for route in lowered.policies[REVIEWS].routes] == ["0"]
     (fault,) = lowered.faults
-    assert fault.reason.startswith("spec.http[1] is left out: the delegate VirtualService/d.team cannot be had")
+    assert fault.reason.startswith(
+        "spec.http[1].delegate: VirtualService/d.team cannot be had, so the route is left out"
+    )
 
 
 def test_a_changed_delegate_changes_the_root() -> None:

@@ -17,6 +17,8 @@ from agent.mesh.routes import ObjectRef
 
 Delegates = Mapping[ObjectRef, Document]
 """The VirtualServices without hosts, by name."""
+Problem = tuple[str, str]
+"""(path, reason)."""
 _Match = Mapping[str, Any]
 
 
@@ -42,7 +44,7 @@ def named_delegates(document: Document) -> tuple[ObjectRef, ...]:
 
 
 def owned_routes(
-    document: Document, delegates: Delegates, gateway: ObjectRef | None, problems: list[str]
+    document: Document, delegates: Delegates, gateway: ObjectRef | None, problems: list[Problem]
 ) -> Iterator[OwnedRoute]:
     """Yield the http routes of requests through a gateway (None: within the mesh), adding what is left out, and why."""
     for index, route in enumerate(document.spec.get("http") or ()):
@@ -56,7 +58,9 @@ def owned_routes(
         reference = _named(document, route["delegate"])
         if reference not in delegates:
             reason = "it is not there, or has hosts of its own"
-            problems.append(f"spec.http[{index}] is left out: the delegate {reference} cannot be had: {reason}")
+            problems.append(
+                (f"spec.http[{index}].delegate", f"{reference} cannot be had, so the route is left out: {reason}")
+            )
             continue
         yield from _delegated(index, narrowed, delegates[reference], gateway, problems)
 
@@ -66,7 +70,7 @@ def _named(document: Document, delegate: Mapping[str, Any]) -> ObjectRef:
 
 
 def _delegated(
-    index: int, root: Mapping[str, Any], delegate: Document, gateway: ObjectRef | None, problems: list[str]
+    index: int, root: Mapping[str, Any], delegate: Document, gateway: ObjectRef | None, problems: list[Problem]
 ) -> Iterator[OwnedRoute]:
     for number, route in enumerate(delegate.spec.get("http") or ()):
         leaves = matches_through(route.get("match") or (), delegate.namespace, gateway)
@@ -75,7 +79,8 @@ def _delegated(
         matches = merged_matches(root["match"], leaves)
         if matches is None:
             reason = f"it is for requests that spec.http[{index}].match is not for"
-            problems.append(f"spec.http[{number}] of the delegate {delegate.ref} is left out: {reason}")
+            text = f"spec.http[{number}] of {delegate.ref} is left out: {reason}"
+            problems.append((f"spec.http[{index}].delegate", text))
             continue
         names = [name for name in (root.get("name"), route.get("name")) if name]
         name = "-".join(names) or f"{index}-{number}"

@@ -6,7 +6,7 @@ Where all do, the whole object is left out, and what there was without it serves
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -16,7 +16,7 @@ from agent.api.envelope import Document
 from agent.api.lowering.actions import http_route_actions, mirror_percent, percentage
 from agent.api.lowering.catalog import Catalog
 from agent.api.lowering.connections import connection_routes, source_of
-from agent.api.lowering.delegation import Delegates, owned_routes
+from agent.api.lowering.delegation import Delegates, Problem, owned_routes
 from agent.api.lowering.matching import header_matches, query_matches, string_match
 from agent.api.lowering.targets import LOST, Resolver, Subsets, weighted
 from agent.mesh.routes import Fault, HttpMatch, Mirror, ObjectRef, Route, Subset
@@ -46,15 +46,20 @@ def lower_virtual_service(
 ) -> LoweredRoutes:
     """Return the routes within the mesh, or through a gateway; none if not one of them leads anywhere."""
     spec, resolver = document.spec, Resolver(document.ref, document.namespace, catalog, subsets)
-    owned = owned_routes(document, delegates, gateway, resolver.missing)
+    unmet: list[Problem] = []
+    owned = owned_routes(document, delegates, gateway, unmet)
     http = tuple(_route(one.route, one.name, resolver.elsewhere(one.namespace)) for one in owned)
     tls = connection_routes("tls", spec.get("tls") or (), resolver, gateway)
     tcp = connection_routes("tcp", spec.get("tcp") or (), resolver, gateway)
-    faults = tuple(Fault(str(document.ref), reason) for reason in dict.fromkeys(resolver.missing))
+    faults = tuple(Fault(str(document.ref), reason) for reason in dict.fromkeys((*_lines(unmet), *resolver.missing)))
     lowered = LoweredRoutes(http, tls, tcp, faults)
     if resolver.lost and len(resolver.lost) == len(lowered.all_routes):
         return LoweredRoutes((), (), (), faults)
     return lowered
+
+
+def _lines(problems: Iterable[Problem]) -> Iterator[str]:
+    return (f"{path}: {reason}" for path, reason in problems)
 
 
 def declared_subsets(document: Document) -> tuple[Subset, ...]:
@@ -74,7 +79,7 @@ def _route(route: Mapping[str, Any], name: str, resolver: Resolver) -> Route:
         name=name,
         origin=resolver.origin,
         destinations=() if is_lost else destinations,
-        matches=tuple(_match(match) for match in route.get("match") or ()),
+        matches=tuple(request_match(match) for match in route.get("match") or ()),
         actions=LOST if is_lost else http_route_actions(route),
         mirrors=() if is_lost else mirrors,
     )
@@ -88,7 +93,8 @@ def _mirrors(route: Mapping[str, Any], resolver: Resolver) -> Iterator[Mirror]:
             yield Mirror(found, percentage(mirror.get("percentage")))
 
 
-def _match(match: Mapping[str, Any]) -> HttpMatch:
+def request_match(match: Mapping[str, Any]) -> HttpMatch:
+    """Return what one match of an http route says of requests; for which gateways it holds is another matter."""
     return HttpMatch(
         uri=string_match(match.get("uri") or None, match.get("ignoreUriCase") or False),
         method=string_match(match.get("method") or None),

@@ -1,0 +1,40 @@
+"""Which rules the ports of a service can follow at all: about requests where there is HTTP, else connections. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from agent.mesh.routes import Fault, Route, ServicePolicy
+from agent.mesh.service import Port, Protocol, ServiceKey
+
+
+def idle_rules(key: ServiceKey, policy: ServicePolicy, ports: Iterable[Port]) -> tuple[Fault, ...]:
+    """Return a fault for each rule that none of the service's ports can follow: about requests where there is TCP."""
+    ports = tuple(ports)
+    kinds = {kind for port in ports for kind in _kinds(port)}
+    able = {
+        "HTTP": {route.origin for route in policy.routes if not _looks_at_connections(route)},
+        "TLS": {route.origin for route in policy.tls if not _looks_at_requests(route)},
+        "TCP": {route.origin for route in policy.tcp if not _looks_at_requests(route)},
+    }
+    working = {origin for kind in kinds for origin in able[kind]}
+    have = ", ".join(f"{port.number} {port.protocol}" for port in ports)
+    return tuple(
+        Fault(str(origin), f"has no effect on {key}: it has no routes for what its ports speak ({have})")
+        for origin in dict.fromkeys(route.origin for route in policy.all_routes)
+        if origin not in working
+    )
+
+
+def _kinds(port: Port) -> tuple[str, ...]:
+    if port.protocol.may_be_http:
+        return ("HTTP",) if port.protocol.is_http else ("HTTP", "TCP")
+    return ("TLS",) if port.protocol in (Protocol.TLS, Protocol.HTTPS) else ("TCP",)
+
+
+def _looks_at_requests(route: Route) -> bool:
+    return bool(route.matches) and all(match.is_layer7 for match in route.matches)
+
+
+def _looks_at_connections(route: Route) -> bool:
+    return bool(route.matches) and all(match.is_layer4 for match in route.matches)
