@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from agent.api.analysis.finding import Finding
+    from agent.api.analysis.gateways import Reported
     from agent.api.document import Document
     from agent.mesh.service import Service, ServiceKey
     from agent.mesh.settings import MeshSettings
@@ -97,8 +98,10 @@ def _find(ctx: click.Context, files: tuple[str, ...], live: bool, catalog_file: 
     problems: list[str] = []
     services: Mapping[ServiceKey, Service] | None = None
     settings: MeshSettings | None = None
+    reported: list[Reported] = []
     if live or not files:
         documents, problems, services, settings = _mesh(ctx)
+        reported = _reported(ctx)
     elif catalog_file:
         services, settings = _catalog(catalog_file)
     if files:
@@ -111,7 +114,7 @@ def _find(ctx: click.Context, files: tuple[str, ...], live: bool, catalog_file: 
     unreadable = [
         Finding(SCHEMA, "?", problem.partition(": ")[0], "", problem.partition(": ")[2]) for problem in problems
     ]
-    return unreadable + find(documents.values(), services, settings)
+    return unreadable + find(documents.values(), services, settings, reported)
 
 
 def _mesh(ctx: click.Context) -> tuple[dict[str, Document], list[str], dict[ServiceKey, Service], MeshSettings]:
@@ -128,6 +131,16 @@ def _mesh(ctx: click.Context) -> tuple[dict[str, Document], list[str], dict[Serv
     settings = parse_settings(read_stored_settings(connection), KV_MESH)
     services = read_services(connection, settings.excluded_services)
     return {document.key: document for document in documents}, problems, services, settings
+
+
+def _reported(ctx: click.Context) -> list[Reported]:
+    """Return what the agents tell of objects."""
+    from agent.api.analysis.gateways import Reported
+    from agent.cli.connection import resolve
+    from agent.cli.fleet import read_statuses
+
+    statuses = read_statuses(resolve(given_flags(ctx)))
+    return [Reported(status.node, fault) for status in statuses for fault in status.faults]
 
 
 def _catalog(name: str) -> tuple[dict[ServiceKey, Service], MeshSettings]:

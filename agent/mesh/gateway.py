@@ -187,6 +187,16 @@ def selects_gateway(selector: Labels, labels: Labels) -> bool:
     return selects(selector, labels)
 
 
+def selectors_meet(one: Labels, other: Labels) -> bool:
+    """Tell whether every gateway host that one of the selectors is for is one that the other is for, too."""
+    first, second = set(_usual(one)), set(_usual(other))
+    return first <= second or second <= first
+
+
+def _usual(selector: Labels) -> Labels:
+    return tuple(INGRESS_LABELS[0] if pair == _OLD_INGRESS else pair for pair in selector)
+
+
 def common_host(one: str, other: str) -> str | None:
     """Return the hosts that both mean, `*` and `*.example.com` included; None: there are none."""
     one, other = one.lower().rstrip("."), other.lower().rstrip(".")

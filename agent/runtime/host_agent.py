@@ -112,7 +112,7 @@ class HostAgent:
     def reload(self) -> None:
         """Read services.d again (SIGHUP)."""
         self._workloads, faults = read_workloads(self._config, self._address, self._workloads)
-        workloads = tuple(served(workload, self._config.interception) for workload in self._workloads)
+        workloads = tuple(served(workload, self._config) for workload in self._workloads)
         gateway = gateway_workload(self._config, self._address)
         self._workloads = (*gateway, *self._workloads)
         self._post(WorkloadsChanged((*gateway, *workloads), faults))

@@ -11,7 +11,7 @@ from agent.config import Config, InterceptionConfig, load_workloads
 from agent.mesh.gateway import stand_in
 from agent.mesh.ports import NEVER_CAPTURED
 from agent.mesh.routes import Fault
-from agent.mesh.service import ServiceKey, Workload
+from agent.mesh.service import Workload
 
 log = logging.getLogger(__name__)
 
@@ -59,16 +59,19 @@ def gateway_workload(config: Config, address: str) -> tuple[Workload, ...]:
     return () if config.gateway_labels is None else (stand_in(config.gateway_labels, address),)
 
 
-def served(workload: Workload, interception: InterceptionConfig) -> Workload:
+def served(workload: Workload, config: Config) -> Workload:
     """Return the workload as peers may call it.
 
     A proxied one with a port that is not captured counts as not proxied: mutual TLS would reach the application itself.
+    On a gateway nothing is captured: its Envoy serves the ports itself, as Gateway objects say.
     """
+    interception = config.interception
     open_ports = [port.number for port in workload.ports if not _is_captured(port.number, interception)]
     if not workload.proxied or not open_ports:
         return workload
-    numbers = ", ".join(map(str, open_ports))
-    log.warning("%s: port %s is not captured (interception): serves without mutual TLS", workload.service, numbers)
+    if config.gateway_labels is None:
+        numbers = ", ".join(map(str, open_ports))
+        log.warning("%s: port %s is not captured (interception): serves without mutual TLS", workload.service, numbers)
     return msgspec.structs.replace(workload, proxied=False)
 
 

@@ -142,9 +142,9 @@ def test_wrong_variables_are_told_where_they_stand(tmp_path: Path) -> None:
 )
 def test_an_instance_whose_port_is_not_captured_is_no_proxied_one(tmp_path: Path, ports: str, captured: bool) -> None:
     config = load(tmp_path, sidecar_env=f"ISTIO_INBOUND_PORTS={ports}\n")
-    assert served(workload(tmp_path), config.interception).proxied is captured
+    assert served(workload(tmp_path), config).proxied is captured
     excluded = load(tmp_path, sidecar_env="ISTIO_LOCAL_EXCLUDE_PORTS=9080\n")
-    assert not served(workload(tmp_path), excluded.interception).proxied
+    assert not served(workload(tmp_path), excluded).proxied
 
 
 def workload(folder: Path) -> Workload:

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from agent.api.analysis.analyze import analyze, worst
 from agent.api.analysis.coverage import covers
 from agent.api.analysis.finding import KINDS, Level
+from agent.api.analysis.gateways import Reported
 from agent.api.document import Document, read_documents
-from agent.mesh.routes import HttpMatch, MatchKind, NamedMatch, SourceMatch, StringMatch
+from agent.mesh.routes import Fault, HttpMatch, MatchKind, NamedMatch, SourceMatch, StringMatch
 from agent.mesh.service import Health, Instance, Labels, Port, Protocol, Service, ServiceKey
 from agent.mesh.settings import MeshSettings, MtlsMode
 
@@ -59,6 +60,73 @@ def documents(*texts: str) -> list[Document]:
 
 def found(*texts: str, mesh: MeshSettings | None = None) -> list[str]:
     return [f"{one.kind.code} {one.path}" for one in analyze(documents(*texts), CATALOG, mesh)]
+
+
+GW = """apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: NAME}
+spec:
+  selector: {istio: ingressgateway}
+  servers:
+"""
+HTTP_80 = "  - {port: {number: 80, name: http, protocol: HTTP}, hosts: ['*/*.example.com', team/other.org]}\n"
+TLS_443 = (
+    "  - {port: {number: 443, name: NAME, protocol: HTTPS}, hosts: [a.example.com], "
+    "tls: {mode: SIMPLE, credentialName: x}}\n"
+)
+INGRESS = """apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata: {name: NAME}
+spec:
+  tls: [{hosts: [a.example.com], secretName: x}]
+  defaultBackend: {service: {name: reviews, port: {number: 9080}}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("texts", "expected"),
+    [
+        ([GW + HTTP_80, f"{VS}  hosts: [a.example.com]\n  gateways: [a]\n  http: [{{{TO_REVIEWS}}}]\n"], []),
+        (
+            [GW + HTTP_80, f"{VS}  hosts: [a.example.com, b.org]\n  gateways: [a]\n  http: [{{{TO_REVIEWS}}}]\n"],
+            ["IST0132 spec.hosts[1]"],
+        ),
+        # A host of another namespace's routes; a service of the mesh need not be at the gateway.
+        (
+            [GW + HTTP_80, f"{VS}  hosts: [other.org]\n  gateways: [default/a]\n  http: [{{{TO_REVIEWS}}}]\n"],
+            ["IST0132 spec.hosts[0]"],
+        ),
+        (
+            [
+                GW + HTTP_80,
+                f"{VS}  hosts: [a.example.com, reviews]\n  gateways: [a.default.svc.cluster.local, mesh]\n"
+                f"  http: [{{{TO_REVIEWS}}}]\n",
+            ],
+            [],
+        ),
+        (
+            [f"{VS}  hosts: [a.example.com]\n  gateways: [no/such]\n  http: [{{{TO_REVIEWS}}}]\n"],
+            ["IST0101 spec.gateways[0]"],
+        ),
+        ([GW + HTTP_80, GW + HTTP_80], []),
+        ([GW + TLS_443, GW.replace("ingressgateway", "ingress") + TLS_443], ["IST0145 spec.servers[0]"]),
+        ([GW + TLS_443, GW.replace("istio: ingressgateway", "app: x") + TLS_443], []),
+        ([GW + HTTP_80, GW + HTTP_80.replace("HTTP}", "TCP}")], ["IST0145 spec.servers[0]"]),
+        ([INGRESS, INGRESS], []),
+        ([GW + TLS_443, INGRESS], ["IST0145 spec"]),
+        ([INGRESS.replace("name: reviews", "name: nobody")], ["IST0101 spec.defaultBackend"]),
+        ([INGRESS.replace("9080", "9099")], ["IST0101 spec.defaultBackend"]),
+    ],
+)
+def test_gateways(texts: list[str], expected: list[str]) -> None:
+    assert found(*texts) == expected
+
+
+def test_what_a_gateway_reports_is_told_of_its_object() -> None:
+    fault = Fault("Gateway/a.default", 'server "a" is left out: this host has no usable certificate x')
+    reported = [Reported("edge", fault), Reported("edge", Fault("Gateway/gone.default", "x"))]
+    (one,) = analyze(documents(GW + TLS_443), CATALOG, None, reported)
+    assert (one.kind.code, "edge" in one.message, "no usable certificate" in one.message) == ("HM0108", True, True)
 
 
 SUBSETS = f"{DR}  host: reviews\n  subsets: [{{name: v1, labels: {{version: v1}}}}]\n"

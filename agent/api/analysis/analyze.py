@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from agent.api.analysis.finding import NOT_ENFORCEABLE, SCHEMA, Finding, Level, finding
+from agent.api.analysis.gateways import Reported, find_gateways
 from agent.api.analysis.overlaps import find_overlaps
 from agent.api.analysis.references import find_references
+from agent.api.analysis.unreachable import find_unreachable
 from agent.api.analysis.world import World
 from agent.api.envelope import Document
 from agent.api.problem import Verdict
@@ -19,8 +21,12 @@ def analyze(
     documents: Iterable[Document],
     services: Mapping[ServiceKey, Service] | None = None,
     settings: MeshSettings | None = None,
+    reported: Iterable[Reported] = (),
 ) -> list[Finding]:
-    """Return the findings, the worst first; without services every host that is named is taken to exist."""
+    """Return the findings, the worst first; without services every host that is named is taken to exist.
+
+    `reported` is what the mesh's agents tell.
+    """
     found: list[Finding] = []
     usable: list[Document] = []
     for document in documents:
@@ -33,6 +39,8 @@ def analyze(
     world = World(usable, services, settings)
     found += find_references(world)
     found += find_overlaps(world)
+    found += find_unreachable(world)
+    found += find_gateways(world, reported)
     return sorted(found, key=lambda one: (-one.kind.level.rank, one.object, one.place, one.path, one.message))
 
 

@@ -78,11 +78,23 @@ OUTSIDE_NEEDS_ALL = FindingKind(
     Level.INFO,
     "set interception.outbound: all on the callers' hosts, or name each host",
 )
+HOST_NOT_AT_GATEWAY = FindingKind(
+    "IST0132",
+    "VirtualServiceHostNotFoundInGateway",
+    Level.WARNING,
+    "add the host to a server of the Gateway, or correct it",
+)
+CONFLICTING_GATEWAYS = FindingKind(
+    "IST0145", "ConflictingGateways", Level.ERROR, "give one of them another port, other hosts or another selector"
+)
+NOT_SERVED = FindingKind(
+    "HM0108", "NotServedByGateway", Level.ERROR, "mend it on that host: secrets are its files (hostmesh secret install)"
+)
 
 KINDS = (
     *(NOT_FOUND, SCHEMA, CONFLICTING_HOSTS, CONFLICTING_SIDECARS, SEVERAL_DEFAULT_SIDECARS, PORT_REQUIRED),
     *(MTLS_CONFLICT, UNREACHABLE, INEFFECTIVE, NOT_ENFORCEABLE, EMPTY_SUBSET, SHADOWED, NOT_USED, UNSERVED_WEIGHT),
-    *(NO_INSTANCES, OUTSIDE_NEEDS_ALL),
+    *(NO_INSTANCES, OUTSIDE_NEEDS_ALL, HOST_NOT_AT_GATEWAY, CONFLICTING_GATEWAYS, NOT_SERVED),
 )
 
 

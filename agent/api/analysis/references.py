@@ -1,4 +1,4 @@
-"""Findings about what documents refer to: unknown hosts, subsets and gateways; shares that nobody can serve. Pure."""
+"""Findings about what documents refer to: unknown hosts and subsets; shares that nobody can serve. Pure."""
 
 from __future__ import annotations
 
@@ -29,7 +29,6 @@ def find_references(world: World) -> Iterator[Finding]:
                 yield finding(NOT_FOUND, document, reference.path, _unknown_host(world, document, reference))
             else:
                 yield from _known(world, document, reference)
-        yield from _gateways(world, document)
         yield from _outside(document)
     yield from _subsets(world)
     yield from _plain_text(world)
@@ -99,18 +98,6 @@ def _subsets(world: World) -> Iterator[Finding]:
             if service and labels and (service, name) not in used and world.instances(service, labels) == 0:
                 message = f'no serving instance of {service} has the labels of the subset "{name}"'
                 yield finding(EMPTY_SUBSET, document, f"spec.subsets[{index}]", message)
-
-
-def _gateways(world: World, document: Document) -> Iterator[Finding]:
-    if document.kind != "VirtualService":
-        return
-    known = {(gateway.namespace, gateway.name) for gateway in world.of_kind("Gateway")}
-    for index, name in enumerate(document.spec.get("gateways") or ()):
-        namespace, slash, short = name.partition("/")
-        key = (namespace, short) if slash else (document.namespace, name)
-        if name != "mesh" and key not in known:
-            message = f'the gateway "{name}" does not exist: no request comes to these routes through it'
-            yield finding(NOT_FOUND, document, f"spec.gateways[{index}]", message)
 
 
 def _outside(document: Document) -> Iterator[Finding]:

@@ -15,6 +15,7 @@ from agent.api.enforce import enforceable
 from agent.api.envelope import Document
 from agent.api.lowering.catalog import Catalog
 from agent.api.lowering.gateway import bound_gateways
+from agent.api.lowering.ingress import ways
 from agent.api.lowering.istio_service import Unresolved, resolve_service
 from agent.api.lowering.outside import declared_services, outside_services
 from agent.mesh.names import CLUSTER_DOMAIN, CONSUL_DOMAIN
@@ -124,6 +125,9 @@ def _places(document: Document) -> Iterator[tuple[str, Any, dict[str, Any]]]:
         yield from _routed(spec)
     elif document.kind == "DestinationRule":
         yield "spec.host", spec["host"], {"is_destination": False}
+    elif document.kind in ("Ingress", "IngressRule"):
+        for way in {way.path: way for way in ways(document)}.values():  # a default leads there from each host
+            yield way.path, way.service, {"port": way.port if isinstance(way.port, int) and way.port else None}
     elif document.kind in ("RouteRule", "DestinationPolicy"):
         yield "spec.destination", spec["destination"], {"is_destination": False}
         for index, route in enumerate(spec.get("route") or ()):

@@ -28,7 +28,7 @@ def lower_gateway(document: Document) -> Gateway:
 def bound_gateways(document: Document) -> tuple[ObjectRef, ...]:
     """Return the Gateway objects that a VirtualService is bound to, the mesh not among them."""
     names = _names(document.spec.get("gateways"))
-    return tuple(dict.fromkeys(_named(name, document.namespace) for name in names if name != MESH))
+    return tuple(dict.fromkeys(gateway_named(name, document.namespace) for name in names if name != MESH))
 
 
 def is_for_mesh(document: Document) -> bool:
@@ -44,7 +44,7 @@ def matches_through(
     kept = []
     for match in matches:
         names = _names(match.get("gateways"))
-        through = [None if name == MESH else _named(name, namespace) for name in names]
+        through = [None if name == MESH else gateway_named(name, namespace) for name in names]
         if not names or gateway in through:
             kept.append(match)
     return kept
@@ -54,7 +54,7 @@ def _names(gateways: Iterable[str] | None) -> list[str]:
     return [name for name in gateways or () if name]
 
 
-def _named(name: str, namespace: str) -> ObjectRef:
+def gateway_named(name: str, namespace: str) -> ObjectRef:
     """Return the Gateway that NAME, NAMESPACE/NAME or the old NAME.NAMESPACE.svc.cluster.local means."""
     before, slash, after = name.partition("/")
     if slash:
