@@ -147,7 +147,9 @@ async def _listen(door: HttpsDoor, address: str, port: int, report: Callable[[tu
         try:
             door.listen(address, port)
         except HostError as error:
-            hint = "operators on other hosts cannot ask this agent (agent.yaml: operator.port moves it)"
+            hint = (
+                "operators on other hosts cannot ask this agent (agent.yaml: operator.port, or operator.enabled: false)"
+            )
             report((Fault("operator port", f"{error}; {hint}"),))
             await asyncio.sleep(RETRY_SECONDS)
         else:

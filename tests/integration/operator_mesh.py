@@ -159,11 +159,13 @@ async def operator_mesh(folder: Path) -> AsyncIterator[OperatorMesh]:
 
 
 @asynccontextmanager
-async def serving(mesh: OperatorMesh, envoy: AdminClient, client: ConsulClient) -> AsyncIterator[OperatorMesh]:
+async def serving(
+    mesh: OperatorMesh, envoy: AdminClient, client: ConsulClient, address: str = ADDRESS
+) -> AsyncIterator[OperatorMesh]:
     """Run an operator port of this node for that Envoy, with that client; yields the mesh as seen by it."""
     port = OperatorPort(TicketBox(client, NODE), envoy)
     announced: asyncio.Future[OperatorAccess] = asyncio.get_running_loop().create_future()
-    async with background(port.run(ADDRESS, free_port(), announced.set_result, lambda _: None)):
+    async with background(port.run(address, free_port(), announced.set_result, lambda _: None)):
         yield replace(mesh, access=await asyncio.wait_for(announced, 10))
 
 

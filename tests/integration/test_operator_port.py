@@ -250,6 +250,13 @@ async def test_an_agent_that_consul_does_not_let_read_its_tickets_says_so(mesh: 
     assert b'needs the rule key_prefix "hostmesh/tickets/<node>/"' in said
 
 
+async def test_ipv6(mesh: OperatorMesh) -> None:
+    """Of an IPv6 host, which has as many addresses as it likes, the network counts."""
+    admin = AdminClient(mesh.folder / "envoy.sock")
+    async with ConsulClient(mesh.address("agent")) as client, serving(mesh, admin, client, "::1") as other:
+        assert (await other.ask(await other.ticket("stats"), "stats", "::1"))[0] == 200
+
+
 async def test_a_port_that_is_taken_is_a_fault_and_nothing_more(mesh: OperatorMesh) -> None:
     assert mesh.access is not None
     reported: list[tuple[Fault, ...]] = []
@@ -262,4 +269,4 @@ async def test_a_port_that_is_taken_is_a_fault_and_nothing_more(mesh: OperatorMe
 
             await eventually(told)
     assert "Address already in use" in reported[0][0].reason
-    assert "operator.port moves it" in reported[0][0].reason
+    assert "agent.yaml: operator.port" in reported[0][0].reason
