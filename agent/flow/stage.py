@@ -118,12 +118,16 @@ class Node(Generic[K, V]):
         return self._values
 
     def lead(self, node: _Function[Any, Any]) -> None:
-        """Have that node look at each key that changes here."""
+        """Have that node look at each key that is here, and at each that changes."""
         self._along[node] = None
+        for key in self._values:
+            node.look_at(key)
 
     def tell(self, sink: Sink) -> None:
-        """Have that sink told of each change from now on."""
+        """Have that sink told of each value that is here, and of each change from now on."""
         self._sinks.append(sink)
+        for key, value in self._values.items():
+            sink(key, None, value)
 
     def forget_reader(self, key: K, reader: _Reader) -> None:
         """Forget that a function has read a key."""
@@ -143,8 +147,8 @@ class Node(Generic[K, V]):
             readers.add(reader)
             reader[0].has_read(reader[1], self, key)
 
-    def _put(self, key: K, value: V | None) -> None:
-        """Take over a value that is known to be another one."""
+    def put(self, key: K, value: V | None) -> None:
+        """Take over a value that is another one; None: there is none any more. For the nodes themselves."""
         old = self._values.get(key)
         if value is None:
             del self._values[key]
@@ -171,7 +175,7 @@ class Source(Node[K, V]):
         for key in changed_keys(before, values):
             value = values.get(key)
             if value is not None or key in self._values:
-                self._put(key, value)
+                self.put(key, value)
 
 
 class _Computed(Node[K, V]):
@@ -220,7 +224,7 @@ class _Function(_Computed[K, V]):
 
     def _change(self, key: K, value: V | None) -> None:
         if value is not self._values.get(key):
-            self._put(key, value)
+            self.put(key, value)
 
 
 class Stage(_Function[K, V]):
@@ -328,7 +332,7 @@ class Gathered(_Computed[K, Mapping[Who, E]], Generic[K, Who, E]):
             if len(members) > count or any(owner not in self._values.get(key, {}) for owner in changes):
                 members = dict(sorted(members.items(), key=_first))
             if members or key in self._values:
-                self._put(key, members or None)
+                self.put(key, members or None)
 
     def _take(self, owner: Who, _old: Any, value: Any) -> None:
         before = self._said.pop(owner, {})

@@ -10,6 +10,7 @@ from agent.api.document import Document, from_json
 from agent.api.problem import Verdict
 from agent.api.validate import describe, find_problems
 from agent.errors import ValidationError
+from agent.flow.table import Table
 from agent.mesh.routes import Fault
 
 
@@ -25,15 +26,33 @@ class RuleBook:
 
     def __init__(self) -> None:
         self._entries: dict[str, _Entry] = {}
+        self._faults: dict[str, Fault] = {}
+        self.documents: Table[str, Document] = Table()
+        """The usable documents by KV key."""
 
     def update(self, values: Mapping[str, tuple[int, bytes]]) -> None:
         """Take over the whole content of hostmesh/config/: KV key → (modify index, value)."""
-        self._entries = {key: self._entry(key, index, value) for key, (index, value) in values.items()}
+        known = self._entries
+        fresh = {
+            key: self._entry(key, index, value)
+            for key, (index, value) in values.items()
+            if key not in known or known[key].modify_index != index
+        }
+        gone = known.keys() - values.keys()
+        for key in (*fresh, *gone):
+            self._faults.pop(key, None)
+        for key in gone:
+            del known[key]
+        for key, entry in fresh.items():
+            known[key] = entry
+            if entry.problem is not None:
+                self._faults[key] = _fault(key, entry.problem, entry.document is not None)
+        self.documents = self.documents.with_changes(
+            {**{key: entry.document for key, entry in fresh.items()}, **dict.fromkeys(gone)}
+        )
 
     def _entry(self, key: str, modify_index: int, value: bytes) -> _Entry:
         known = self._entries.get(key)
-        if known is not None and known.modify_index == modify_index:
-            return known
         try:
             document = from_json(key, value)
         except ValidationError as error:
@@ -46,17 +65,11 @@ class RuleBook:
         return _Entry(modify_index, document, None)
 
     @property
-    def documents(self) -> list[Document]:
-        """Return the usable documents, ordered by KV key."""
-        return [entry.document for _, entry in sorted(self._entries.items()) if entry.document is not None]
-
-    @property
     def faults(self) -> tuple[Fault, ...]:
         """Return one fault for each key that cannot be used."""
-        return tuple(_fault(key, entry) for key, entry in sorted(self._entries.items()) if entry.problem is not None)
+        return tuple(fault for _, fault in sorted(self._faults.items()))
 
 
-def _fault(key: str, entry: _Entry) -> Fault:
-    serving = "its last good form serves on" if entry.document else "it has no effect"
-    assert entry.problem is not None
-    return Fault(key, f"{entry.problem.removeprefix(f'{key}: ')}; {serving}"[:500])
+def _fault(key: str, problem: str, has_good_form: bool) -> Fault:
+    serving = "its last good form serves on" if has_good_form else "it has no effect"
+    return Fault(key, f"{problem.removeprefix(f'{key}: ')}; {serving}"[:500])

@@ -12,6 +12,7 @@ from agent.adapters.consul.kv import ConfigLost, ConfigRecovered, ConfigUpdate, 
 from agent.api.lowering.lower import Lowerer
 from agent.api.settings import parse_settings
 from agent.errors import HostError, ValidationError
+from agent.flow.table import Table, changed_keys
 from agent.mesh.gateway import Credential, Ingress
 from agent.mesh.names import KV_MESH
 from agent.mesh.routes import Fault, ServicePolicy
@@ -70,6 +71,12 @@ class MeshState:
         self._ranges = (v4, v6)
         self._entries: dict[str, tuple[Instance, ...]] = {}
         self._services: dict[ServiceKey, Service] = {}
+        self._touched: set[ServiceKey] = set()
+        """Services that are others since the last snapshot."""
+        self._registered: Table[ServiceKey, Service] = Table()
+        self._joined: Mapping[ServiceKey, Service] = {}
+        self._all: Table[ServiceKey, Service] = Table()
+        """The catalog's services and those that rules declare, as the last snapshot has them."""
         self._rules = RuleBook()
         self._config: Mapping[str, tuple[int, bytes]] = {}
         self._raw_settings: bytes | None = None
@@ -86,7 +93,7 @@ class MeshState:
         self._sidecars: tuple[Sidecar, ...] = ()
         self._scope: Scope | None = None
         self._faults: dict[str, tuple[Fault, ...]] = {}
-        self._names_changed = self._rules_changed = True
+        self._names_changed = True
         self._unseen: set[str] = set()
         self.vips: Mapping[ServiceKey, Vip] = vips
         self.catalog_known = False
@@ -169,23 +176,24 @@ class MeshState:
 
     def snapshot(self) -> MeshSnapshot:
         """Return the present state."""
-        if self._names_changed or self._rules_changed:
-            lowered = self._lowerer.lower(self._rules.documents, self._services.keys())
-            self._policies = lowered.policies
-            self._ingress = lowered.ingress
-            self._set_faults("rules", self._rules.faults + lowered.faults)
-            if self._names_changed or lowered.outside != self._outside:
-                self._outside = lowered.outside
-                self._allocate_vips()
-            self._sidecars, self._scope = lowered.sidecars, None
-            self._names_changed = self._rules_changed = False
-        services = {**self._services, **self._selection.join(self._outside, self._services)}
+        touched, self._touched = self._touched, set()
+        self._registered = self._registered.with_changes({key: self._services.get(key) for key in touched})
+        lowered = self._lowerer.lower(self._rules.documents, self._registered)
+        self._set_faults("rules", self._rules.faults + lowered.faults)
+        if self._names_changed or lowered.policies is not self._policies or lowered.sidecars is not self._sidecars:
+            self._scope = None
+        self._policies, self._ingress, self._sidecars = lowered.policies, lowered.ingress, lowered.sidecars
+        if self._names_changed or lowered.outside is not self._outside:
+            self._outside, self._names_changed = lowered.outside, False
+            self._scope = None
+            self._allocate_vips()
+        self._join(touched)
         if self._scope is None:
             own = [workload.service for workload in self._workloads]
-            self._scope = Scope.of(sidecar_of_host(self._sidecars, self._workloads), services, self._policies, own)
+            self._scope = Scope.of(sidecar_of_host(self._sidecars, self._workloads), self._all, self._policies, own)
         return MeshSnapshot(
             node=self._node,
-            services=self._scope.limit(services),
+            services=self._scope.limit(self._all),
             policies=self._policies,
             settings=self._settings,
             workloads=self._workloads,
@@ -203,6 +211,13 @@ class MeshState:
         """Return what this host's applications can call."""
         scope, known = self._scope or Scope(), len(self._services) + len(self._outside)
         return ScopeStatus(str(scope.sidecar.origin) if scope.sidecar else "", known - len(scope.unseen), known)
+
+    def _join(self, touched: Iterable[ServiceKey]) -> None:
+        """Put the services that rules declare beside the catalog's."""
+        joined = self._selection.join(self._outside, self._registered)
+        changed = {*touched, *changed_keys(self._joined, joined)}
+        self._joined = joined
+        self._all = self._all.with_changes({key: self._registered.get(key) or joined.get(key) for key in changed})
 
     @property
     def followed(self) -> frozenset[str] | None:
@@ -222,6 +237,7 @@ class MeshState:
         visible = () if name in self._settings.excluded_services else instances
         for key in {instance.service for instance in before + instances}:
             own = [instance for instance in visible if instance.service == key]
+            self._touched.add(key)
             had = key in self._services
             if own:
                 self._services[key] = Service.from_instances(key, own)
@@ -249,10 +265,8 @@ class MeshState:
         if values or self._config:
             # The index of a prefix that never held anything is that of any other key: each node would show its own.
             self.revision = index
-        if values != self._config:
-            self._config = values
-            self._rules.update(values)
-            self._rules_changed = True
+        self._config = values
+        self._rules.update(values)
 
     def _take_settings(self, value: bytes | None) -> None:
         self._raw_settings = value

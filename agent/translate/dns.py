@@ -7,7 +7,7 @@ one valid label get in. Hosts outside, which operators' rules name, get in whole
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import lru_cache
 
 from msgspec import Struct
@@ -35,23 +35,29 @@ class DnsmasqOptions(Struct, frozen=True):
     """Servers for all other names (with `listen`); none: such names don't exist."""
 
 
-def hosts_file(
-    services: Collection[ServiceKey],
-    vips: Mapping[ServiceKey, Vip],
-    namespace: str,
-    unseen: frozenset[ServiceKey] = frozenset(),
-) -> str:
+def hosts_file(services: Collection[ServiceKey], vips: Mapping[ServiceKey, Vip], namespace: str) -> str:
     """Return the hosts file: each service's names, as seen from this namespace, with its IPv4 and IPv6 address.
 
-    A service without an address, or whose name or namespace is not a DNS label (RFC 1123), is left out; so are those
-    that are unseen.
+    A service without an address, or whose name or namespace is not a DNS label (RFC 1123), is left out.
     """
+    return hosts_text(host_lines(services, vips, namespace))
+
+
+def host_lines(
+    services: Collection[ServiceKey], vips: Mapping[ServiceKey, Vip], namespace: str
+) -> tuple[tuple[ServiceKey, str], ...]:
+    """Return the lines of the hosts file about these services; no other one may have a name that begins alike."""
     nameable = _nameable(services)
-    lines = []
-    for key, names in sorted(hosts_by_service(nameable, namespace.lower()).items()):
-        if (vip := vips.get(nameable[key])) and nameable[key] not in unseen:
-            lines.append(_lines(vip, names))
-    return HEADER + "".join(lines)
+    return tuple(
+        (key, _lines(vip, names))
+        for key, names in hosts_by_service(nameable, namespace.lower()).items()
+        if (vip := vips.get(nameable[key]))
+    )
+
+
+def hosts_text(lines: Iterable[tuple[ServiceKey, str]]) -> str:
+    """Return the hosts file of all services' lines."""
+    return HEADER + "".join(text for _, text in sorted(lines))
 
 
 def dnsmasq_conf(options: DnsmasqOptions) -> str:

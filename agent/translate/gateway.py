@@ -7,7 +7,7 @@ TCP, has a chain for each route; what none is for is closed.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from envoy.config.core.v3 import base_pb2
@@ -27,7 +27,8 @@ from agent.mesh.names import (
 )
 from agent.mesh.ports import OWN_PORTS
 from agent.mesh.routes import ConnectionMatch, Fault, ObjectRef
-from agent.mesh.snapshot import MeshSnapshot, Resource
+from agent.mesh.service import Workload
+from agent.mesh.snapshot import Resource
 from agent.translate.actions import MAX_DIRECT_RESPONSE_BYTES
 from agent.translate.connections import Way, add_chains, add_tls_inspector
 from agent.translate.facts import HeldCredential, Security
@@ -92,11 +93,11 @@ class HostCertificates(Struct, frozen=True):
     """Of ports that services.d says to be a service's: that service's."""
 
     @classmethod
-    def of(cls, snapshot: MeshSnapshot, security: Security) -> HostCertificates:
+    def of(cls, workloads: Sequence[Workload], security: Security) -> HostCertificates:
         """Return what this host has: a service of its services.d is served with that service's own certificate."""
         names = {
             port.number: certificate_secret(workload.identity, security.trust_domain)
-            for workload in reversed(snapshot.workloads)
+            for workload in reversed(workloads)
             for port in workload.ports
         }
         usable = {number: name for number, name in names.items() if name in security.certificates}

@@ -75,7 +75,7 @@ def test_an_agent_enforces_the_rest_and_says_what_it_left_out() -> None:
     book = RuleBook()
     book.update({key: (1, to_json(document))})
     assert book.faults == ()
-    lowered = lower(book.documents, [REVIEWS])
+    lowered = lower(book.documents.values(), [REVIEWS])
     assert len(lowered.policies[REVIEWS].routes) == 1
     (fault,) = lowered.faults
     assert fault.subject == "VirtualService/x.default"
@@ -88,5 +88,5 @@ def test_an_invalid_document_keeps_its_last_good_form() -> None:
     book = RuleBook()
     book.update({key: (1, to_json(one(f"{HEAD}  http: [{{{TO_V1}}}]\n")))})
     book.update({key: (2, to_json(one(f"{HEAD}  http: [{{route: []}}]\n")))})
-    assert ports(book.documents[0].spec) == [1]
+    assert ports(next(iter(book.documents.values())).spec) == [1]
     assert "its last good form serves on" in book.faults[0].reason

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from agent.api.document import Document
 from agent.api.lowering.lower import Lowerer, lower
+from agent.flow.table import Table
 from agent.mesh.actions import DirectResponse
 from agent.mesh.routes import HttpMatch, MatchKind, NamedMatch, ServicePolicy, SourceMatch, StringMatch, Subset
 from agent.mesh.service import ServiceKey
@@ -369,7 +370,7 @@ def test_the_memo_changes_nothing(steps: list[tuple[set[int], set[ServiceKey]]])
     lowerer = Lowerer()
     for chosen, services in steps:
         documents = [pool[number] for number in sorted(chosen)]
-        assert lowerer.lower(documents, services) == lower(documents, services)
+        assert lowerer.lower({d.key: d for d in documents}, dict.fromkeys(services, True)) == lower(documents, services)
 
 
 def test_one_change_among_three_thousand_rules_is_quick() -> None:
@@ -379,12 +380,13 @@ def test_one_change_among_three_thousand_rules_is_quick() -> None:
         )
         for number in range(3000)
     ]
-    services = [ServiceKey("default", f"s{number}") for number in range(1000)]
+    services = {ServiceKey("default", f"s{number}"): True for number in range(1000)}
     lowerer = Lowerer()
-    before = lowerer.lower(documents, services)
-    documents[7] = msgspec.structs.replace(documents[7], name="changed")
+    before = lowerer.lower(Table({document.key: document for document in documents}), services)
+    other = msgspec.structs.replace(documents[7], name="changed")
+    changed_documents = {document.key: document for document in (*documents[:7], other, *documents[8:])}
     begin = time.process_time()
-    after = lowerer.lower(documents, services)
+    after = lowerer.lower(changed_documents, services)
     took = time.process_time() - begin
     changed = [key for key in services if before.policies[key] is not after.policies[key]]
     assert changed == [ServiceKey("default", "s7")]

@@ -151,10 +151,18 @@ def test_workload_entries_that_an_entry_selects_are_its_endpoints() -> None:
     assert (found.outside.selector, found.outside.namespaces) == ((("app", "a"),), ("default",))
 
 
+def by_key(documents: list[Document]) -> dict[str, Document]:
+    return {document.key: document for document in documents}
+
+
 def test_workload_entries_that_come_and_go_are_seen() -> None:
     lowerer, selecting, other = Lowerer(), entry(SELECTING), workload("w", "{address: 10.0.0.2, labels: {app: a}}")
     counts = [
-        len(lowerer.lower(documents, CATALOG).outside[ServiceKey("", "a.example")].instances)
+        len(
+            lowerer.lower(by_key(documents), dict.fromkeys(CATALOG, True))
+            .outside[ServiceKey("", "a.example")]
+            .instances
+        )
         for documents in ([selecting], [selecting, other], [selecting])
     ]
     assert counts == [0, 1, 0]
@@ -200,4 +208,5 @@ def test_rules_are_about_outside_hosts_too() -> None:
 
 def test_an_unchanged_rule_gives_the_same_objects() -> None:
     lowerer, document = Lowerer(), egress("a", "httpbin.org")
-    assert lowerer.lower([document], CATALOG).outside is lowerer.lower([document], CATALOG).outside
+    documents, services = {document.key: document}, dict.fromkeys(CATALOG, True)
+    assert lowerer.lower(documents, services).outside is lowerer.lower(dict(documents), services).outside

@@ -9,7 +9,7 @@ import pytest
 
 from agent.api.document import Document
 from agent.api.lowering.delegation import merged_matches
-from agent.api.lowering.lower import Lowerer, lower
+from agent.api.lowering.lower import Lowered, Lowerer, lower
 from agent.api.validate import validate
 from agent.mesh.gateway import BoundRoutes
 from agent.mesh.routes import MatchKind, Route, StringMatch
@@ -81,11 +81,15 @@ def test_a_delegate_that_is_not_there_costs_its_route_only(there: str | None) ->
 
 
 def test_a_changed_delegate_changes_the_root() -> None:
-    lowerer, root = Lowerer(), valid("root", ROOT)
-    before = lowerer.lower([root, valid("d", f"{{http: [{{{ROUTE}}}]}}", "team")], [REVIEWS, TEAM])
-    after = lowerer.lower([root, valid("d", f"{{http: [{{timeout: 1s, {ROUTE}}}]}}", "team")], [REVIEWS, TEAM])
-    assert [lowered.policies[REVIEWS].routes[0].actions.timeout_seconds for lowered in (before, after)] == [None, 1.0]
-    assert lowerer.lower([root], [REVIEWS, TEAM]).policies == {}
+    lowerer, root, services = Lowerer(), valid("root", ROOT), {REVIEWS: True, TEAM: True}
+
+    def lowered(*documents: Document) -> Lowered:
+        return lowerer.lower({document.key: document for document in documents}, services)
+
+    before = lowered(root, valid("d", f"{{http: [{{{ROUTE}}}]}}", "team"))
+    after = lowered(root, valid("d", f"{{http: [{{timeout: 1s, {ROUTE}}}]}}", "team"))
+    assert [each.policies[REVIEWS].routes[0].actions.timeout_seconds for each in (before, after)] == [None, 1.0]
+    assert lowered(root).policies == {}
 
 
 def test_a_delegates_requests_come_through_the_roots_gateways() -> None:

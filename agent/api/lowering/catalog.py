@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import Any
 
+from agent.flow.stage import Asked, Flow, Gathered, Node
 from agent.mesh.names import resolve_host
 from agent.mesh.service import ServiceKey
 
@@ -26,7 +28,27 @@ class Catalog:
         return self._resolved[asked]
 
     def _candidates(self, host: str) -> list[ServiceKey]:
-        """Return the services whose name the host begins with: no other one can be meant."""
-        parts = host.rstrip(".").lower().split(".")
-        names = (".".join(parts[:count]) for count in range(1, len(parts) + 1))
-        return [key for name in names for key in self._by_name.get(name, ())]
+        return [key for name in _names(host) for key in self._by_name.get(name, ())]
+
+
+class LiveCatalog(Catalog):
+    """The services of a flow's nodes; what is resolved depends on the services that the host can mean only."""
+
+    def __init__(self, flow: Flow, *services: Node[ServiceKey, Any]) -> None:
+        super().__init__(())
+        self._named: Gathered[str, ServiceKey, bool] = Gathered(flow, services, lambda key, _: {key.name: True})
+        self._asked = Asked(flow, self._resolve)
+
+    def resolve(self, host: str, namespace: str) -> ServiceKey | None:
+        """Return the service that a host in a rule of that namespace means, or None if it is not in the catalog."""
+        return self._asked.get((host, namespace))
+
+    def _resolve(self, asked: tuple[str, str]) -> ServiceKey | None:
+        host, namespace = asked
+        return resolve_host(host, namespace, [key for name in _names(host) for key in self._named.get(name) or ()])
+
+
+def _names(host: str) -> Iterator[str]:
+    """Yield the names that the host begins with: no service of another name can be meant."""
+    parts = host.rstrip(".").lower().split(".")
+    return (".".join(parts[:count]) for count in range(1, len(parts) + 1))

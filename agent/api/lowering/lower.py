@@ -1,38 +1,52 @@
 """Rule documents of both generations to one ServicePolicy per service. Pure: the result depends on the arguments alone.
 
-RouteRules of a service stand in order of precedence, then name; a service with a VirtualService follows that one alone.
 A document that cannot be used is left out and reported; it never takes another one with it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
-from functools import cached_property
-from typing import Generic, TypeVar
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from typing import TypeVar
 
-from msgspec import Struct, structs
+from msgspec import Struct
 
 from agent.api.enforce import enforceable
 from agent.api.envelope import Document
-from agent.api.lowering.catalog import Catalog
-from agent.api.lowering.delegation import Delegates, is_delegate, named_delegates
-from agent.api.lowering.destinations import lower_destination_policy, lower_destination_rule, united
+from agent.api.lowering.catalog import LiveCatalog
+from agent.api.lowering.delegation import is_delegate
+from agent.api.lowering.destinations import lower_destination_policy, lower_destination_rule
 from agent.api.lowering.gateway import bound_gateways, is_for_mesh, lower_gateway
 from agent.api.lowering.ingress import lower_front, lower_ways, ways
 from agent.api.lowering.istio_service import Unresolved
 from agent.api.lowering.outside import declared_services, outside_services
-from agent.api.lowering.route_rule import LoweredRule, lower_route_rule
+from agent.api.lowering.route_rule import lower_route_rule
+from agent.api.lowering.service_rules import (
+    DeclaredSubsets,
+    Outcome,
+    RoutedHosts,
+    ServiceRule,
+    SubsetOutcome,
+    service_outcome,
+    service_subsets,
+)
 from agent.api.lowering.sidecar import lower_sidecar
-from agent.api.lowering.targets import Subsets
 from agent.api.lowering.virtual_service import LoweredRoutes, declared_subsets, lower_virtual_service
+from agent.flow.stage import Flow, Gathered, Node, Source, Stage
+from agent.flow.views import Parts, Tabled, Tally
 from agent.mesh.gateway import BoundRoutes, Ingress, ServerKind
-from agent.mesh.routes import Fault, ObjectRef, PolicyRule, ServicePolicy, Subset
+from agent.mesh.routes import Fault, ObjectRef, ServicePolicy, Subset
 from agent.mesh.service import Service, ServiceKey
 from agent.mesh.sidecar import Sidecar
 
 T = TypeVar("T")
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
 _MAX_REASONS = 5
 """Faults of one document."""
+_DELEGATE = "delegate"
+"""A VirtualService that others name; stands beside the kinds."""
+_ALL = ""
+"""The one key of what is one value."""
 
 
 class Lowered(Struct, frozen=True):
@@ -48,268 +62,271 @@ class Lowered(Struct, frozen=True):
     """In order of namespace and name."""
 
 
-def lower(documents: Iterable[Document], services: Collection[ServiceKey]) -> Lowered:
-    """Return what the documents mean for the services of the catalog."""
-    return Lowerer().lower(documents, services)
+def lower(documents: Iterable[Document], services: Iterable[ServiceKey]) -> Lowered:
+    """Return what the documents mean for the services of the catalog; each document's name is given once."""
+    return Lowerer().lower({document.key: document for document in documents}, dict.fromkeys(services, True))
 
 
 class Lowerer:
-    """Lowers again and again, and quickly: it remembers per document what came of it (a memo, nothing else)."""
+    """Lowers again and again, and only what changed: a change costs what it changes (a memo, nothing else)."""
 
     def __init__(self) -> None:
-        self._registered = Catalog(())
-        self._catalog = Catalog(())
-        self._outside: Mapping[ServiceKey, Service] = {}
-        self._subsets: Subsets = {}
-        self._delegates: Delegates = {}
-        self._memos: dict[int, _Memo] = {}
-        self._policies: Mapping[ServiceKey, ServicePolicy] = {}
-        self._ingress = Ingress()
-        self._sidecars: tuple[Sidecar, ...] = ()
-        self._workload_entries: tuple[Document, ...] = ()
+        self._nodes: _Nodes | None = None
 
-    def lower(self, documents: Iterable[Document], services: Collection[ServiceKey]) -> Lowered:
-        """Return what the documents mean for the services of the catalog; each document's name is given once."""
-        if self._registered.services != frozenset(services):
-            self._registered = Catalog(services)
-        # A memo holds its document, so no other one can have got its id meanwhile.
-        self._memos = {id(document): self._memos.get(id(document)) or _Memo(document) for document in documents}
-        faults: list[Fault] = []
-        by_kind: dict[str, list[_Memo]] = {}
-        for memo in self._memos.values():
-            faults += memo.faults
-            if memo.is_usable:
-                by_kind.setdefault(memo.document.kind, []).append(memo)
-        self._workload_entries = _kept(
-            self._workload_entries, tuple(memo.document for memo in _ordered(by_kind.get("WorkloadEntry", ())))
-        )
-        self._update_outside(_ordered([*by_kind.get("EgressRule", ()), *by_kind.get("ServiceEntry", ())]), faults)
-        self._update_subsets(_ordered(by_kind.get("DestinationRule", ())), faults)
-        by_kind["VirtualService"] = self._without_delegates(by_kind.get("VirtualService", ()))
-        policies = self._virtual_services(_ordered(by_kind["VirtualService"]), faults)
-        self._add_route_rules(by_kind.get("RouteRule", ()), policies, faults)
-        self._add_connections(
-            _ordered([*by_kind.get("DestinationPolicy", ()), *by_kind.get("DestinationRule", ())]), policies, faults
-        )
-        self._policies = {service: self._same(service, policy) for service, policy in sorted(policies.items())}
-        ingress = self._lower_gateways(by_kind, faults)
-        self._ingress = ingress if ingress != self._ingress else self._ingress
-        self._sidecars = _kept(self._sidecars, tuple(memo.sidecar for memo in _ordered(by_kind.get("Sidecar", ()))))
-        return Lowered(self._policies, tuple(sorted(set(faults))), self._outside, self._ingress, self._sidecars)
+    def lower(self, documents: Mapping[str, Document], services: Mapping[ServiceKey, object]) -> Lowered:
+        """Return what documents by KV key mean for the services of the catalog.
 
-    def _same(self, service: ServiceKey, policy: ServicePolicy) -> ServicePolicy:
-        """Return the policy object of last time if it is equal: whoever compares it next is done at once."""
-        before = self._policies.get(service)
-        return before if before == policy else policy
-
-    def _update_outside(self, memos: Iterable[_Memo], faults: list[Fault]) -> None:
-        """Add the services that rules declare to those of the catalog."""
-        declared = ((memo.document, memo.declared(self._workload_entries)) for memo in memos)
-        outside, unused = outside_services(declared, self._registered)
-        faults += unused
-        if outside != self._outside:
-            self._outside = outside
-        if self._catalog.services != self._registered.services | outside.keys():
-            self._catalog = Catalog(self._registered.services | outside.keys())
-
-    def _update_subsets(self, rules: Iterable[_Memo], faults: list[Fault]) -> None:
-        """Unite the subsets of all DestinationRules of a service; of two by one name the first in name order stays."""
-        subsets: dict[ServiceKey, dict[str, Subset]] = {}
-        for memo in rules:
-            host = memo.document.spec["host"]
-            service = self._catalog.resolve(host, memo.document.namespace)
-            if service is None:
-                faults.append(Fault(str(memo.document.ref), f"service {host} is not in the catalog"))
-                continue
-            declared = subsets.setdefault(service, {})
-            for subset in memo.subsets:
-                if declared.setdefault(subset.name, subset) != subset:
-                    reason = f"another DestinationRule of {service} declares the subset {subset.name} too, and is used"
-                    faults.append(Fault(str(memo.document.ref), reason))
-        if subsets != self._subsets:
-            self._subsets = subsets
-
-    def _without_delegates(self, services: Iterable[_Memo]) -> list[_Memo]:
-        """Return the VirtualServices with hosts, and remember the others for these to name."""
-        self._delegates = {memo.document.ref: memo.document for memo in services if is_delegate(memo.document)}
-        return [memo for memo in services if not is_delegate(memo.document)]
-
-    def _virtual_services(self, services: Iterable[_Memo], faults: list[Fault]) -> dict[ServiceKey, ServicePolicy]:
-        policies: dict[ServiceKey, ServicePolicy] = {}
-        owners: dict[ServiceKey, Document] = {}
-        for memo in services:
-            document = memo.document
-            if not is_for_mesh(document):
-                continue
-            lowered = memo.routes(self._catalog, self._subsets, self._delegates)[None]
-            faults += lowered.faults
-            if not lowered.all_routes:  # each of them is for gateways only
-                continue
-            for host in document.spec["hosts"]:
-                service = self._catalog.resolve(host, document.namespace)
-                if service is None:
-                    if not bound_gateways(document):  # what clients of a gateway ask for need not be a service
-                        faults.append(Fault(str(document.ref), f"service {host} is not in the catalog"))
-                    continue
-                owner = owners.setdefault(service, document)
-                if owner is document:
-                    policies[service] = ServicePolicy(lowered.http, False, (), lowered.tls, lowered.tcp)
-                else:
-                    faults.append(Fault(str(document.ref), f"not used for {host}: {owner.ref} is about it too"))
-        return policies
-
-    def _lower_gateways(self, by_kind: Mapping[str, list[_Memo]], faults: list[Fault]) -> Ingress:
-        """Return all gateways and what is bound to them."""
-        gateways = [lower_gateway(memo.document) for memo in _ordered(by_kind.get("Gateway", ()))]
-        bound = self._bound_routes(_ordered(by_kind.get("VirtualService", ())), faults)
-        older = [memo.document for memo in _ordered([*by_kind.get("Ingress", ()), *by_kind.get("IngressRule", ())])]
-        gateways += [lower_front(document) for document in older]
-        leading = (way for document in older for way in ways(document))
-        routed, lost = lower_ways(leading, self._catalog, self._policies)
-        faults += lost
-        passes = any(server.kind is ServerKind.SERVICES for gateway in gateways for server in gateway.servers)
-        subsets = ((key, tuple(sorted(named.values()))) for key, named in sorted(self._subsets.items()))
-        return Ingress(tuple(gateways), (*bound, *routed), tuple(subsets) if passes else ())
-
-    def _bound_routes(self, services: Iterable[_Memo], faults: list[Fault]) -> tuple[BoundRoutes, ...]:
-        """Return what VirtualServices say of requests through gateways."""
-        bound = []
-        for memo in services:
-            for gateway, lowered in memo.routes(self._catalog, self._subsets, self._delegates).items():
-                if gateway is None:
-                    continue
-                faults += lowered.faults
-                if lowered.all_routes:
-                    hosts, ref = tuple(memo.document.spec["hosts"]), memo.document.ref
-                    bound.append(BoundRoutes(ref, gateway, hosts, lowered.http, lowered.tls, lowered.tcp))
-        return tuple(bound)
-
-    def _add_route_rules(
-        self, rules: Iterable[_Memo], policies: dict[ServiceKey, ServicePolicy], faults: list[Fault]
-    ) -> None:
-        by_service: dict[ServiceKey, list[LoweredRule]] = {}
-        for memo in rules:
-            lowered = memo.rule(self._catalog)
-            if isinstance(lowered, Fault):
-                faults.append(lowered)
-            elif lowered.service in policies:
-                reason = f"not used: {policies[lowered.service].all_routes[0].origin} is about {lowered.service} too"
-                faults.append(Fault(str(memo.document.ref), reason))
-            else:
-                by_service.setdefault(lowered.service, []).append(lowered)
-        for service, found in by_service.items():
-            found.sort(key=lambda rule: rule.order)
-            routes = tuple(rule.route for rule in found)
-            connections = tuple(route for route in routes if route.destinations)  # the others answer requests
-            policies[service] = ServicePolicy(routes, tls=connections, tcp=connections)
-
-    def _add_connections(
-        self, memos: Iterable[_Memo], policies: dict[ServiceKey, ServicePolicy], faults: list[Fault]
-    ) -> None:
-        """Add what DestinationPolicies and DestinationRules say to the policies of their services."""
-        rules = []
-        for memo in memos:
-            rule = memo.connection(self._catalog)
-            if isinstance(rule, Fault):
-                faults.append(rule)
-            else:
-                rules.append(rule)
-        by_service, unused = united(rules)
-        faults += unused
-        for service, found in by_service.items():
-            policy = policies.get(service) or ServicePolicy.empty()
-            policies[service] = structs.replace(policy, connections=found)
+        Tables made from those of the last call are not even walked through.
+        """
+        nodes = self._nodes or _Nodes()
+        self._nodes = None  # what an exception leaves behind is not used again
+        lowered = nodes.lower(documents, services)
+        self._nodes = nodes
+        return lowered
 
 
-def _ordered(memos: Iterable[_Memo]) -> list[_Memo]:
-    return sorted(memos, key=lambda memo: (memo.document.namespace, memo.document.name))
+class _Read(Struct, frozen=True):
+    """What of a document can be enforced."""
+
+    document: Document | None
+    faults: tuple[Fault, ...]
 
 
-def _kept(before: tuple[T, ...], now: tuple[T, ...]) -> tuple[T, ...]:
-    """Return the tuple of last time if it is equal: whoever compares it next is done at once."""
-    return before if before == now else now
+class _Host(Struct, frozen=True):
+    """A host that rules declare, or why they don't."""
+
+    service: Service | None
+    faults: tuple[Fault, ...]
 
 
-class _Result(Generic[T]):
-    """The last result of a function of immutable inputs, which are the same objects as long as they are equal."""
+class _About(Struct, frozen=True):
+    """What a document says, by service."""
 
-    def __init__(self, inputs: tuple[object, ...], value: T) -> None:
-        self._inputs = inputs
-        self.value = value
+    rules: Mapping[ServiceKey, ServiceRule]
+    faults: tuple[Fault, ...]
 
-    def is_of(self, *inputs: object) -> bool:
-        """Tell whether it is the result for these inputs."""
-        return all(mine is other for mine, other in zip(self._inputs, inputs, strict=True))
+
+class _Bound(Struct, frozen=True):
+    """What a VirtualService says at gateways."""
+
+    routes: tuple[BoundRoutes, ...]
+    faults: tuple[Fault, ...]
+
+
+class _Fronts(Struct, frozen=True):
+    """All gateways and what is bound to them, and what of the old kinds leads nowhere."""
+
+    ingress: Ingress
+    faults: tuple[Fault, ...]
 
 
 _RoutesThrough = Mapping[ObjectRef | None, LoweredRoutes]
 """Gateway (None: the mesh) → its routes."""
 
 
-class _Memo:
-    """What came of one document."""
+class _Nodes:
+    """What is computed from what. Documents are known by their KV keys."""
 
-    def __init__(self, document: Document) -> None:
-        self._given = document
+    def __init__(self) -> None:
+        flow = self._flow = Flow()
+        self._documents: Source[str, Document] = Source(flow)
+        self._services: Source[ServiceKey, object] = Source(flow)
+        registered = Stage(flow, self._services, lambda key: key)  # instances are of no interest here
+        self._registered = LiveCatalog(flow, registered)
+        self._read = Stage(flow, self._documents, self._read_document)
+        self._usable = Stage(flow, self._read, lambda key: self._read[key].document)
+        kinds: Parts[str, Document] = Parts(flow, self._usable, _part)
+
+        self._workload_entries = _united(flow, kinds["WorkloadEntry"])
+        declaring = (kinds["EgressRule"], kinds["ServiceEntry"])
+        declared = Stage(flow, declaring, self._declare)
+        self._declared: Gathered[ServiceKey, str, tuple[Document, Service]] = Gathered(flow, declared, _itself)
+        self._hosts = Stage(flow, self._declared, self._host)
+        self._outside = Stage(flow, self._hosts, lambda key: self._hosts[key].service)
+        self._outside_table = Tabled(self._outside)
+        self._catalog = LiveCatalog(flow, registered, self._outside)
+
+        declaring_subsets = Stage(flow, kinds["DestinationRule"], self._declare_subsets)
+        self._declared_subsets: Gathered[ServiceKey, str, DeclaredSubsets] = Gathered(flow, declaring_subsets, _itself)
+        self._subset_outcomes = Stage(flow, self._declared_subsets, self._subsets)
+        self._by_name = Stage(flow, self._subset_outcomes, lambda key: self._subset_outcomes[key].subsets)
+        by_ref: Gathered[ObjectRef, str, Document] = Gathered(flow, kinds[_DELEGATE], lambda _, one: {one.ref: one})
+        self._delegates = Stage(flow, by_ref, lambda ref: next(iter(by_ref[ref].values())))
+        self._routes = Stage(flow, kinds["VirtualService"], self._lower_routes)
+
+        ruling = tuple(kinds[kind] for kind in ("VirtualService", "RouteRule", "DestinationPolicy", "DestinationRule"))
+        about = Stage(flow, ruling, self._about)
+        self._about_service: Gathered[ServiceKey, str, ServiceRule] = Gathered(flow, about, lambda _, said: said.rules)
+        self._outcomes = Stage(flow, self._about_service, self._outcome)
+        self._policies = Stage(flow, self._outcomes, lambda key: self._outcomes[key].policy)
+        self._policy_table = Tabled(self._policies)
+
+        bound = Stage(flow, kinds["VirtualService"], self._bind)
+        self._bound = _united(flow, Stage(flow, bound, lambda key: bound[key].routes or None))
+        self._older = _united(flow, kinds["Ingress"], kinds["IngressRule"])
+        self._gateways = _united(flow, Stage(flow, kinds["Gateway"], lambda key: lower_gateway(self._document(key))))
+        self._all_subsets: Gathered[str, ServiceKey, Mapping[str, Subset]] = Gathered(
+            flow, self._by_name, lambda _, named: {_ALL: named}
+        )
+        self._fronts = Stage(flow, (self._gateways, self._bound, self._older), lambda _: self._ingress())
+        self._sidecars = _united(flow, Stage(flow, kinds["Sidecar"], lambda key: lower_sidecar(self._document(key))))
+
+        self._faults: Tally[Fault] = Tally()
+        for node in (self._read, self._hosts, self._subset_outcomes, about, bound, self._outcomes, self._fronts):
+            self._faults.count(node, _faults_of)
+
+    def lower(self, documents: Mapping[str, Document], services: Mapping[ServiceKey, object]) -> Lowered:
+        """Return what the documents mean."""
+        self._documents.set(documents)
+        self._services.set(services)
+        self._flow.refresh()
+        return Lowered(
+            self._policy_table.table(),
+            self._faults.elements(),
+            self._outside_table.table(),
+            fronts.ingress if (fronts := self._fronts.get(_ALL)) else Ingress(),
+            self._sidecars.get(_ALL) or (),
+        )
+
+    def _read_document(self, key: str) -> _Read:
+        document = self._documents[key]
         enforced = enforceable(document)
-        self.document = enforced.document or document
-        """What of it can be enforced."""
-        self.is_usable = enforced.document is not None
-        self.faults = [Fault(str(document.ref), reason) for reason in enforced.reasons[:_MAX_REASONS]]
-        self.subsets: tuple[Subset, ...] = ()
-        if self.is_usable and document.kind == "DestinationRule":
-            self.subsets = declared_subsets(self.document)
-        self._declared: _Result[tuple[Service, ...]] | None = None
-        self._rule: _Result[LoweredRule | Fault] | None = None
-        self._routes: _Result[_RoutesThrough] | None = None
-        is_root = self.is_usable and document.kind == "VirtualService"
-        self._named = named_delegates(self.document) if is_root else ()
-        self._connection: _Result[tuple[ServiceKey, PolicyRule] | Fault] | None = None
+        faults = tuple(Fault(str(document.ref), reason) for reason in enforced.reasons[:_MAX_REASONS])
+        return _Read(enforced.document, faults)
 
-    @cached_property
-    def sidecar(self) -> Sidecar:
-        """Return what a Sidecar says."""
-        return lower_sidecar(self.document)
+    def _document(self, key: str) -> Document:
+        return self._usable[key]
 
-    def declared(self, entries: tuple[Document, ...]) -> tuple[Service, ...]:
-        """Return the services that an EgressRule or a ServiceEntry declares, which may select WorkloadEntries."""
-        if self._declared is None or not self._declared.is_of(entries):
-            self._declared = _Result((entries,), declared_services(self.document, entries))
-        return self._declared.value
+    def _declare(self, key: str) -> Mapping[ServiceKey, tuple[Document, Service]]:
+        document = self._document(key)
+        entries = (self._workload_entries.get(_ALL) or ()) if document.spec.get("workloadSelector") else ()
+        return {service.key: (document, service) for service in declared_services(document, entries)}
 
-    def rule(self, catalog: Catalog) -> LoweredRule | Fault:
-        """Return the RouteRule's route, or why it has none."""
-        if self._rule is None or not self._rule.is_of(catalog):
-            self._rule = _Result((catalog,), self._lower_rule(catalog))
-        return self._rule.value
+    def _host(self, key: ServiceKey) -> _Host:
+        """Add a host that rules declare to the catalog's services."""
+        declared = ((document, (service,)) for document, service in _in_order(self._declared[key]))
+        found, faults = outside_services(declared, self._registered)
+        return _Host(found.get(key), tuple(faults))
 
-    def routes(self, catalog: Catalog, subsets: Subsets, delegates: Delegates) -> _RoutesThrough:
-        """Return the VirtualService's routes through each gateway (None: the mesh)."""
-        inputs = (catalog, subsets, *(delegates.get(name) for name in self._named))
-        if self._routes is None or not self._routes.is_of(*inputs):
-            self._routes = _Result(inputs, self._lower_routes(catalog, subsets, delegates))
-        return self._routes.value
+    def _declare_subsets(self, key: str) -> Mapping[ServiceKey, DeclaredSubsets]:
+        document = self._document(key)
+        service = self._catalog.resolve(document.spec["host"], document.namespace)
+        # That there is no such service is said where the rest of the rule is lowered.
+        return {} if service is None else {service: DeclaredSubsets(document.ref, declared_subsets(document))}
 
-    def connection(self, catalog: Catalog) -> tuple[ServiceKey, PolicyRule] | Fault:
-        """Return what a DestinationPolicy or DestinationRule says of connections, or why it says nothing."""
-        if self._connection is None or not self._connection.is_of(catalog):
-            self._connection = _Result((catalog,), self._lower_connection(catalog))
-        return self._connection.value
+    def _subsets(self, service: ServiceKey) -> SubsetOutcome:
+        return service_subsets(service, self._declared_subsets[service].values())
 
-    def _lower_connection(self, catalog: Catalog) -> tuple[ServiceKey, PolicyRule] | Fault:
-        newer = self.document.kind == "DestinationRule"
-        try:
-            return (lower_destination_rule if newer else lower_destination_policy)(self.document, catalog)
-        except Unresolved as unresolved:
-            return Fault(str(self.document.ref), str(unresolved))
-
-    def _lower_rule(self, catalog: Catalog) -> LoweredRule | Fault:
-        try:
-            return lower_route_rule(self.document, catalog)
-        except Unresolved as unresolved:
-            return Fault(str(self.document.ref), str(unresolved))
-
-    def _lower_routes(self, catalog: Catalog, subsets: Subsets, delegates: Delegates) -> _RoutesThrough:
-        document = self.document
+    def _lower_routes(self, key: str) -> _RoutesThrough:
+        document, subsets, delegates = self._document(key), _Values(self._by_name), _Values(self._delegates)
         through = (*((None,) if is_for_mesh(document) else ()), *bound_gateways(document))
-        return {gateway: lower_virtual_service(document, catalog, subsets, gateway, delegates) for gateway in through}
+        return {
+            gateway: lower_virtual_service(document, self._catalog, subsets, gateway, delegates) for gateway in through
+        }
+
+    def _about(self, key: str) -> _About:
+        document = self._document(key)
+        try:
+            match document.kind:
+                case "VirtualService":
+                    return self._about_hosts(key, document)
+                case "RouteRule":
+                    rule = lower_route_rule(document, self._catalog)
+                    return _About({rule.service: rule}, ())
+                case "DestinationPolicy":
+                    service, policy = lower_destination_policy(document, self._catalog)
+                case _:
+                    service, policy = lower_destination_rule(document, self._catalog)
+            return _About({service: policy}, ())
+        except Unresolved as unresolved:
+            return _About({}, (Fault(str(document.ref), str(unresolved)),))
+
+    def _about_hosts(self, key: str, document: Document) -> _About:
+        lowered = self._routes[key].get(None)
+        if lowered is None:
+            return _About({}, ())
+        hosts: dict[ServiceKey, tuple[str, ...]] = {}
+        faults = list(lowered.faults)
+        for host in document.spec["hosts"] if lowered.all_routes else ():  # none: each is for gateways only
+            service = self._catalog.resolve(host, document.namespace)
+            if service is not None:
+                hosts[service] = (*hosts.get(service, ()), host)
+            elif not bound_gateways(document):  # what clients of a gateway ask for need not be a service
+                faults.append(Fault(str(document.ref), f"service {host} is not in the catalog"))
+        rules = {service: RoutedHosts(document.ref, named, lowered) for service, named in hosts.items()}
+        return _About(rules, tuple(faults))
+
+    def _outcome(self, service: ServiceKey) -> Outcome:
+        return service_outcome(service, self._about_service[service].values())
+
+    def _bind(self, key: str) -> _Bound | None:
+        """Return what a VirtualService says of requests through gateways."""
+        document = self._document(key)
+        through = {gateway: lowered for gateway, lowered in self._routes[key].items() if gateway is not None}
+        routes = tuple(
+            BoundRoutes(document.ref, gateway, tuple(document.spec["hosts"]), lowered.http, lowered.tls, lowered.tcp)
+            for gateway, lowered in through.items()
+            if lowered.all_routes
+        )
+        faults = tuple(fault for lowered in through.values() for fault in lowered.faults)
+        return _Bound(routes, faults) if through else None
+
+    def _ingress(self) -> _Fronts:
+        """Return all gateways and what is bound to them."""
+        older = self._older.get(_ALL) or ()
+        gateways = (*(self._gateways.get(_ALL) or ()), *(lower_front(document) for document in older))
+        leading = (way for document in older for way in ways(document))
+        routed, lost = lower_ways(leading, self._catalog, _Values(self._policies))
+        bound = (routes for of_document in self._bound.get(_ALL) or () for routes in of_document)
+        passes = any(server.kind is ServerKind.SERVICES for gateway in gateways for server in gateway.servers)
+        subsets = (self._all_subsets.get(_ALL) or {}) if passes else {}
+        declared = tuple((key, tuple(sorted(named.values()))) for key, named in subsets.items())
+        return _Fronts(Ingress(gateways, (*bound, *routed), declared), lost)
+
+
+class _Values(Mapping[K, V]):
+    """A node's values as the mapping that a function takes which knows no nodes."""
+
+    def __init__(self, node: Node[K, V]) -> None:
+        self._node = node
+
+    def __getitem__(self, key: K) -> V:
+        found = self._node.get(key)
+        if found is None:
+            raise KeyError(key)
+        return found
+
+    def __iter__(self) -> Iterator[K]:
+        raise NotImplementedError("nobody would be told of new keys")
+
+    def __len__(self) -> int:
+        raise NotImplementedError("nobody would be told of new keys")
+
+
+def _part(document: Document) -> str:
+    return _DELEGATE if document.kind == "VirtualService" and is_delegate(document) else document.kind
+
+
+def _united(flow: Flow, *nodes: Node[str, T]) -> Stage[str, tuple[T, ...]]:
+    """Return the node of one value: all of these nodes', in order of namespace and name."""
+    gathered: Gathered[str, str, T] = Gathered(flow, nodes, lambda _, value: {_ALL: value})
+    return Stage(flow, gathered, lambda key: tuple(_in_order(gathered[key])))
+
+
+def _in_order(by_document: Mapping[str, T]) -> Iterator[T]:
+    """Yield what documents say in order of namespace and name, then kind."""
+    for key in sorted(by_document, key=_order):
+        yield by_document[key]
+
+
+def _order(key: str) -> tuple[str, str, str]:
+    *_, namespace, kind, name = key.split("/")
+    return namespace, name, kind
+
+
+def _itself(_key: Hashable, value: T) -> T:
+    return value
+
+
+def _faults_of(value: _Read | _Host | SubsetOutcome | _About | Outcome | _Bound | _Fronts) -> tuple[Fault, ...]:
+    return value.faults

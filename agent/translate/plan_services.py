@@ -1,0 +1,199 @@
+"""What a plan makes of each service, step by step: a caller's view of it, its routes, clusters and endpoints. Pure.
+
+Each step is a node (agent/flow): a function of one service that runs again only when something that it read changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from msgspec import Struct
+
+from agent.flow.stage import Flow, Gathered, Shared, Source, Stage
+from agent.mesh.reach import idle_rules
+from agent.mesh.routes import Fault, ServicePolicy
+from agent.mesh.service import Port, Service, ServiceKey
+from agent.mesh.settings import OutboundTrafficPolicy
+from agent.mesh.snapshot import MeshSnapshot, Resource, Vip
+from agent.translate.clusters import service_clusters, unusable_policies
+from agent.translate.endpoints import service_endpoints, unusable_instances
+from agent.translate.facts import Caller, Security, ServiceFacts, ServiceSubset
+from agent.translate.locality import Place
+from agent.translate.options import PlanOptions
+from agent.translate.outside import usable_services
+from agent.translate.policies import Approach, ServiceTraffic, approaches
+from agent.translate.resolve import ResolvedPort, resolve_ports, services_named, unruled
+
+
+class Made(Struct, frozen=True):
+    """Resources, and what was left out of them."""
+
+    resources: tuple[Resource, ...]
+    faults: tuple[Fault, ...] = ()
+
+
+class Usable(Struct, frozen=True):
+    """A service that this host can have, or why it can't."""
+
+    service: Service | None
+    faults: tuple[Fault, ...] = ()
+
+
+class Resolved(Struct, frozen=True):
+    """The ports of a service that can be called, with what its rules mean to this host's caller."""
+
+    ports: tuple[tuple[Port, ResolvedPort], ...]
+    faults: tuple[Fault, ...] = ()
+
+    @property
+    def wanted(self) -> Mapping[ServiceKey, frozenset[ServiceSubset]]:
+        """Return the subsets that its routes send to."""
+        return subsets_of(found for _, port in self.ports for found in port.subsets)
+
+
+class Inputs:
+    """A snapshot as the nodes read it: by service, and what all services share."""
+
+    def __init__(self, flow: Flow, snapshot: MeshSnapshot, options: PlanOptions) -> None:
+        self.options = options
+        self.services: Source[ServiceKey, Service] = Source(flow)
+        self.policies: Source[ServiceKey, ServicePolicy] = Source(flow)
+        self.vips: Source[ServiceKey, Vip] = Source(flow)
+        self.unseen: Source[ServiceKey, bool] = Source(flow)
+        """What is out of the scope: it cannot be called, but keeps the short names that it would have."""
+        self.caller = Shared(flow, Caller.from_snapshot(snapshot))
+        self.place = Shared(flow, Place.of_node(snapshot))
+        self.security = Shared(flow, Security.from_snapshot(snapshot))
+        self.outbound = Shared(flow, self.security.get().outbound)
+        self.settings = Shared(flow, snapshot.settings)
+        self.sidecar = Shared(flow, snapshot.scope.sidecar)
+        self.sidecars = Shared(flow, snapshot.sidecars)
+        self.traffic_policy = Shared(flow, snapshot.outbound_traffic_policy)
+        self.workloads = Shared(flow, snapshot.workloads)
+        self.ingress = Shared(flow, snapshot.ingress)
+        self.secrets = Shared(flow, (snapshot.certificates, snapshot.trust_bundle_pem, snapshot.credentials))
+
+    def set(self, snapshot: MeshSnapshot) -> None:
+        """Take another snapshot."""
+        self.services.set(snapshot.services)
+        self.policies.set(snapshot.policies)
+        self.vips.set(snapshot.vips)
+        self.unseen.set(dict.fromkeys(snapshot.scope.unseen, True))
+        self.caller.set(Caller.from_snapshot(snapshot))
+        self.place.set(Place.of_node(snapshot))
+        self.security.set(Security.from_snapshot(snapshot))
+        self.outbound.set(self.security.get().outbound)
+        self.settings.set(snapshot.settings)
+        self.sidecar.set(snapshot.scope.sidecar)
+        self.sidecars.set(snapshot.sidecars)
+        self.traffic_policy.set(snapshot.outbound_traffic_policy)
+        self.workloads.set(snapshot.workloads)
+        self.ingress.set(snapshot.ingress)
+        self.secrets.set((snapshot.certificates, snapshot.trust_bundle_pem, snapshot.credentials))
+
+    @property
+    def passes_unknown(self) -> bool:
+        """Tell whether connections to unknown destinations go on."""
+        return self.traffic_policy.get() is OutboundTrafficPolicy.ALLOW_ANY
+
+
+class Services:
+    """The services as this host's caller knows them, and what their own rules mean to it."""
+
+    def __init__(self, flow: Flow, inputs: Inputs) -> None:
+        self._inputs = inputs
+        self.usable = Stage(flow, inputs.services, self._usable)
+        self.known = Stage(flow, self.usable, lambda key: self.usable[key].service)
+        self.facts = Stage(flow, self.known, lambda key: ServiceFacts.from_service(self.known[key]))
+        self.traffic = Stage(flow, self.known, self._connect)
+        # A gateway is no caller in the mesh: what it sends is decided by the routes bound to its servers.
+        self.resolved = Stage(flow, self.facts if inputs.options.gateway is None else (), self._resolve)
+
+    def named(self, keys: Iterable[ServiceKey]) -> Iterator[ServiceFacts]:
+        """Yield what is known of those of these services that exist."""
+        return (facts for key in keys if (facts := self.facts.get(key)) is not None)
+
+    def _usable(self, key: ServiceKey) -> Usable:
+        service, inputs = self._inputs.services[key], self._inputs
+        if not key.is_outside:
+            return Usable(service)
+        kept, faults = usable_services({key: service}, inputs.caller.get().namespace, inputs.options)
+        return Usable(kept.get(key), faults)
+
+    def _connect(self, key: ServiceKey) -> ServiceTraffic:
+        """Return how this host's caller connects to the service; what is about its routes only is left out."""
+        inputs = self._inputs
+        return ServiceTraffic.from_policy(key, inputs.policies.get(key), inputs.caller.get(), inputs.place.get())
+
+    def _resolve(self, key: ServiceKey) -> Resolved | None:
+        """Return each port of the service with what its rules mean for this host's caller."""
+        if self._inputs.unseen.get(key):
+            return None
+        policy, facts = self._inputs.policies.get(key), self.facts[key]
+        if policy is None or not policy.has_routes:
+            return self._in_scope(facts, tuple((port, unruled(port)) for port in facts.ports), ())
+        known = tuple(self.named(services_named(policy)))
+        ports = resolve_ports(policy, facts.ports, self._inputs.caller.get(), known)
+        faults = (fault for _, port in ports for fault in port.faults)
+        return self._in_scope(facts, ports, (*faults, *idle_rules(key, policy, facts.ports)))
+
+    def _in_scope(
+        self, facts: ServiceFacts, ports: tuple[tuple[Port, ResolvedPort], ...], faults: tuple[Fault, ...]
+    ) -> Resolved:
+        """Keep the ports that this host's applications may call."""
+        sidecar = self._inputs.sidecar.get()
+        if sidecar is not None and sidecar.egress:
+            callable_ports = sidecar.ports_of(facts)
+            ports = tuple((port, rules) for port, rules in ports if port in callable_ports)
+        return Resolved(ports, faults)
+
+
+_Subsets = Gathered[ServiceKey, Any, frozenset[ServiceSubset]]
+"""Service → who wants it → the subsets wanted."""
+
+
+class Destinations:
+    """The clusters of services, their endpoints, and what routes and listeners must do on the way to them."""
+
+    def __init__(self, flow: Flow, inputs: Inputs, services: Services, subsets: _Subsets) -> None:
+        self._inputs, self._services = inputs, services
+        nothing = frozenset[ServiceSubset]()
+        self._wanted = Stage(flow, subsets, lambda key: tuple(sorted(nothing.union(*subsets[key].values()))))
+        self.clusters = Stage(flow, services.facts, self._clusters)
+        self.endpoints = Stage(flow, services.known, self._endpoints)
+        self._approaches = Stage(flow, services.facts, self._approaches_to)
+        self._by_cluster: Gathered[str, ServiceKey, Approach] = Gathered(
+            flow, self._approaches, lambda _, found: dict(found)
+        )
+
+    def approaches_of(self, clusters: Iterable[str]) -> tuple[tuple[str, Approach], ...]:
+        """Return what these clusters need of the routes or the listener that lead to them."""
+        found = ((name, self._by_cluster.get(name)) for name in sorted(set(clusters)))
+        return tuple((name, approach) for name, by in found if by for approach in list(by.values())[-1:])
+
+    def _clusters(self, key: ServiceKey) -> Made:
+        facts, wanted, traffic = self._services.facts[key], self._wanted.get(key) or (), self._services.traffic[key]
+        outbound = self._inputs.outbound.get()
+        upstreams = self._inputs.options.dns_upstreams if facts.outside else ()
+        made = service_clusters(facts, wanted, outbound, traffic, upstreams)
+        return Made(made, unusable_policies(facts, wanted, outbound, traffic) if traffic.scopes else ())
+
+    def _endpoints(self, key: ServiceKey) -> Made:
+        service, inputs = self._services.known[key], self._inputs
+        wanted, traffic = self._wanted.get(key) or (), self._services.traffic[key]
+        warnings = inputs.settings.get().warning_instances
+        made = service_endpoints(service, self._services.facts[key], wanted, inputs.outbound.get(), traffic, warnings)
+        return Made(made, unusable_instances(service))
+
+    def _approaches_to(self, key: ServiceKey) -> tuple[tuple[str, Approach], ...] | None:
+        facts, wanted, traffic = self._services.facts[key], self._wanted.get(key) or (), self._services.traffic[key]
+        return approaches(key, facts.ports, wanted, traffic) or None
+
+
+def subsets_of(found: Iterable[tuple[ServiceKey, ServiceSubset]]) -> dict[ServiceKey, frozenset[ServiceSubset]]:
+    """Return subsets by service."""
+    wanted: dict[ServiceKey, set[ServiceSubset]] = {}
+    for key, subset in found:
+        wanted.setdefault(key, set()).add(subset)
+    return {key: frozenset(subsets) for key, subsets in wanted.items()}
