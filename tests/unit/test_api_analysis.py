@@ -46,6 +46,7 @@ CATALOG = {
         service("reviews", V1, V2),
         service("ratings", V1, health=Health.CRITICAL),
         service("wide", V1, ports=2),
+        service("painted", (("color", "red"), ("version", "v1"))),
     )
 }
 STRICT = MeshSettings(mtls=MtlsMode.STRICT)
@@ -159,7 +160,19 @@ SUBSETS = f"{DR}  host: reviews\n  subsets: [{{name: v1, labels: {{version: v1}}
             ["IST0109 spec.hosts[0]"],
         ),
         ([f"{SIDECAR}}}", f"{SIDECAR}}}"], ["IST0111 spec"]),
-        ([f"{SIDECAR}, workloadSelector: {{labels: {{app: x}}}}}}"] * 2, ["IST0110 spec"]),
+        ([f"{SIDECAR}, workloadSelector: {{labels: {{version: v1}}}}}}"] * 2, ["IST0110 spec"]),
+        (
+            [f"{SIDECAR}, workloadSelector: {{labels: {{{label}}}}}}}" for label in ("version: v1", "color: red")],
+            ["IST0110 spec"],
+        ),
+        (
+            [f"{SIDECAR}, workloadSelector: {{labels: {{version: {version}}}}}}}" for version in ("v1", "v2")],
+            [],
+        ),
+        (
+            [f"{SIDECAR}, workloadSelector: {{labels: {{app: nobody}}}}}}"],
+            ["IST0101 spec.workloadSelector.labels"],
+        ),
         (
             [f"{VS}  hosts: [wide]\n  http: [{{route: [{{destination: {{host: wide}}}}]}}]\n"],
             ["IST0112 spec.http[0].route[0].destination"],
@@ -200,6 +213,71 @@ SUBSETS = f"{DR}  host: reviews\n  subsets: [{{name: v1, labels: {{version: v1}}
 )
 def test_what_is_found(texts: list[str], expected: list[str]) -> None:
     assert found(*texts) == expected
+
+
+@pytest.mark.parametrize(
+    ("rules", "expected"),
+    [
+        (f"http: [{{match: [{PATH_A}, {{uri: {{exact: /a}}}}], {TO_REVIEWS}}}]", ["IST0131 spec.http[0].match[1]"]),
+        (
+            f"http: [{{match: [{{uri: {{prefix: /a}}}}, {{uri: {{prefix: /ab}}, method: {{exact: GET}}}}],"
+            f" {TO_REVIEWS}}}]",
+            ["IST0131 spec.http[0].match[1]"],
+        ),
+        (
+            f"http: [{{match: [{{uri: {{prefix: /a}}, method: {{exact: GET}}}}, {{uri: {{prefix: /ab}}}}],"
+            f" {TO_REVIEWS}}}]",
+            [],
+        ),
+        (f"http: [{{{TO_REVIEWS}}}, {{name: second, {TO_REVIEWS}}}]", ["IST0130 spec.http[1]"]),
+        (f"http: [{{match: [{{statPrefix: x}}], {TO_REVIEWS}}}, {{{TO_REVIEWS}}}]", []),
+        (f"http: [{{match: [{PATH_A}], delegate: {{name: x}}}}, {{match: [{PATH_A}], {TO_REVIEWS}}}]", []),
+        (f"tcp: [{{match: [{{port: 1}}], {TO_REVIEWS}}}] * 2", ["IST0130 spec.tcp[1]"]),
+        (f"tcp: [{{{TO_REVIEWS}}}] * 2", ["IST0130 spec.tcp[1]"]),
+        (
+            f"tcp: [{{match: [{{port: 1}}], {TO_REVIEWS}}}, {{match: [{{port: 1}}, {{port: 2}}], {TO_REVIEWS}}}]",
+            ["IST0131 spec.tcp[1].match[0]"],
+        ),
+        (
+            f"tcp: [{{match: [{{destinationSubnets: [10.0.0.0/8]}}], {TO_REVIEWS}}},"
+            f" {{match: [{{destinationSubnets: [10.1.0.0/16, 10.2.3.4]}}], {TO_REVIEWS}}}]",
+            ["IST0130 spec.tcp[1]"],
+        ),
+        (
+            f"tcp: [{{match: [{{destinationSubnets: [10.1.0.0/16]}}], {TO_REVIEWS}}},"
+            f" {{match: [{{destinationSubnets: [10.0.0.0/8]}}], {TO_REVIEWS}}}, {{{TO_REVIEWS}}}]",
+            [],
+        ),
+        (
+            f"tls: [{{match: [{{port: 1, sniHosts: [reviews]}}], {TO_REVIEWS}}}] * 2",
+            ["IST0130 spec.tls[1]"],
+        ),
+        (
+            f"gateways: [mesh, edge]\n  http: [{{match: [{{gateways: [mesh]}}], {TO_REVIEWS}}}, {{{TO_REVIEWS}}}]",
+            [],
+        ),
+        (
+            f"gateways: [mesh, edge]\n  http: [{{{TO_REVIEWS}}}, {{match: [{{gateways: [edge]}}], {TO_REVIEWS}}}]",
+            ["IST0130 spec.http[1]"],
+        ),
+    ],
+)
+def test_rules_and_matches_that_get_nothing(rules: str, expected: list[str]) -> None:
+    *_, repeated = rules.partition("[")
+    if rules.endswith("] * 2"):
+        route = repeated.removesuffix("] * 2")
+        rules = f"{rules.partition('[')[0]}[{route}, {route}]"
+    text = f"{VS}  hosts: [reviews]\n  {rules}\n"
+    assert [one for one in found(text) if one.startswith("IST013") and "IST0132" not in one] == expected
+
+
+def test_a_route_rule_of_connections_does_not_shadow_one_of_requests() -> None:
+    first = f"{RR}  destination: {{name: reviews}}\n  precedence: 2\n  match: {{tcp: {{sourceSubnet: [10.0.0.0/8]}}}}\n"
+    assert "HM0103 spec" not in found(first, f"{RR}  destination: {{name: reviews}}\n")
+    wider = (
+        f"{RR}  destination: {{name: reviews}}\n  precedence: 1\n  match: {{tcp: {{sourceSubnet: [10.1.0.0/16]}}}}\n"
+    )
+    assert "HM0103 spec" in found(first, wider)
 
 
 def test_plain_text_to_a_strict_mesh() -> None:

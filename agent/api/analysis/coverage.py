@@ -5,7 +5,11 @@ Errs on the safe side: what is not seen to be covered is taken to be reachable.
 
 from __future__ import annotations
 
-from agent.mesh.routes import HttpMatch, MatchKind, NamedMatch, Route, SourceMatch, StringMatch
+from collections.abc import Callable
+from ipaddress import ip_network
+
+from agent.api.checks.l4_routes import is_within
+from agent.mesh.routes import ConnectionMatch, HttpMatch, MatchKind, NamedMatch, Route, SourceMatch, StringMatch
 
 
 def route_covers(earlier: Route, match: HttpMatch | None) -> bool:
@@ -23,6 +27,7 @@ def covers(one: HttpMatch, other: HttpMatch) -> bool:
         and _named(one.query, other.query)
         and one.port in (None, other.port)
         and _source(one.source, other.source)
+        and _connection(one.connection, other.connection)
     )
 
 
@@ -63,3 +68,22 @@ def _source(one: SourceMatch | None, other: SourceMatch | None) -> bool:
         and one.namespace in (None, other.namespace)
         and set(one.labels) <= set(other.labels)
     )
+
+
+def _connection(one: ConnectionMatch, other: ConnectionMatch) -> bool:
+    return (
+        _each(one.server_names, other.server_names, is_within)
+        and _each(one.destinations, other.destinations, _is_part)
+        and _each(one.sources, other.sources, _is_part)
+    )
+
+
+def _each(one: tuple[str, ...], other: tuple[str, ...], is_part: Callable[[str, str], bool]) -> bool:
+    """Whatever the second allows must be part of something that the first does; () allows everything."""
+    return not one or (bool(other) and all(any(is_part(narrow, wide) for wide in one) for narrow in other))
+
+
+def _is_part(narrow: str, wide: str) -> bool:
+    inner, outer = ip_network(narrow, strict=False), ip_network(wide, strict=False)
+    same = inner.version == outer.version
+    return same and inner.prefixlen >= outer.prefixlen and inner.network_address in outer

@@ -1,44 +1,28 @@
-"""Findings about documents that get into each other's way: conflicts, unreachable and shadowed rules. Pure."""
+"""Findings about documents that get into each other's way. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
-from agent.api.analysis.coverage import route_covers
 from agent.api.analysis.finding import (
     CONFLICTING_HOSTS,
     CONFLICTING_SIDECARS,
-    INEFFECTIVE,
+    NOT_FOUND,
     NOT_USED,
     SEVERAL_DEFAULT_SIDECARS,
-    SHADOWED,
-    UNREACHABLE,
     Finding,
     finding,
 )
 from agent.api.analysis.world import World
 from agent.api.envelope import Document
-from agent.api.lowering.lower import lower
-from agent.api.validate import find_problems
-from agent.mesh.routes import ObjectRef, Route
-from agent.mesh.service import ServiceKey
+from agent.mesh.service import Labels, ServiceKey, labels_of, labels_text, selects
 
 
 def find_overlaps(world: World) -> Iterator[Finding]:
-    """Yield a finding for each document, rule or match that another one leaves no request."""
+    """Yield a finding for each document that another one contradicts."""
     yield from _conflicting_hosts(world)
     yield from _unused_route_rules(world)
     yield from _sidecars(world)
-    by_ref = {document.ref: document for document in world.documents}
-    seen: set[ObjectRef] = set()
-    # What is not there (yet) is another finding's business: rules are compared as if it were.
-    services = world.catalog.services | world.assumed()
-    for policy in lower([*world.documents, *_missing_subsets(world)], services).policies.values():
-        origins = {route.origin for route in policy.routes}
-        if origins & seen and next(iter(origins)).kind == "VirtualService":
-            continue  # the same routes for another of its hosts
-        seen |= origins
-        yield from _unreachable(policy.routes, by_ref)
 
 
 def _conflicting_hosts(world: World) -> Iterator[Finding]:
@@ -67,60 +51,25 @@ def _unused_route_rules(world: World) -> Iterator[Finding]:
             yield finding(NOT_USED, document, about.path, message)
 
 
-def _unreachable(routes: tuple[Route, ...], by_ref: dict[ObjectRef, Document]) -> Iterator[Finding]:
-    counts: dict[ObjectRef, int] = {}
-    for position, route in enumerate(routes):
-        number = counts.setdefault(route.origin, 0)
-        counts[route.origin] += 1
-        document = by_ref[route.origin]
-        old = document.kind == "RouteRule"
-        # Of a document that is enforced in part, the routes that are left have other numbers.
-        path = "spec" if old else "spec.http" if find_problems(document) else f"spec.http[{number}]"
-        earlier = routes[:position]
-        takers = [
-            next((one for one in earlier if route_covers(one, match)), None) for match in route.matches or (None,)
-        ]
-        if all(takers):
-            taker = takers[0]
-            assert taker is not None
-            message = f"never used: {_named(taker, routes, route)} takes all of its requests"
-            yield finding(SHADOWED if old else UNREACHABLE, document, path, message)
-            continue
-        for index, taker in enumerate(takers):
-            if taker is not None:
-                message = f"never holds: {_named(taker, routes, route)} takes all of its requests"
-                yield finding(INEFFECTIVE, document, f"{path}.match[{index}]", message)
-
-
-def _named(taker: Route, routes: tuple[Route, ...], route: Route) -> str:
-    if taker.origin != route.origin:
-        return str(taker.origin)
-    siblings = [one for one in routes if one.origin == taker.origin]
-    return f"spec.http[{siblings.index(taker)}]"
-
-
-def _missing_subsets(world: World) -> Iterator[Document]:
-    """Yield a DestinationRule for each subset that is named and not declared."""
-    wanted = {
-        (reference.service, reference.subset)
-        for document in world.documents
-        for reference in world.references(document)
-        if reference.service and reference.subset and reference.subset not in world.subsets.get(reference.service, {})
-    }
-    for number, (service, subset) in enumerate(sorted(wanted)):
-        spec = {"host": str(service), "subsets": [{"name": subset, "labels": {"missing": subset}}]}
-        name = f"missing-{number}"
-        yield Document("networking.istio.io/v1", "DestinationRule", service.namespace, name, {}, {}, spec, "analysis")
-
-
 def _sidecars(world: World) -> Iterator[Finding]:
-    defaults: dict[str, Document] = {}
-    selected: dict[tuple[str, str], Document] = {}
+    before: dict[str, list[tuple[Document, Labels]]] = {}
     for document in world.of_kind("Sidecar"):
-        labels = (document.spec.get("workloadSelector") or {}).get("labels") or {}
-        key = (document.namespace, repr(sorted(labels.items())))
-        first = selected.setdefault(key, document) if labels else defaults.setdefault(document.namespace, document)
-        if first is not document:
-            kind = CONFLICTING_SIDECARS if labels else SEVERAL_DEFAULT_SIDECARS
-            whom = "the same workloads" if labels else "every workload of the namespace"
-            yield finding(kind, document, "spec", f"{first.ref} is for {whom} too: which one counts is undefined")
+        labels = labels_of((document.spec.get("workloadSelector") or {}).get("labels") or {})
+        others = before.setdefault(document.namespace, [])
+        whose, workloads = document.namespace, world.workloads(document.namespace)
+        if labels and workloads is not None and not any(selects(labels, one) for one in workloads):
+            message = f"no instance in the namespace {whose} has {labels_text(labels)}: it is for nobody"
+            yield finding(NOT_FOUND, document, "spec.workloadSelector.labels", message)
+        for other, selector in others:
+            if bool(selector) is bool(labels) and (selector == labels or _meet(selector, labels, workloads or ())):
+                kind = CONFLICTING_SIDECARS if labels else SEVERAL_DEFAULT_SIDECARS
+                whom = "the same workloads" if labels else "every workload of the namespace"
+                message = f"{other.ref} is for {whom} too and comes first by name: for these this one is not used"
+                yield finding(kind, document, "spec", message)
+                break
+        others.append((document, labels))
+
+
+def _meet(one: Labels, other: Labels, workloads: Collection[Labels]) -> bool:
+    """Tell whether two selectors are for the same workload."""
+    return any(selects(one, labels) and selects(other, labels) for labels in workloads)

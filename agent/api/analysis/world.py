@@ -81,6 +81,13 @@ class World:
         serves = self.settings.warning_instances.serves
         return sum(serves(instance.health) and wanted <= set(instance.labels) for instance in found)
 
+    def workloads(self, namespace: str) -> list[Labels] | None:
+        """Return the labels of each instance in a namespace; None if no catalog is known."""
+        if self.services is None:
+            return None
+        services = (service for key, service in self.services.items() if key.namespace == namespace)
+        return [instance.labels for service in services for instance in service.instances]
+
     def references(self, document: Document) -> Iterator[Reference]:
         """Yield each place of a document that names a service."""
         for path, plain, extra in _places(document):

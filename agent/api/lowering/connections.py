@@ -23,7 +23,7 @@ def connection_routes(
     for index, route in enumerate(routes):
         matches = matches_through(route.get("match") or (), resolver.namespace, gateway)
         if matches or not route.get("match"):
-            conditions = tuple(_match(match) for match in matches)
+            conditions = tuple(connection_match(match) for match in matches)
             destinations = weighted(route["route"], resolver)
             name, is_lost = f"{kind}[{index}]", not any(one.weight for one in destinations)
             if is_lost:
@@ -33,7 +33,8 @@ def connection_routes(
     return tuple(found)
 
 
-def _match(match: Mapping[str, Any]) -> HttpMatch:
+def connection_match(match: Mapping[str, Any]) -> HttpMatch:
+    """Return what one match of a tls or tcp route says of connections; for which gateways is another matter."""
     source = match.get("sourceSubnet")
     connection = ConnectionMatch(
         tuple(match.get("sniHosts") or ()), tuple(match.get("destinationSubnets") or ()), (source,) if source else ()
