@@ -90,11 +90,18 @@ CONFLICTING_GATEWAYS = FindingKind(
 NOT_SERVED = FindingKind(
     "HM0108", "NotServedByGateway", Level.ERROR, "mend it on that host: secrets are its files (hostmesh secret install)"
 )
+OTHER_PROTOCOL = FindingKind(
+    "HM0109",
+    "RuleForOtherProtocol",
+    Level.WARNING,
+    "write http routes for HTTP ports, tls for TLS and tcp for the others, or declare what the port speaks",
+)
 
 KINDS = (
     *(NOT_FOUND, SCHEMA, CONFLICTING_HOSTS, CONFLICTING_SIDECARS, SEVERAL_DEFAULT_SIDECARS, PORT_REQUIRED),
     *(MTLS_CONFLICT, UNREACHABLE, INEFFECTIVE, NOT_ENFORCEABLE, EMPTY_SUBSET, SHADOWED, NOT_USED, UNSERVED_WEIGHT),
     *(NO_INSTANCES, OUTSIDE_NEEDS_ALL, HOST_NOT_AT_GATEWAY, CONFLICTING_GATEWAYS, NOT_SERVED),
+    OTHER_PROTOCOL,
 )
 
 

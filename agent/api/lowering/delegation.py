@@ -17,9 +17,17 @@ from agent.mesh.routes import ObjectRef
 
 Delegates = Mapping[ObjectRef, Document]
 """The VirtualServices without hosts, by name."""
-Problem = tuple[str, str]
-"""(path, reason)."""
 _Match = Mapping[str, Any]
+
+
+class Problem(Struct, frozen=True):
+    """Why a delegate's route, or all of them, are left out."""
+
+    path: str
+    """In the root."""
+    reason: str
+    contradicts: bool = False
+    """The delegate is there, but not for what the root gives it."""
 
 
 class OwnedRoute(Struct, frozen=True):
@@ -58,9 +66,8 @@ def owned_routes(
         reference = _named(document, route["delegate"])
         if reference not in delegates:
             reason = "it is not there, or has hosts of its own"
-            problems.append(
-                (f"spec.http[{index}].delegate", f"{reference} cannot be had, so the route is left out: {reason}")
-            )
+            text = f"{reference} cannot be had, so the route is left out: {reason}"
+            problems.append(Problem(f"spec.http[{index}].delegate", text))
             continue
         yield from _delegated(index, narrowed, delegates[reference], gateway, problems)
 
@@ -80,7 +87,7 @@ def _delegated(
         if matches is None:
             reason = f"it is for requests that spec.http[{index}].match is not for"
             text = f"spec.http[{number}] of {delegate.ref} is left out: {reason}"
-            problems.append((f"spec.http[{index}].delegate", text))
+            problems.append(Problem(f"spec.http[{index}].delegate", text, contradicts=True))
             continue
         names = [name for name in (root.get("name"), route.get("name")) if name]
         name = "-".join(names) or f"{index}-{number}"

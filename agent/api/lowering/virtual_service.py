@@ -59,7 +59,7 @@ def lower_virtual_service(
 
 
 def _lines(problems: Iterable[Problem]) -> Iterator[str]:
-    return (f"{path}: {reason}" for path, reason in problems)
+    return (f"{problem.path}: {problem.reason}" for problem in problems)
 
 
 def declared_subsets(document: Document) -> tuple[Subset, ...]:

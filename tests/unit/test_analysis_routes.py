@@ -1,0 +1,47 @@
+"""The analysis of routes of connections and of delegates: what leads nowhere, never holds, is for another protocol."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.unit.test_api_analysis import RR, TO_REVIEWS, VS, found
+
+DELEGATE = (
+    "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: team}\n"
+    "spec: {http: [{match: [{uri: {prefix: /b}}], route: [{destination: {host: reviews}}]}]}\n"
+)
+DELEGATING = "{match: [{uri: {prefix: /a}}], delegate: {name: team}}"
+ROOT = f"{VS}  hosts: [reviews]\n  http: [{DELEGATING}, {{{TO_REVIEWS}}}]\n"
+HTTP = f"{VS}  hosts: [reviews]\n  http: [{{{TO_REVIEWS}}}]\n"
+SNI = "match: [{sniHosts: [reviews]}]"
+
+
+@pytest.mark.parametrize(
+    ("texts", "expected"),
+    [
+        ([f"{VS}  hosts: [reviews]\n  tcp: [{{{TO_REVIEWS}}}]\n"], ["HM0109 spec"]),
+        ([f"{VS}  hosts: [reviews]\n  tls: [{{{SNI}, {TO_REVIEWS}}}]\n"], ["HM0109 spec"]),
+        ([f"{HTTP}  tcp: [{{{TO_REVIEWS}}}]\n"], []),
+        (
+            [f"{RR}  destination: {{name: reviews}}\n  match: {{tcp: {{sourceSubnet: [10.0.0.0/8]}}}}\n"],
+            ["HM0109 spec"],
+        ),
+        (
+            [f"{HTTP}  tcp: [{{route: [{{destination: {{host: gone}}}}]}}]\n"],
+            ["IST0101 spec.tcp[0].route[0].destination"],
+        ),
+        (
+            [f"{HTTP}  tls: [{{{SNI}, route: [{{destination: {{host: reviews, subset: gone}}}}]}}]\n"],
+            ["IST0101 spec.tls[0].route[0].destination"],
+        ),
+        (
+            [f"{HTTP}  tcp: [{{{TO_REVIEWS}}}, {{{TO_REVIEWS}}}]\n"],
+            ["IST0130 spec.tcp[1]"],
+        ),
+        ([ROOT], ["IST0101 spec.http[0].delegate"]),
+        ([ROOT, DELEGATE], ["IST0131 spec.http[0].delegate"]),
+        ([ROOT, DELEGATE.replace("/b", "/a/b")], []),
+    ],
+)
+def test_routes(texts: list[str], expected: list[str]) -> None:
+    assert found(*texts) == expected
