@@ -9,6 +9,7 @@ import os
 import re
 import time
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
@@ -177,6 +178,43 @@ def test_a_secure_ingress(lab: Lab, tmp_path: Path) -> None:
 
 def faults(lab: Lab, host: str, subject: str) -> list[str]:
     return [fault.reason for fault in node_status(lab[host]).faults if fault.subject.startswith(subject)]
+
+
+def test_certificates_by_file_are_served_as_soon_as_they_are_there_and_anew(lab: Lab, tmp_path: Path) -> None:
+    name, folder = "files.example.com", lab["edge"].path("etc/by-file")
+    folder.mkdir()
+    gateway = f"""
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {{name: by-file}}
+spec:
+  selector: {{istio: ingressgateway}}
+  servers:
+  - port: {{number: 443, name: https, protocol: HTTPS}}
+    hosts: [{name}]
+    tls: {{mode: SIMPLE, serverCertificate: {folder}/tls.crt, privateKey: {folder}/tls.key}}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {{name: by-file}}
+spec:
+  hosts: [{name}]
+  gateways: [by-file]
+  http: [{{route: [{{destination: {{host: httpbin, port: {{number: 8000}}}}}}]}}]
+"""
+    with rules(lab, gateway):
+        wait_for(lambda: faults(lab, "edge", "Gateway/by-file"), "the files are missed")
+        wait_for(lambda: "HM0108" in hostmesh(lab, "analyze", check=False), "analyze hears of it")
+        for certificates in ("first", "second"):
+            files = TestAuthority().write_secret(tmp_path / certificates, name)
+            for file in ("tls.key", "tls.crt"):
+                (folder / file).write_bytes((files / file).read_bytes())
+                os.chown(folder / file, AGENT_UID, AGENT_UID)
+            wait_for(partial(is_served, lab, f"https://{name}/status/200", files / "ca.crt"), certificates)
+
+
+def is_served(lab: Lab, url: str, authority: Path) -> bool:
+    return ask(lab, url, "--cacert", str(authority))[0] == 200
 
 
 ENTRY = """
