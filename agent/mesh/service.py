@@ -220,10 +220,13 @@ class Resolution(StrEnum):
     DNS_ROUND_ROBIN = "dns-round-robin"
     """One address at a time, the first one of the newest answer."""
 
+    DYNAMIC = "dynamic"
+    """What DNS gives for the name that each request is for."""
+
     @property
     def asks_dns(self) -> bool:
         """Tell whether the proxy looks names up."""
-        return self in (Resolution.DNS, Resolution.DNS_ROUND_ROBIN)
+        return self in (Resolution.DNS, Resolution.DNS_ROUND_ROBIN, Resolution.DYNAMIC)
 
 
 class Outside(Struct, frozen=True):

@@ -10,6 +10,7 @@ from envoy.config.cluster.v3 import cluster_pb2
 from envoy.config.core.v3 import extension_pb2
 from envoy.extensions.clusters.common.dns.v3 import dns_pb2
 from envoy.extensions.clusters.dns.v3 import dns_cluster_pb2
+from envoy.extensions.clusters.dynamic_forward_proxy.v3 import cluster_pb2 as dynamic_cluster_pb2
 from envoy.extensions.network.dns_resolver.cares.v3 import cares_dns_resolver_pb2
 from msgspec import structs
 
@@ -117,10 +118,12 @@ def set_discovery(
     """Say where a cluster's endpoints come from, unless EDS says it (STATIC)."""
     if outside.resolution is Resolution.ORIGINAL:
         cluster.type = cluster_pb2.Cluster.ORIGINAL_DST
-        cluster.lb_policy = cluster_pb2.Cluster.CLUSTER_PROVIDED
-        for chosen in (cluster.WhichOneof("lb_config"), "load_balancing_policy"):
-            if chosen:
-                cluster.ClearField(chosen)
+        _leave_balancing(cluster)
+        return
+    if outside.resolution is Resolution.DYNAMIC:
+        cluster.cluster_type.name = "envoy.clusters.dynamic_forward_proxy"
+        cluster.cluster_type.typed_config.CopyFrom(packed(_dynamic(cluster.name, upstreams)))
+        _leave_balancing(cluster)
         return
     chosen = [e for e in outside.endpoints if subset is None or selects(subset.labels, e.labels)]
     if security.withholds_proxied:
@@ -132,6 +135,33 @@ def set_discovery(
     cluster.wait_for_warm_on_init.value = False
     cluster.load_assignment.cluster_name = cluster.name
     _add_endpoints(cluster.load_assignment, chosen, port.number, security.mode is not MtlsMode.DISABLED)
+
+
+def _leave_balancing(cluster: Any) -> None:
+    """Leave it to the cluster where a request goes."""
+    cluster.lb_policy = cluster_pb2.Cluster.CLUSTER_PROVIDED
+    for chosen in (cluster.WhichOneof("lb_config"), "load_balancing_policy"):
+        if chosen:
+            cluster.ClearField(chosen)
+
+
+def _dynamic(name: str, upstreams: tuple[str, ...]) -> Any:
+    """Return a cluster whose endpoints are the hosts that requests are for; it looks them up without any filter."""
+    # Envoy wants to see names verified; what a policy says about that stands in the cluster's TLS.
+    dynamic = dynamic_cluster_pb2.ClusterConfig(allow_insecure_cluster_options=True)
+    cache = dynamic.dns_cache_config
+    cache.name = name
+    cache.dns_lookup_family = cluster_pb2.Cluster.V4_PREFERRED
+    cache.dns_refresh_rate.CopyFrom(seconds(REFRESH_SECONDS))
+    if upstreams:
+        cache.typed_dns_resolver_config.CopyFrom(_resolver(upstreams))
+    return dynamic
+
+
+def _resolver(upstreams: tuple[str, ...]) -> Any:
+    resolver = cares_dns_resolver_pb2.CaresDnsResolverConfig(resolvers=[_server(server) for server in upstreams])
+    resolver.dns_resolver_options.no_default_search_domain = True
+    return extension_pb2.TypedExtensionConfig(name="envoy.network.dns_resolver.cares", typed_config=packed(resolver))
 
 
 def _dns(single: bool, upstreams: tuple[str, ...]) -> Any:
@@ -146,11 +176,7 @@ def _dns(single: bool, upstreams: tuple[str, ...]) -> Any:
     dns.dns_failure_refresh_rate.base_interval.CopyFrom(seconds(first))
     dns.dns_failure_refresh_rate.max_interval.CopyFrom(seconds(longest))
     if upstreams:
-        resolver = cares_dns_resolver_pb2.CaresDnsResolverConfig(resolvers=[_server(server) for server in upstreams])
-        resolver.dns_resolver_options.no_default_search_domain = True
-        dns.typed_dns_resolver_config.CopyFrom(
-            extension_pb2.TypedExtensionConfig(name="envoy.network.dns_resolver.cares", typed_config=packed(resolver))
-        )
+        dns.typed_dns_resolver_config.CopyFrom(_resolver(upstreams))
     return dns
 
 

@@ -242,6 +242,33 @@ def test_a_wildcard_passes_and_others_are_blocked(lab: Lab, text: str) -> None:
         assert not node_status(wide).faults
 
 
+BY_NAME = """
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: wild}
+spec:
+  hosts: ["*.wild.example"]
+  resolution: DYNAMIC_DNS
+  ports: [{number: 80, name: http, protocol: HTTP}, {number: 443, name: http-tls, protocol: HTTP}]
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: wild}
+spec:
+  host: "*.wild.example"
+  trafficPolicy: {portLevelSettings: [{port: {number: 443}, tls: {mode: SIMPLE}}]}
+"""
+
+
+@pytest.mark.usefixtures("registry_only")
+def test_a_wildcard_goes_where_its_name_leads_whatever_the_address(lab: Lab) -> None:
+    wide, elsewhere = lab["wide"], ("--connect-to", "::10.78.31.200:")
+    with rules(lab, BY_NAME):
+        assert wait_for_call(wide, "http://a.wild.example/x", "200", *elsewhere)["host"] == "a.wild.example"
+        assert wait_for_call(wide, "http://b.wild.example:443/", "200", *elsewhere)["sni"] == "b.wild.example"
+        assert call(wide, "http://other.example/", *elsewhere)[0] == "502"
+
+
 WILD_TLS = """
 apiVersion: networking.istio.io/v1
 kind: ServiceEntry

@@ -78,6 +78,7 @@ def test_a_host_of_the_catalog_stays_the_catalogs(host: str) -> None:
         ("{hosts: ['*.a.example']}", Resolution.ORIGINAL, False),
         ("{hosts: ['*.a.example'], resolution: STATIC, endpoints: [{address: 10.0.0.1}]}", Resolution.STATIC, False),
         ("{hosts: [a.example], resolution: DNS}", Resolution.DNS, True),
+        ("{hosts: ['*.a.example'], resolution: DYNAMIC_DNS}", Resolution.DYNAMIC, False),
         ("{hosts: [a.example], resolution: DNS_ROUND_ROBIN}", Resolution.DNS_ROUND_ROBIN, True),
     ],
 )
@@ -104,7 +105,15 @@ def test_endpoints_and_target_ports() -> None:
 @pytest.mark.parametrize(
     ("spec", "place"),
     [
-        ("{hosts: ['*.a.example'], resolution: DYNAMIC_DNS}", "spec"),
+        (
+            "{hosts: ['*.a.example'], resolution: DYNAMIC_DNS, ports: [{number: 443, name: x, protocol: TLS}]}",
+            "spec.ports[0]",
+        ),
+        (
+            "{hosts: ['*.a.example'], resolution: DYNAMIC_DNS,"
+            " ports: [{number: 80, name: x, protocol: HTTP, targetPort: 8080}]}",
+            "spec.ports[0]",
+        ),
         ("{hosts: [a.example], addresses: ['fe80::1%eth0']}", "spec"),
         ("{hosts: [a.example], ports: [{number: 53, name: dns, protocol: UDP}]}", "spec.ports[0]"),
         (

@@ -33,6 +33,7 @@ _RESOLUTIONS = {
     "STATIC": Resolution.STATIC,
     "DNS": Resolution.DNS,
     "DNS_ROUND_ROBIN": Resolution.DNS_ROUND_ROBIN,
+    "DYNAMIC_DNS": Resolution.DYNAMIC,
 }
 _TLS_MODE_LABEL = "security.istio.io/tlsMode"
 _TLS = "https"
@@ -140,7 +141,7 @@ def _entry_service(
     given = tuple(
         _endpoint(f"{key}-{name}", document, key, endpoint, ports, targets) for name, endpoint in endpoints.items()
     )
-    if resolution.asks_dns and not given and selector is None:
+    if resolution.asks_dns and not given and selector is None and resolution is not Resolution.DYNAMIC:
         given = (structs.replace(_itself(key), target_ports=tuple(sorted(targets.items()))),)
     outside = Outside(
         str(document.ref),

@@ -53,7 +53,7 @@ def _whole(report: Report, path: str, spec: dict[str, Any]) -> None:
 def _unsupported(report: Report, path: str, spec: dict[str, Any], resolution: str) -> None:
     """Name what is not honoured yet; where the rest would mean something else without it, at the place of the rest."""
     if resolution == "DYNAMIC_DNS":
-        report.unsupported(path, f"the resolution DYNAMIC_DNS {_NOT_YET} (NONE sends wildcards to their own addresses)")
+        _unsupported_dynamic(report, path, spec)
     if any("%" in address for address in spec.get("addresses") or ()):
         report.unsupported(path, f"an address of one network interface (with %) {_NOT_YET}")
     for index, port in enumerate(spec.get("ports") or ()):
@@ -61,6 +61,18 @@ def _unsupported(report: Report, path: str, spec: dict[str, Any], resolution: st
             report.unsupported(f"{child(path, 'ports')}[{index}]", "udp cannot go through the mesh")
     for index, endpoint in enumerate(spec.get("endpoints") or ()):
         unsupported_endpoint(report, f"{child(path, 'endpoints')}[{index}]", endpoint)
+
+
+def _unsupported_dynamic(report: Report, path: str, spec: dict[str, Any]) -> None:
+    if "workloadSelector" in spec:
+        report.unsupported(child(path, "workloadSelector"), "does nothing with DYNAMIC_DNS (remove it)")
+    for index, port in enumerate(spec.get("ports") or ()):
+        place = f"{child(path, 'ports')}[{index}]"
+        if port["protocol"].lower() in TLS_PROTOCOLS:
+            reason = f"TLS with DYNAMIC_DNS {_NOT_YET} (NONE sends it on to where the application was going)"
+            report.unsupported(place, reason)
+        elif port.get("targetPort") not in (None, 0, port["number"]):
+            report.unsupported(place, "targetPort with DYNAMIC_DNS: requests go to the port that their Host says")
 
 
 def _distinct_ports(report: Report, path: str, ports: list[dict[str, Any]]) -> None:
