@@ -146,3 +146,55 @@ def test_istios_own_old_files_convert_to_valid_new_ones() -> None:
         documents, _ = read_documents(path.read_text(), path.name, "default")
         new = reread(convert(documents).documents)
         assert not any(is_invalid(find_problems(each)) for each in new), path.name
+
+
+SUBNETS = st.lists(st.sampled_from(["10.0.0.0/8", "10.1.0.0/16", "192.0.2.1"]), min_size=1, max_size=2, unique=True)
+CONNECTION_RULES = st.fixed_dictionaries(
+    {"destination": st.just({"name": "reviews"}), "route": ROUTES},
+    optional={
+        "precedence": st.integers(0, 3),
+        "match": st.fixed_dictionaries(
+            {"tcp": st.fixed_dictionaries({}, optional={"destinationSubnet": SUBNETS, "sourceSubnet": SUBNETS})}
+        ),
+    },
+)
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.lists(CONNECTION_RULES, min_size=1, max_size=4))
+def test_converted_rules_about_connections_mean_the_same(specs: list[dict[str, Any]]) -> None:
+    old = [document("RouteRule", f"rule-{index}", spec) for index, spec in enumerate(specs)]
+    assert not any(find_problems(each) for each in old)
+    new = reread(convert(old).documents)
+    assert [problem for each in new for problem in find_problems(each)] == []
+    before, after = lower(old, KEYS), lower(new, KEYS)
+    assert [connections(route) for route in before.policies[REVIEWS].tcp] == [
+        connections(route) for route in after.policies[REVIEWS].tcp
+    ]
+
+
+def connections(route: Route) -> Any:
+    """Where a route sends connections, and which: one of several sources is one of several matches."""
+    matches = {
+        (match.connection.destinations, source)
+        for match in route.matches
+        for source in match.connection.sources or ("",)
+    }
+    return _essence_of_route(route)[0], matches - {((), "")}
+
+
+def test_what_a_service_speaks_decides_which_routes_it_gets() -> None:
+    plain = {"destination": {"name": "reviews"}, "route": [{"labels": {"version": "v1"}}]}
+    of_requests = {**plain, "httpReqTimeout": {"simpleTimeout": {"timeout": "1s"}}}
+    of_connections = {**plain, "match": {"tcp": {"sourceSubnet": ["10.0.0.0/8"]}}}
+
+    def kinds(*specs: dict[str, Any]) -> set[str]:
+        converted = convert([document("RouteRule", f"r{index}", spec) for index, spec in enumerate(specs)])
+        assert any("keep those that reviews has" in note for note in converted.notes) is (specs == (plain,))
+        (service,) = (each["spec"] for each in converted.documents if each["kind"] == "VirtualService")
+        return {key for key in service if key != "hosts"}
+
+    assert kinds(plain) == {"http", "tcp"}
+    assert kinds(plain, of_requests) == {"http"}
+    assert kinds(of_connections) == {"tcp"}
+    assert kinds(plain, of_connections) == {"http", "tcp"}

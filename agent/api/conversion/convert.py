@@ -13,7 +13,16 @@ from typing import Any
 from msgspec import Struct, field
 
 from agent.api.conversion.ingress import convert_ingress
-from agent.api.conversion.rule import Subsets, convert_policy, convert_route, service_host
+from agent.api.conversion.rule import (
+    Subsets,
+    convert_connections,
+    convert_policy,
+    convert_route,
+    holds_for_connections,
+    looks_at_connections,
+    looks_at_requests,
+    service_host,
+)
 from agent.api.envelope import Document
 from agent.mesh.names import CLUSTER_DOMAIN
 
@@ -66,26 +75,53 @@ def _convert_service(namespace: str, host: str, found: _Service, converted: Conv
     rules = sorted(found.rules, key=lambda rule: (-(rule.spec.get("precedence") or 0), rule.name))
     name = _name(host)
     if rules:
-        routes = []
-        for rule in rules:
-            route, notes = convert_route(rule, host, subsets)
-            routes.append(route)
-            for path, reason in notes:
-                _note(converted, rule, path, reason)
-        if all("match" in route for route in routes):
-            # Without a match the first generation routes to every instance, a VirtualService answers 404.
-            routes.append({"name": "default", "route": [{"destination": {"host": host}}]})
-        elif "match" in routes[-1] or sum("match" not in route for route in routes) > 1:
-            _note(
-                converted, rules[-1], "", "rules after the first one without a match were never used, and are not now"
-            )
-        spec: dict[str, Any] = {"hosts": [host], "http": routes}
+        spec = {"hosts": [host], **_requests(rules, host, subsets, converted)}
+        spec |= _connections(rules, host, subsets, converted)
         converted.documents.append(_document("VirtualService", name, namespace, spec))
     policy: dict[str, Any] = {}
     for document in sorted(found.policies, key=lambda document: document.name):
         for path, reason in convert_policy(document, policy, subsets):
             _note(converted, document, path, reason)
     _destination_rules(namespace, host, policy, subsets, converted)
+
+
+def _requests(rules: list[Document], host: str, subsets: Subsets, converted: Converted) -> dict[str, Any]:
+    """Return the http routes; none where every rule is about connections alone."""
+    rules, routes = [rule for rule in rules if not looks_at_connections(rule)], []
+    for rule in rules:
+        route, notes = convert_route(rule, host, subsets)
+        routes.append(route)
+        for path, reason in notes:
+            _note(converted, rule, path, reason)
+    if routes and all("match" in route for route in routes):
+        # Without a match the first generation routes to every instance, a VirtualService answers 404.
+        routes.append({"name": "default", "route": [{"destination": {"host": host}}]})
+    elif routes and ("match" in routes[-1] or sum("match" not in route for route in routes) > 1):
+        _note(converted, rules[-1], "", "rules after the first one without a match were never used, and are not now")
+    return {"http": routes} if routes else {}
+
+
+def _connections(rules: list[Document], host: str, subsets: Subsets, converted: Converted) -> dict[str, Any]:
+    """Return the tcp routes; none where the rules show that the service speaks HTTP.
+
+    The first generation has one kind of rule for both, and only the catalog knows what a service speaks.
+    """
+    if not any(map(looks_at_connections, rules)) and any(map(looks_at_requests, rules)):
+        return {}
+    routes = []
+    for rule in filter(holds_for_connections, rules):
+        route, notes = convert_connections(rule, host, subsets)
+        routes.append(route)
+        for path, reason in notes if looks_at_connections(rule) else ():
+            _note(converted, rule, path, reason)
+    if routes and not any(map(looks_at_connections, rules)):
+        _note(
+            converted,
+            rules[0],
+            "",
+            f"http routes are for HTTP ports, tcp routes for others: keep those that {host} has",
+        )
+    return {"tcp": routes} if routes else {}
 
 
 def _destination_rules(

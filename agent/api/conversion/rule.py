@@ -94,6 +94,48 @@ def convert_route(rule: Document, host: str, subsets: Subsets) -> tuple[dict[str
     return route, notes
 
 
+_OF_REQUESTS = (
+    "redirect",
+    "rewrite",
+    "websocketUpgrade",
+    "httpReqTimeout",
+    "httpReqRetries",
+    "httpFault",
+    "mirror",
+    "corsPolicy",
+    "appendHeaders",
+)
+
+
+def looks_at_requests(rule: Document) -> bool:
+    """Tell whether a RouteRule says something of requests, so that its service speaks HTTP."""
+    headers = ((rule.spec.get("match") or {}).get("request") or {}).get("headers")
+    return bool(headers) or any(rule.spec.get(key) for key in _OF_REQUESTS)
+
+
+def looks_at_connections(rule: Document) -> bool:
+    """Tell whether a RouteRule is about connections alone."""
+    return bool((rule.spec.get("match") or {}).get("tcp"))
+
+
+def holds_for_connections(rule: Document) -> bool:
+    """Tell whether a RouteRule is for connections of TCP services, too."""
+    match = rule.spec.get("match") or {}
+    return not rule.spec.get("redirect") and not (match.get("request") or {}).get("headers")
+
+
+def convert_connections(rule: Document, host: str, subsets: Subsets) -> tuple[dict[str, Any], Notes]:
+    """Return the TCP route that a RouteRule becomes, and what changes meaning."""
+    notes: Notes = []
+    match = _match(rule.spec.get("match") or {}, notes)
+    subnets = (rule.spec.get("match") or {}).get("tcp") or {}
+    if subnets.get("destinationSubnet"):
+        match["destinationSubnets"] = list(subnets["destinationSubnet"])
+    matches = [{**match, "sourceSubnet": source} for source in subnets.get("sourceSubnet") or ()] or [match]
+    route = {"route": _destinations(rule, host, subsets)}
+    return ({"match": matches, **route} if matches != [{}] else route), notes
+
+
 def _destinations(rule: Document, host: str, subsets: Subsets) -> list[dict[str, Any]]:
     routes = rule.spec.get("route") or [{}]
     found = []
