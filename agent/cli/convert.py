@@ -19,7 +19,7 @@ hostmesh convert -f route-rule.yaml | hostmesh diff
 @files_option
 @click.pass_context
 def convert(ctx: click.Context, files: tuple[str, ...]) -> None:
-    """Rewrite RouteRule, DestinationPolicy and EgressRule (v1alpha2) as VirtualService, DestinationRule, ServiceEntry.
+    """Rewrite the kinds of v1alpha2 and Ingress as VirtualService, DestinationRule, ServiceEntry and Gateway.
 
     The new documents go to standard output, what means something else in them to standard error, with the place it
     comes from. Documents of other kinds are printed as they are. Convert all rules of a service together.

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from cryptography import x509
 
 from agent.adapters.credentials import read_credentials
 from agent.api.enforce import enforceable
@@ -13,7 +14,15 @@ from agent.api.lowering.lower import lower
 from agent.api.validate import validate
 from agent.cli.main import cli
 from agent.config import load_config
-from agent.mesh.gateway import INGRESS_LABELS, Gateway, GatewayServer, ServerKind, ServerTls, common_host
+from agent.mesh.gateway import (
+    INGRESS_LABELS,
+    FileCredential,
+    Gateway,
+    GatewayServer,
+    ServerKind,
+    ServerTls,
+    common_host,
+)
 from agent.mesh.routes import ObjectRef
 from agent.mesh.service import ServiceKey, labels_of
 from agent.translate.facts import HeldCredential
@@ -225,3 +234,58 @@ def test_secrets_are_checked_installed_listed_and_removed(tmp_path: Path) -> Non
     assert "is not the key of" in read.problems[0]
     assert "removed" in run("remove", "shop")
     assert "no such secret" in run("remove", "shop")
+
+
+def test_files_that_gateways_name_are_read_within_bounds(tmp_path: Path) -> None:
+    authority = TestAuthority()
+    files = authority.write_secret(tmp_path / "files", "shop.example.com")
+    revoked = authority.write_for_host(tmp_path / "revoked", "client.example.com")
+    crl = tmp_path / "ca.crl"
+    crl.write_bytes(authority.revoke(x509.load_pem_x509_certificate((revoked / "cert-chain.pem").read_bytes())))
+    pair = FileCredential(f"{files}/tls.crt", f"{files}/tls.key")
+    clients = FileCredential(authorities=f"{files}/ca.crt", crl=str(crl))
+    endless = FileCredential("/dev/zero", f"{files}/tls.key")
+    swapped = FileCredential(f"{revoked}/cert-chain.pem", f"{files}/tls.key")
+    read = read_credentials(tmp_path / "secrets", [pair, clients, endless, swapped])
+    assert sorted(read.credentials) == sorted([pair.name, clients.name])
+    assert read.credentials[clients.name].crl_pem == crl.read_bytes()
+    assert [str(endless.certificate) in line or "is not the key of" in line for line in read.problems] == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--crl", "CRL"], "give --cert and --key"),
+        (["--cert", "CERT"], "give --cert and --key"),
+        (["--cert", "CERT", "--key", "KEY", "--crl", "CRL"], "revokes nothing without ca.crt"),
+        (["--ca", "CA", "--crl", "CA"], "holds no PEM revocation list"),
+        (["--ca", "CA", "--crl", "CRL"], "installed"),
+        (["--ca", "CA"], "installed"),
+    ],
+)
+def test_what_a_secret_may_be_made_of(tmp_path: Path, given: list[str], said: str) -> None:
+    authority = TestAuthority()
+    files = authority.write_secret(tmp_path / "files", "shop.example.com")
+    (files / "ca.crl").write_bytes(authority.revoke(authority.root))
+    paths = {"CERT": "tls.crt", "KEY": "tls.key", "CA": "ca.crt", "CRL": "ca.crl"}
+    arguments = [str(files / paths[word]) if word in paths else word for word in given]
+    command = ["secret", "install", "shop", *arguments, "--secrets-dir", str(tmp_path / "secrets")]
+    assert said in CliRunner().invoke(cli, command).output
+
+
+def test_where_servers_take_their_certificates_from() -> None:
+    server = "  - {port: {number: 443, name: x, protocol: HTTPS}, hosts: ['*'], tls: {mode: MUTUAL, %s}}\n"
+
+    def tls(fields: str) -> ServerTls:
+        (gateway,) = lower([one(GATEWAY + server % fields)], []).ingress.gateways
+        assert gateway.servers[1].tls is not None
+        return gateway.servers[1].tls
+
+    assert (tls("credentialName: a").certificates, tls("credentialName: a").authorities) == (("a",), "a")
+    several = tls("credentialNames: [a, b], caCertCredentialName: c")
+    assert (several.certificates, several.authorities, several.files) == (("a", "b"), "c", ())
+    listed = "tlsCertificates: [{serverCertificate: /a, privateKey: /b}, {serverCertificate: /c, privateKey: /d}]"
+    by_file = tls(f"{listed}, caCertificates: /ca, caCrl: /crl")
+    assert by_file.certificates == ("/a~/b~~", "/c~/d~~")
+    assert by_file.authorities == "~~/ca~/crl"
+    assert [files.name for files in by_file.files] == [*by_file.certificates, by_file.authorities]

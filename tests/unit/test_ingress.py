@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from agent.api.conversion.convert import convert
@@ -259,6 +261,20 @@ def test_what_no_ingress_is(old: str, new: str, said: str) -> None:
     assert any(said in line for line in validate(one(NEW.replace(old, new))))
 
 
+@pytest.mark.parametrize(
+    ("field", "said"),
+    [
+        ("match: {source: {name: sleep}}", "clients of a gateway are no services"),
+        ("tls_secret: a/b", "is not the name of a folder"),
+    ],
+)
+def test_an_ingress_rule_that_cannot_be_had_has_no_effect(field: str, said: str) -> None:
+    head = "apiVersion: config.istio.io/v1alpha2\nkind: IngressRule\nmetadata: {name: x}\nspec:\n"
+    document = one(f"{head}  destination: {{name: httpbin}}\n  {field}\n")
+    assert said in validate(document)[0]
+    assert enforceable(document).document is None
+
+
 @pytest.mark.parametrize("text", [OLD, NEW])
 def test_the_newer_form_routes_alike(text: str) -> None:
     """What `convert` writes lowers to the same routes, less the names of ports."""
@@ -281,6 +297,4 @@ def facts(bound: object) -> object:
 
 
 def to_text(plain: object) -> str:
-    import json
-
     return json.dumps(plain)

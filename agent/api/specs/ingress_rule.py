@@ -6,7 +6,8 @@ from typing import Any
 
 from agent.api.checks import words
 from agent.api.checks.fields import LABELS, header_map, or_scalar, string_match
-from agent.api.checks.schema import Check, Report, either, integer, message, text
+from agent.api.checks.gateway_tls import FOLDER
+from agent.api.checks.schema import UNSUPPORTED, Check, Report, either, integer, message, text
 from agent.api.lowering.istio_service import SERVICE_FIELDS, service_whole
 from agent.api.yaml_text import child
 
@@ -17,6 +18,14 @@ _PSEUDO = dict.fromkeys(("uri", "method", "scheme", "authority"), _MATCH)
 def _whole(report: Report, path: str, spec: dict[str, Any]) -> None:
     if "port" in spec and "destinationServicePort" in spec:
         report.invalid(child(path, "port"), "does not go with destinationServicePort")
+    if (spec.get("match") or {}).get("source"):
+        reason = (
+            "clients of a gateway are no services (remove it; a RouteRule's source: istio-ingress means the gateway)"
+        )
+        report.unsupported(child(path, "match.source"), reason)
+    if "tlsSecret" in spec and not FOLDER.fullmatch(spec["tlsSecret"]):
+        reason = "is not the name of a folder of secrets (letters, digits, '-', '_' and '.')"
+        report.unsupported(child(path, "tlsSecret"), reason)
 
 
 def _no_labels(report: Report, path: str, destination: dict[str, Any]) -> None:
@@ -34,11 +43,13 @@ SPEC: Check = message(
         "destinationPort": integer(1, 65535),
         "destinationPortName": text(words.one_line_value),
         "port": integer(1, 65535),
-        "precedence": integer(0, 2**31 - 1),
+        "precedence": integer(-(2**31), 2**31 - 1),
         "match": message(
             {
                 "source": message({**SERVICE_FIELDS, "labels": LABELS}, also=service_whole),
                 "request": message({"headers": header_map(_MATCH, _PSEUDO)}),
+                "tcp": UNSUPPORTED,
+                "udp": UNSUPPORTED,
             }
         ),
         "tlsSecret": text(words.one_line_value),
