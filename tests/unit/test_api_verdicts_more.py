@@ -93,6 +93,10 @@ TAKEN = {
         "{destination: {name: a}, match: {tcp: {sourceSubnet: [10.2.3.4], destinationSubnet: [10.2.3.4/24]}}}",
         "{destination: {name: a}, route: [{weight: 0}]}",
     ],
+    "IngressRule": [
+        "{destination: {name: a}, precedence: -1}",
+        "{destination: {name: a}, destination_service_port: http, match: {tcp: {source_subnet: [10.0.0.0/8]}}}",
+    ],
     "DestinationPolicy": [
         "{destination: {name: a}}",
         "{destination: {name: a}, circuitBreaker: {}}",
@@ -237,6 +241,11 @@ REFUSED = {
         ("{destination: {name: a}, httpFault: {delay: {percent: 5}}}", "has no fixedDelay"),
         ("{destination: {name: a}, httpFault: {abort: {grpcStatus: test}}}", "grpcStatus"),
         ("{destination: {name: a}, l4Fault: {throttle: {percent: 5}}}", "l4Fault"),
+    ],
+    "IngressRule": [
+        ("{}", "destination: is missing"),
+        ("{destination: {name: a, labels: {b: c}}}", "labels: must be empty"),
+        ("{destination: {name: 'a?'}}", "destination.name"),
     ],
     "DestinationPolicy": [
         ("{}", "destination: is missing"),
