@@ -113,6 +113,22 @@ def test_mutual_tls_shows_the_client_s_certificate(site: Site) -> None:
         assert (status, document["client"]) == (200, [["URI", CLIENT_ID]])
 
 
+def test_a_secret_of_the_host_instead_of_files(site: Site) -> None:
+    site.authority.write_secret(Path(site.client_files) / "secrets" / "shop", "page.example.org")
+    roots = f"{site.outside_files}/root-cert.pem"
+    with moody_application(
+        "secure", site.outside, site.outside_port, server_tls(site.outside_files, clients_from=roots)
+    ):
+        status, document = secured(site, f"{{mode: MUTUAL, credentialName: shop, sni: {HOST}}}")
+        assert (status, document["client"]) == (200, [["DNS", "page.example.org"]])
+        assert secured(site, "{mode: MUTUAL, credentialName: shop, sni: other.example.org}")[0] == 503
+        assert secured(site, f"{{mode: SIMPLE, credentialName: shop, sni: {HOST}}}")[0] == 503
+        # Nothing goes to a server that this host cannot check as it was told to.
+        assert secured(site, f"{{mode: MUTUAL, credentialName: absent, sni: {HOST}}}")[0] == 503
+    with moody_application("secure", site.outside, site.outside_port, server_tls(site.outside_files)):
+        assert secured(site, f"{{mode: SIMPLE, credentialName: shop, sni: {HOST}}}")[0] == 200
+
+
 @pytest.mark.parametrize(
     ("tls", "status", "is_mutual"),
     [

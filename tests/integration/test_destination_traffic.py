@@ -137,10 +137,30 @@ kind: VirtualService
 metadata: {name: reviews}
 spec: {hosts: [reviews], http: [{route: [{destination: {host: reviews, subset: v1}}]}]}
 """
+MIXED_BREAKER = (
+    ROUTE_V1
+    + """
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: breaker}
+spec:
+  host: reviews
+  subsets:
+  - name: first
+    labels: {version: v1}
+    trafficPolicy:
+      connectionPool:
+        tcp: {maxConnections: 1}
+        http: {http1MaxPendingRequests: 1, maxRequestsPerConnection: 1}
+"""
+)
 UNROUTED_BREAKER = OLD_BREAKER.split("---")[1]
 
 
-@pytest.mark.parametrize("rules", [OLD_BREAKER, NEW_BREAKER], ids=["v1alpha2", "v1"])
+@pytest.mark.parametrize(
+    "rules", [OLD_BREAKER, NEW_BREAKER, MIXED_BREAKER], ids=["v1alpha2", "v1", "a subset's for a RouteRule"]
+)
 def test_circuit_breaker_refuses_what_is_too_much(site: Site, rules: str) -> None:
     site.applications["v1"].delay = 0.3
     with site.client(rules):
