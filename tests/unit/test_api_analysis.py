@@ -160,6 +160,19 @@ SUBSETS = f"{DR}  host: reviews\n  subsets: [{{name: v1, labels: {{version: v1}}
             ["IST0109 spec.hosts[0]"],
         ),
         ([f"{SIDECAR}}}", f"{SIDECAR}}}"], ["IST0111 spec"]),
+        ([f"{SIDECAR}}}".replace("./*", "./nobody.default.svc.cluster.local")], ["HM0110 spec.egress[0].hosts[0]"]),
+        (
+            [f"{SIDECAR}}}".replace("./*", "other/*"), f"{VS}  hosts: [reviews]\n  http: [{{{TO_REVIEWS}}}]\n"],
+            ["HM0111 spec.hosts[0]"],
+        ),
+        (
+            [
+                f"{SIDECAR}, workloadSelector: {{labels: {{version: v1}}}}}}".replace("./*", "other/*"),
+                f"{RR}  destination: {{name: reviews}}\n"
+                "  match: {source: {name: reviews, labels: {version: v1}}}\n  route: [{labels: {version: v1}}]\n",
+            ],
+            ["HM0111 spec.destination"],
+        ),
         ([f"{SIDECAR}, workloadSelector: {{labels: {{version: v1}}}}}}"] * 2, ["IST0110 spec"]),
         (
             [f"{SIDECAR}, workloadSelector: {{labels: {{{label}}}}}}}" for label in ("version: v1", "color: red")],

@@ -96,12 +96,18 @@ OTHER_PROTOCOL = FindingKind(
     Level.WARNING,
     "write http routes for HTTP ports, tls for TLS and tcp for the others, or declare what the port speaks",
 )
+UNKNOWN_SIDECAR_HOST = FindingKind(
+    "HM0110", "SidecarHostNotFound", Level.WARNING, "correct the host (NAMESPACE/full host name), or remove it"
+)
+OUT_OF_SCOPE = FindingKind(
+    "HM0111", "ServiceOutOfScope", Level.WARNING, "add the host to the Sidecar's egress, or don't rely on the rule"
+)
 
 KINDS = (
     *(NOT_FOUND, SCHEMA, CONFLICTING_HOSTS, CONFLICTING_SIDECARS, SEVERAL_DEFAULT_SIDECARS, PORT_REQUIRED),
     *(MTLS_CONFLICT, UNREACHABLE, INEFFECTIVE, NOT_ENFORCEABLE, EMPTY_SUBSET, SHADOWED, NOT_USED, UNSERVED_WEIGHT),
     *(NO_INSTANCES, OUTSIDE_NEEDS_ALL, HOST_NOT_AT_GATEWAY, CONFLICTING_GATEWAYS, NOT_SERVED),
-    OTHER_PROTOCOL,
+    *(OTHER_PROTOCOL, UNKNOWN_SIDECAR_HOST, OUT_OF_SCOPE),
 )
 
 

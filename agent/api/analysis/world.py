@@ -10,7 +10,6 @@ from typing import Any
 
 from msgspec import Struct
 
-from agent.api.checks.l4_routes import is_within
 from agent.api.enforce import enforceable
 from agent.api.envelope import Document
 from agent.api.lowering.catalog import Catalog
@@ -18,7 +17,9 @@ from agent.api.lowering.gateway import bound_gateways
 from agent.api.lowering.ingress import ways
 from agent.api.lowering.istio_service import Unresolved, resolve_service
 from agent.api.lowering.outside import declared_services, outside_services
+from agent.api.lowering.sidecar import lower_sidecar
 from agent.mesh.names import CLUSTER_DOMAIN, CONSUL_DOMAIN
+from agent.mesh.selection import Selection
 from agent.mesh.service import Labels, Resolution, Service, ServiceKey, labels_of
 from agent.mesh.settings import MeshSettings
 
@@ -49,11 +50,11 @@ class World:
         settings: MeshSettings | None = None,
     ) -> None:
         self.documents = tuple(documents)
-        self.outside = self._declared_outside(Catalog(services or ()))
+        self.outside = self._declared_outside(services or {})
         self.services = None if services is None else {**services, **self.outside}
         self.settings = settings or MeshSettings()
         self.catalog = Catalog(self.services if self.services is not None else self.assumed() | self.outside.keys())
-        self._outside = tuple(_outside_hosts(self.documents))
+        self.sidecars = tuple(lower_sidecar(document) for document in self._usable("Sidecar"))
         self.subsets = _declared(self)
 
     def assumed(self) -> set[ServiceKey]:
@@ -92,16 +93,21 @@ class World:
         """Yield each place of a document that names a service."""
         for path, plain, extra in _places(document):
             host, service = self._resolve(plain, document)
-            if "*" in host or (service is None and any(is_within(host, outside) for outside in self._outside)):
-                continue  # no service of the catalog; whether a wildcard can be had is validation's business
+            if "*" in host and service is None:
+                continue  # whether a wildcard can be had is validation's business
             yield Reference(path, host, service, **extra)
 
-    def _declared_outside(self, registered: Catalog) -> Mapping[ServiceKey, Service]:
-        """Return the services that EgressRules and ServiceEntries declare."""
-        rules = (self.of_kind("EgressRule"), self.of_kind("ServiceEntry"))
-        usable = (enforceable(document).document for documents in rules for document in documents)
-        declared = ((document, declared_services(document)) for document in usable if document is not None)
-        return outside_services(declared, registered)[0]
+    def _declared_outside(self, registered: Mapping[ServiceKey, Service]) -> Mapping[ServiceKey, Service]:
+        """Return the services that EgressRules and ServiceEntries declare, with the endpoints that they select."""
+        entries = self._usable("WorkloadEntry")
+        rules = [*self._usable("EgressRule"), *self._usable("ServiceEntry")]
+        declared = ((document, declared_services(document, entries)) for document in rules)
+        return Selection().join(outside_services(declared, Catalog(registered))[0], registered)
+
+    def _usable(self, kind: str) -> list[Document]:
+        """Return what can be enforced of the documents of a kind."""
+        found = (enforceable(document).document for document in self.of_kind(kind))
+        return [document for document in found if document is not None]
 
     def _resolve(self, plain: Mapping[str, Any] | str, document: Document) -> tuple[str, ServiceKey | None]:
         if isinstance(plain, str):
@@ -111,15 +117,6 @@ class World:
             return host, resolve_service(plain, document.namespace, self.catalog)
         except Unresolved:
             return host, None
-
-
-def _outside_hosts(documents: Iterable[Document]) -> Iterator[str]:
-    """Yield the hosts, wildcards included, that ServiceEntries and EgressRules add to the catalog."""
-    for document in documents:
-        if document.kind == "ServiceEntry":
-            yield from document.spec["hosts"]
-        elif document.kind == "EgressRule":
-            yield document.spec["destination"]["service"]
 
 
 def _places(document: Document) -> Iterator[tuple[str, Any, dict[str, Any]]]:

@@ -32,13 +32,16 @@ def lower_sidecar(document: Document) -> Sidecar:
 
 
 def _egress(listener: Mapping[str, Any], namespace: str) -> EgressListener:
-    patterns = (_pattern(host, namespace) for host in listener["hosts"])
+    patterns = (host_pattern(host, namespace) for host in listener["hosts"])
     port = (listener.get("port") or {}).get("number")
-    return EgressListener(tuple(pattern for pattern in patterns if pattern.namespace != _NOWHERE), port)
+    return EgressListener(tuple(pattern for pattern in patterns if pattern is not None), port)
 
 
-def _pattern(host: str, own: str) -> HostPattern:
+def host_pattern(host: str, own: str) -> HostPattern | None:
+    """Return what an egress host (NAMESPACE/HOST) in an object of this namespace means, None: nothing (`~`)."""
     namespace, _, name = host.partition("/")
+    if namespace == _NOWHERE:
+        return None
     return HostPattern(own if namespace == "." else namespace, name.rstrip(".").lower() if name != ANY else ANY)
 
 
