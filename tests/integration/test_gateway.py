@@ -188,7 +188,10 @@ def test_https_by_server_name_mutual_tls_and_the_redirect(lab: Lab, authority: T
     installed(lab, authority, "books", BOOKS, tmp_path, ca=True)
     root = str(tmp_path / "shop" / "ca.crt")
     wait_for(lambda: ask(lab, f"https://{SHOP}/reviews/0", "--cacert", root)[0] == 200, "HTTPS of the shop")
-    assert not [fault for fault in node_status(lab["edge"]).faults if fault.subject.startswith("Gateway")]
+    wait_for(
+        lambda: not [fault for fault in node_status(lab["edge"]).faults if fault.subject.startswith("Gateway")],
+        "both secrets are known",
+    )
 
     assert ask(lab, f"https://{SHOP}/else", "--cacert", root)[0] == 404
     assert ask(lab, f"https://{SHOP}/reviews/0", "--cacert", root, "--tls-max", "1.2")[0] == 0
