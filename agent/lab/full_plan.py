@@ -7,6 +7,8 @@ import msgspec
 from agent.lab.plan import CHECKOUT, DEFAULT_NAME, App, HostPlan, LabPlan, bookinfo_app, bookinfo_plan, python_app
 
 _VAGRANT = CHECKOUT / "vagrant"
+_HTTPBIN = _VAGRANT / "httpbin" / "httpbin.py"
+_TCP_ECHO = _VAGRANT / "httpbin" / "tcp_echo.py"
 _SHARED = {"PYTHONPATH": str(_VAGRANT / "bookinfo")}
 """Where the modules are that all of the lab's applications import."""
 HTTP_NAME, HTTPS_NAME, TCP_NAME = "httpbin.org", "www.google.com", "tcp.example.com"
@@ -28,8 +30,8 @@ def lab_plan(
             *bookinfo.hosts,
             HostPlan("ratings-v2", (_ratings_v2(),)),
             HostPlan("mysql", (_mysqldb(),)),
-            HostPlan("httpbin", (_httpbin("v1"),)),
-            HostPlan("httpbin-v2", (_httpbin("v2"),)),
+            HostPlan("httpbin", (_httpbin("v1"), _tcp_echo("v1", "one"))),
+            HostPlan("httpbin-v2", (_httpbin("v2"), _tcp_echo("v2", "two"))),
             HostPlan("sleep", (_sleep(),)),
             HostPlan("gateway", settings={"role": "gateway"}),
             _outside(),
@@ -67,11 +69,23 @@ def _mysqldb() -> App:
 def _httpbin(version: str) -> App:
     return App(
         "httpbin",
-        python_app(_VAGRANT / "httpbin" / "httpbin.py", 8000),
+        python_app(_HTTPBIN, 8000),
         port=8000,
         service_account="httpbin",
         labels={"app": "httpbin", "version": version},
         environment={**_SHARED, "SERVICE_VERSION": version},
+    )
+
+
+def _tcp_echo(version: str, word: str) -> App:
+    return App(
+        "tcp-echo",
+        (*python_app(_TCP_ECHO, 9000), word),
+        port=9000,
+        protocol="tcp",
+        service_account="tcp-echo",
+        labels={"app": "tcp-echo", "version": version},
+        health_path="",
     )
 
 
@@ -88,14 +102,13 @@ def _sleep() -> App:
 
 def _outside() -> HostPlan:
     """The world outside of the mesh: a web server, one with TLS and one that speaks neither, and the DNS for them."""
-    httpbin = _VAGRANT / "httpbin" / "httpbin.py"
     files = {"TLS_CERTIFICATE": f"{HTTPS_NAME}.crt", "TLS_KEY": f"{HTTPS_NAME}.key"}
     return HostPlan(
         "outside",
         (
-            App(HTTP_NAME, python_app(httpbin, 80), port=80, environment=_SHARED),
-            App(HTTPS_NAME, python_app(httpbin, 443), port=443, environment={**_SHARED, **files}, health_path=""),
-            App(TCP_NAME, python_app(_VAGRANT / "httpbin" / "tcp_echo.py", 9000), port=9000, health_path=""),
+            App(HTTP_NAME, python_app(_HTTPBIN, 80), port=80, environment=_SHARED),
+            App(HTTPS_NAME, python_app(_HTTPBIN, 443), port=443, environment={**_SHARED, **files}, health_path=""),
+            App(TCP_NAME, python_app(_TCP_ECHO, 9000), port=9000, health_path=""),
         ),
         agent=False,
         consul=False,

@@ -66,7 +66,7 @@ def catalog(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_samples_were_found() -> None:
-    assert len(FILES) > 50
+    assert len(FILES) > 60
 
 
 @pytest.mark.parametrize("path", FILES, ids=title)
