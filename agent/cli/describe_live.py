@@ -51,6 +51,7 @@ def outbound_record(agent: Agent, node: str, service: ServiceKey) -> Record:
     """Return where a node's Envoy sends calls of a service, and how it sees the endpoints; raises HostmeshError."""
     host = canonical_host(service)
     routes = envoy_view.route_rows(envoy_view.routes(view_json(agent, "routes")))
+    connections = envoy_view.connection_rows(envoy_view.listeners(view_json(agent, "listeners")))
     endpoints = envoy_view.endpoint_rows(view_json(agent, "endpoints"))
     return {
         "node": node,
@@ -58,6 +59,11 @@ def outbound_record(agent: Agent, node: str, service: ServiceKey) -> Record:
             {"table": table, "match": match, "destination": target}
             for table, name, match, target in routes
             if name == host or f"|{host}" in target
+        ],
+        "connections": [
+            {"listener": listener, "match": match, "destination": target}
+            for listener, match, target in connections
+            if f"|{host}" in target
         ],
         "endpoints": [
             {"address": address, "health": health, "cluster": cluster}

@@ -68,6 +68,7 @@ def _inbound(envoy: Record) -> list[str]:
 
 def _outbound(envoy: Record) -> list[str]:
     routes = [f"  port {one['table']}: {one['match']} → {one['destination']}" for one in envoy["routes"]]
+    routes += [f"  listener {one['listener']}: {one['match']} → {one['destination']}" for one in envoy["connections"]]
     endpoints = [f"  endpoint {one['address']} {one['health']} ({one['cluster']})" for one in envoy["endpoints"]]
     nothing = [] if routes or endpoints else ["  no route and no endpoint"]
     return ["", f"Envoy of {envoy['node']}:", *routes, *endpoints, *nothing]
@@ -78,7 +79,8 @@ def _route(route: Record) -> str:
     matches = f"{count} match{'es' if count != 1 else ''}" if count else "always"
     targets = ", ".join(f"{one['weight']} % {one['destination']}" for one in route["destinations"])
     name = f" {route['name']}" if route["name"] else ""
-    return f"{route['rule']}{name} ({matches}): {targets or 'answered by the proxy'}"
+    end = "answered by the proxy" if route["of"] == "http" else "closed"
+    return f"{route['rule']}{name} ({matches}): {targets or end}"
 
 
 def _instances(instances: list[Record]) -> str:

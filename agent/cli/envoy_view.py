@@ -94,6 +94,28 @@ def _leads_to(listener: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(targets))
 
 
+def connection_rows(found: list[Any]) -> list[Row]:
+    """Return listener, condition and destination of connections that pass whole."""
+    rows: list[Row] = []
+    for one in found:
+        for chain in one.get("filter_chains", ()):
+            for each in chain.get("filters", ()):
+                if each.get("name") == "envoy.filters.network.tcp_proxy":
+                    target = _destination({"route": each.get("typed_config", {})})
+                    rows.append((one.get("name", "-"), _known_by(chain.get("filter_chain_match", {})), target))
+    return rows
+
+
+def _known_by(match: Mapping[str, Any]) -> str:
+    """Return the condition of a filter chain in words."""
+    ranges = {
+        word: ", ".join(f"{one['address_prefix']}/{one.get('prefix_len', 0)}" for one in match.get(key, ()))
+        for word, key in (("to", "prefix_ranges"), ("from", "source_prefix_ranges"))
+    }
+    parts = [", ".join(match.get("server_names", ())), *(f"{word} {text}" for word, text in ranges.items() if text)]
+    return " ".join(part for part in parts if part) or "*"
+
+
 def cluster_rows(found: list[Any]) -> list[Row]:
     """Return name, type and load balancing of each cluster."""
     return sorted((one["name"], one.get("type", "STATIC"), one.get("lb_policy", "ROUND_ROBIN")) for one in found)

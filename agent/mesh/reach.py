@@ -11,13 +11,7 @@ from agent.mesh.service import Port, Protocol, ServiceKey
 def idle_rules(key: ServiceKey, policy: ServicePolicy, ports: Iterable[Port]) -> tuple[Fault, ...]:
     """Return a fault for each rule that none of the service's ports can follow: about requests where there is TCP."""
     ports = tuple(ports)
-    kinds = {kind for port in ports for kind in _kinds(port)}
-    able = {
-        "HTTP": {route.origin for route in policy.routes if not _looks_at_connections(route)},
-        "TLS": {route.origin for route in policy.tls if not _looks_at_requests(route)},
-        "TCP": {route.origin for route in policy.tcp if not _looks_at_requests(route)},
-    }
-    working = {origin for kind in kinds for origin in able[kind]}
+    working = {route.origin for routes in followed_routes(policy, ports).values() for route in routes}
     have = ", ".join(f"{port.number} {port.protocol}" for port in ports)
     return tuple(
         Fault(str(origin), f"has no effect on {key}: it has no routes for what its ports speak ({have})")
@@ -26,10 +20,21 @@ def idle_rules(key: ServiceKey, policy: ServicePolicy, ports: Iterable[Port]) ->
     )
 
 
+def followed_routes(policy: ServicePolicy, ports: Iterable[Port]) -> dict[str, tuple[Route, ...]]:
+    """Return what the ports speak (`http`, `tls`, `tcp`) and the routes that are for it, in order."""
+    kinds = {kind for port in ports for kind in _kinds(port)}
+    able = {
+        "http": tuple(route for route in policy.routes if not _looks_at_connections(route)),
+        "tls": tuple(route for route in policy.tls if not _looks_at_requests(route)),
+        "tcp": tuple(route for route in policy.tcp if not _looks_at_requests(route)),
+    }
+    return {kind: routes for kind, routes in able.items() if kind in kinds}
+
+
 def _kinds(port: Port) -> tuple[str, ...]:
     if port.protocol.may_be_http:
-        return ("HTTP",) if port.protocol.is_http else ("HTTP", "TCP")
-    return ("TLS",) if port.protocol in (Protocol.TLS, Protocol.HTTPS) else ("TCP",)
+        return ("http",) if port.protocol.is_http else ("http", "tcp")
+    return ("tls",) if port.protocol in (Protocol.TLS, Protocol.HTTPS) else ("tcp",)
 
 
 def _looks_at_requests(route: Route) -> bool:

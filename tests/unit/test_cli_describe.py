@@ -41,6 +41,18 @@ def dump(kind: str, **sections: Any) -> Any:
     return {"configs": [{"@type": f"type.googleapis.com/envoy.admin.v3.{kind}", **sections}]}
 
 
+TO_CLUSTER = {
+    "filter_chain_match": {
+        "server_names": ["a.example.com"],
+        "prefix_ranges": [{"address_prefix": "10.0.0.0", "prefix_len": 8}],
+    },
+    "filters": [
+        {
+            "name": "envoy.filters.network.tcp_proxy",
+            "typed_config": {"cluster": "outbound|3306|v1|reviews.service.consul"},
+        }
+    ],
+}
 INBOUND = FakeAgent(
     listeners=dump(
         "ListenersConfigDump",
@@ -70,6 +82,10 @@ OUTBOUND = FakeAgent(
             }
         ],
     ),
+    listeners=dump(
+        "ListenersConfigDump",
+        dynamic_listeners=[{"active_state": {"listener": {"name": "240.240.0.1_3306", "filter_chains": [TO_CLUSTER]}}}],
+    ),
     endpoints={"cluster_statuses": [{"name": "outbound|9080||other.service.consul", "host_statuses": []}]},
 )
 
@@ -96,9 +112,39 @@ def test_a_service_and_its_rules() -> None:
         "  otherwise: all instances",
         "Envoy of page:",
         "  port 9080: /* → outbound|9080||reviews.service.consul",
+        "  listener 240.240.0.1_3306: a.example.com to 10.0.0.0/8 → outbound|3306|v1|reviews.service.consul",
     ):
         assert line in text.splitlines(), text
     assert "ratings" not in text
+
+
+CONNECTIONS = """apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: db, namespace: default}
+spec:
+  hosts: [db]
+  tcp:
+  - match: [{destinationSubnets: [10.0.0.0/8]}]
+    route: [{destination: {host: gone}}]
+  - route: [{destination: {host: db}}]
+  tls:
+  - match: [{sniHosts: [db]}]
+    route: [{destination: {host: db}}]
+"""
+
+
+def test_a_service_of_connections() -> None:
+    documents, _ = read_documents(CONNECTIONS, "rules.yaml", "default")
+    key, ports = ServiceKey("default", "db"), (Port(443, "tls", Protocol.TLS), Port(3306, "mysql", Protocol.MYSQL))
+    made = Service.from_instances(key, [Instance("db-1", key, "vm-1", "10.0.0.1", ports)])
+    text = service_text(service_record(World(documents, {key: made}, MeshSettings()), key, "default"))
+    for line in (
+        "  VirtualService/db.default tls[0] (1 match): 100 % db.default",
+        "  VirtualService/db.default tcp[0] (1 match): closed",
+        "  VirtualService/db.default tcp[1] (always): 100 % db.default",
+        "  otherwise: no connection (tls), all instances (tcp)",
+    ):
+        assert line in text.splitlines(), text
 
 
 def test_an_instance_and_its_envoy() -> None:

@@ -37,8 +37,20 @@ def find_references(world: World) -> Iterator[Finding]:
 def _unknown_host(world: World, document: Document, reference: Reference) -> str:
     near = ", ".join(sorted(str(key) for key in world.catalog.services if key.name == reference.host.split(".")[0])[:3])
     hint = f" (there is {near})" if near else ""
-    consequence = "the whole object has no effect" if reference.is_destination else "the object has no effect for it"
-    return f'the service "{reference.host}" is not in the catalog{hint}: {consequence}'
+    return f'the service "{reference.host}" is not in the catalog{hint}: {_consequence(document, reference)}'
+
+
+def _consequence(document: Document, reference: Reference) -> str:
+    """Return what becomes of traffic that is to go where nothing is."""
+    if not reference.is_destination:
+        return "the object has no effect for it"
+    if document.kind == "RouteRule":
+        return "the whole object has no effect"
+    return f"other destinations of the route get its part; if there are none, {_failing(reference)}"
+
+
+def _failing(reference: Reference) -> str:
+    return "connections are closed" if reference.path.startswith(("spec.tls", "spec.tcp")) else "requests get 503"
 
 
 def _known(world: World, document: Document, reference: Reference) -> Iterator[Finding]:
@@ -62,7 +74,7 @@ def _known(world: World, document: Document, reference: Reference) -> Iterator[F
         message = f"{service} has the ports {numbers} and the destination names none: the caller's own port is used"
         yield finding(PORT_REQUIRED, document, reference.path, message)
     if reference.port is not None and ports and all(port.number != reference.port for port in ports):
-        message = f"{service} has no port {reference.port}: requests get 503"
+        message = f"{service} has no port {reference.port}: {_failing(reference)}"
         yield finding(NOT_FOUND, document, reference.path, message)
 
 
@@ -73,12 +85,18 @@ def _served(world: World, document: Document, reference: Reference, labels: Labe
         return
     shown = ",".join(f"{key}={value}" for key, value in labels)
     if not labels:
-        yield finding(NO_INSTANCES, document, reference.path, f"{reference.service} has no serving instance: 503")
+        yield finding(
+            NO_INSTANCES,
+            document,
+            reference.path,
+            f"{reference.service} has no serving instance: {_failing(reference)}",
+        )
     elif reference.weight not in (None, 100):
-        message = f"{reference.weight} % go to {reference.service} with {shown}, which no serving instance has: 503"
+        where = f"{reference.service} with {shown}"
+        message = f"{reference.weight} % go to {where}, which no serving instance has: {_failing(reference)}"
         yield finding(UNSERVED_WEIGHT, document, reference.path, message)
     else:
-        message = f"no serving instance of {reference.service} has {shown}: requests get 503"
+        message = f"no serving instance of {reference.service} has {shown}: {_failing(reference)}"
         yield finding(EMPTY_SUBSET, document, reference.path, message)
 
 
