@@ -30,7 +30,7 @@ class Mesh(Struct, frozen=True):
 
     def port(self, number: int) -> Port:
         """Return the port of a service."""
-        if number % 5 == 4:
+        if is_tcp(number):
             return Port(_TCP, "mysql", Protocol.MYSQL)
         return Port(_HTTP + (0 if self.shared_port else 1 + number // _MEMBERS), "http", Protocol.HTTP)
 
@@ -58,6 +58,11 @@ class Mesh(Struct, frozen=True):
             yield from new_rules(number) if number % 2 else old_rules(number)
 
 
+def is_tcp(number: int) -> bool:
+    """Tell whether a service speaks TCP."""
+    return number % 5 == 4
+
+
 def name(number: int) -> str:
     """Return a service's name."""
     return f"s{number:05d}"
@@ -66,12 +71,13 @@ def name(number: int) -> str:
 def old_rules(number: int) -> Iterator[Value]:
     """Yield two RouteRules and a DestinationPolicy."""
     own = name(number)
-    tester = {"request": {"headers": {"x-user": {"exact": "tester"}}}}
     yield route_rule(number, weight=90)
-    yield _value(
-        _OLD, "RouteRule", f"{own}-tester", {"destination": {"name": own}, "precedence": 2, "match": tester,
-        "route": [{"labels": {"version": "v2"}}], "httpReqTimeout": {"simpleTimeout": {"timeout": "3s"}}},
-    )  # fmt: skip
+    tester: dict[str, Any] = {"match": {"source": {"name": name(0)}}}
+    if not is_tcp(number):
+        headers = {"x-user": {"exact": "tester"}}
+        tester = {"match": {"request": {"headers": headers}}, "httpReqTimeout": {"simpleTimeout": {"timeout": "3s"}}}
+    spec = {"destination": {"name": own}, "precedence": 2, "route": [{"labels": {"version": "v2"}}], **tester}
+    yield _value(_OLD, "RouteRule", f"{own}-tester", spec)
     breaker = {"maxConnections": 100, "httpConsecutiveErrors": 5, "sleepWindow": "15s"}
     yield _value(
         _OLD, "DestinationPolicy", own,
@@ -94,9 +100,11 @@ def route_rule(number: int, weight: int) -> Value:
 
 
 def virtual_service(number: int, weight: int) -> Value:
-    """Return a VirtualService that gives v1 this share, and all of a path to another service."""
-    own, other = name(number), name(max(0, number - 1))
+    """Return a VirtualService that gives v1 this share, and all requests of a path to another service."""
+    own, other = name(number), name(number - (2 if is_tcp(number - 1) else 1))
     targets = [_target(own, "v1", weight), _target(own, "v2", 100 - weight)]
+    if is_tcp(number):
+        return _value(_NEW, "VirtualService", own, {"hosts": [own], "tcp": [{"route": targets}]})
     http = [
         {"match": [{"uri": {"prefix": "/other"}}], "route": [{"destination": {"host": other}}], "timeout": "5s"},
         {"route": targets, "retries": {"attempts": 3, "perTryTimeout": "2s"}},
