@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any
 
+import psutil
 import pytest
 import pytest_asyncio
 
 from agent.adapters.consul.catalog import (
+    FIRST_READS,
     CatalogLost,
     CatalogRecovered,
     CatalogSynced,
@@ -210,6 +212,30 @@ async def test_polls_that_ended_do_not_use_up_the_places() -> None:
             for wave in range(6):
                 await come_and_go(consul, probe, [f"wave{wave}-{number}" for number in range(50)])
             assert not [update for update in probe.updates if isinstance(update, ServiceEntries) and update.faults]
+
+
+def connections_to(consul: ConsulProcess) -> int:
+    """Return how many connections this process has to a Consul: each waiting poll has one."""
+    return sum(
+        bool(one.raddr) and one.raddr.port == consul.ports[0] and one.status == psutil.CONN_ESTABLISHED
+        for one in psutil.Process().net_connections("tcp")
+    )
+
+
+async def test_a_narrow_scope_costs_few_polls() -> None:
+    probe: Probe[CatalogUpdate] = Probe()
+    async with ConsulProcess() as consul:
+        await load(consul, 200)
+        scope = Scope(frozenset({"s0", "s1"}))
+        async with ConsulClient(consul.address) as client, background(watch_catalog(client, probe, scope)):
+            await probe.until(lambda updates: CatalogSynced() in updates)
+            assert all(last(probe, f"s{number}").instances for number in range(200)), "all are known"
+            # The names, the two services, and what the first reads left open.
+            assert connections_to(consul) <= 3 + FIRST_READS
+            scope.follow(None)
+            await consul.put("/v1/catalog/register", catalog_entry("s199"))
+            await probe.until(lambda _: len(last(probe, "s199").instances) == 2)
+            assert connections_to(consul) > 200
 
 
 async def come_and_go(consul: ConsulProcess, probe: Probe[CatalogUpdate], names: list[str]) -> None:
