@@ -139,7 +139,7 @@ class _Envelope:
     def _spec(self, top: dict[str, Any], kind_name: str) -> tuple[dict[str, Any], Mapping[str, int]]:
         spec = self._mapping(top, "spec", "")
         kind = KINDS_BY_NAME.get(kind_name)
-        if kind is None or not kind.snake_case:
+        if kind is None or kind.verbatim:
             return spec, self._value.lines
         spelled = to_camel_case(spec, self._value.lines)
         for path, reason in spelled.problems:

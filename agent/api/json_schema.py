@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from agent.api.checks.schema import Shape, shape_of
-from agent.api.kinds import Kind
+from agent.api.kinds import CONFIG, Kind
 from agent.api.validate import spec_check
 
 _NAME = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
@@ -35,14 +35,14 @@ def document_schema(kind: Kind) -> Shape:
             "apiVersion": {"enum": list(kind.api_versions)},
             "kind": {"const": kind.name},
             "metadata": _METADATA,
-            "spec": _both_spellings(spec) if kind.snake_case else spec,
+            "spec": _both_spellings(spec) if kind.group == CONFIG else spec,
         },
         "required": ["apiVersion", "kind", "metadata"],
     }
 
 
 def _both_spellings(shape: Any) -> Any:
-    """Allow the fields of the first generation in snake_case too."""
+    """Allow the fields of the first generation in snake_case too, which is seldom written of the second."""
     if isinstance(shape, list):
         return [_both_spellings(item) for item in shape]
     if not isinstance(shape, dict):

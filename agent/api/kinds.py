@@ -36,8 +36,11 @@ class Kind(Struct, frozen=True):
     shorthand: str = ""
     instead: str = ""
     """Of a kind that is not going to be supported: what does the same here."""
-    snake_case: bool = False
-    """Documents may spell the fields of its spec in snake_case (the first generation's convention)."""
+    verbatim: bool = False
+    """Its spec is kept as it is written: Kubernetes' own, or another program's configuration is in it.
+
+    The fields of all other kinds can be in snake_case too: protobuf's JSON, which Istio reads, takes both.
+    """
     older_group: str = ""
     """Another group that it was in before."""
 
@@ -70,37 +73,37 @@ template tracespan zipkin
 """
 
 KINDS: tuple[Kind, ...] = (
-    Kind("RouteRule", CONFIG, supported=True, snake_case=True),
-    Kind("DestinationPolicy", CONFIG, supported=True, snake_case=True),
-    Kind("EgressRule", CONFIG, supported=True, snake_case=True),
-    Kind("IngressRule", CONFIG, supported=True, snake_case=True),
+    Kind("RouteRule", CONFIG, supported=True),
+    Kind("DestinationPolicy", CONFIG, supported=True),
+    Kind("EgressRule", CONFIG, supported=True),
+    Kind("IngressRule", CONFIG, supported=True),
     Kind("VirtualService", NETWORKING, supported=True, shorthand="vs"),
     Kind("DestinationRule", NETWORKING, supported=True, shorthand="dr"),
     Kind("Gateway", NETWORKING, supported=True, shorthand="gw"),
-    Kind("Ingress", KUBERNETES, supported=True, shorthand="ing", older_group="extensions"),
+    Kind("Ingress", KUBERNETES, supported=True, shorthand="ing", older_group="extensions", verbatim=True),
     Kind("ServiceEntry", NETWORKING, supported=True, shorthand="se"),
     Kind("WorkloadEntry", NETWORKING, supported=True, shorthand="we"),
     Kind("WorkloadGroup", NETWORKING, shorthand="wg", instead="each host registers its own instances: services.d"),
     Kind("Sidecar", NETWORKING, supported=True),
-    Kind("EnvoyFilter", NETWORKING),
+    Kind("EnvoyFilter", NETWORKING, verbatim=True),
     Kind("ProxyConfig", NETWORKING),
     Kind("PeerAuthentication", SECURITY, shorthand="pa"),
     Kind("AuthorizationPolicy", SECURITY, shorthand="ap"),
     Kind("RequestAuthentication", SECURITY, shorthand="ra"),
     Kind("Telemetry", TELEMETRY),
-    Kind("WasmPlugin", EXTENSIONS),
+    Kind("WasmPlugin", EXTENSIONS, verbatim=True),
     Kind("Policy", AUTHENTICATION),
     Kind("MeshPolicy", AUTHENTICATION),
     Kind("ServiceRole", RBAC),
     Kind("ServiceRoleBinding", RBAC),
     Kind("RbacConfig", RBAC),
-    Kind("QuotaSpec", CONFIG, snake_case=True),
-    Kind("QuotaSpecBinding", CONFIG, snake_case=True),
-    Kind("HTTPAPISpec", CONFIG, snake_case=True),
-    Kind("HTTPAPISpecBinding", CONFIG, snake_case=True),
+    Kind("QuotaSpec", CONFIG),
+    Kind("QuotaSpecBinding", CONFIG),
+    Kind("HTTPAPISpec", CONFIG),
+    Kind("HTTPAPISpecBinding", CONFIG),
     Kind("EndUserAuthenticationPolicySpec", CONFIG),
     Kind("EndUserAuthenticationPolicySpecBinding", CONFIG),
-    *(Kind(name, CONFIG) for name in _MIXER_KINDS.split()),
+    *(Kind(name, CONFIG, verbatim=True) for name in _MIXER_KINDS.split()),
 )
 """Every kind, the supported ones included."""
 

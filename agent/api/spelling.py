@@ -1,4 +1,4 @@
-"""Field names in snake_case to camelCase, as the first generation of the API allowed both; knows no kind's fields."""
+"""Field names in snake_case to camelCase, as Istio reads both (protobuf's JSON); knows no kind's fields."""
 
 from __future__ import annotations
 
@@ -11,7 +11,13 @@ from msgspec import Struct
 from agent.api.problem import one_line
 from agent.api.yaml_text import child
 
-_MAPS = frozenset({"labels", "headers", "appendHeaders", "sourceLabels", "annotations", "clause"})
+_MAPS = frozenset(
+    {
+        *("labels", "sourceLabels", "matchLabels", "selector", "annotations", "properties", "environmentVariables"),
+        *("headers", "withoutHeaders", "queryParams", "appendHeaders", "set", "add", "clause"),
+        *("to", "ports", "customTags", "tagOverrides"),
+    }
+)
 """Fields whose keys are the operator's own words."""
 _SNAKE = re.compile(r"_+([a-z0-9])")
 
@@ -51,6 +57,11 @@ def _mapping(
         name = key if is_map else _SNAKE.sub(lambda match: match[1].upper(), key)
         if name in result:
             out.problems.append((child(old, key), f"is given twice (as {one_line(name)} too)"))
-        inner_is_map = not is_map and name in _MAPS
+        inner_is_map = name in _MAPS and not _is_message(name, item)
         result[name] = _value(item, child(old, key), child(new, name), inner_is_map, lines, out)
     return result
+
+
+def _is_message(name: str, value: Any) -> bool:
+    """Tell a policy's `selector: {matchLabels: …}` from a Gateway's, which is the labels themselves."""
+    return name == "selector" and isinstance(value, dict) and any(isinstance(inner, dict) for inner in value.values())

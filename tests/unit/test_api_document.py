@@ -84,11 +84,40 @@ def test_one_field_in_both_spellings_is_refused() -> None:
     assert problems_of(text) == ["f.yaml:6: RouteRule/r: spec.http_fault: is given twice (as httpFault too)"]
 
 
-def test_snake_case_is_not_the_second_generations() -> None:
+def test_snake_case_is_read_in_the_second_generation_too_as_protobuf_does() -> None:
     document = one(
-        "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: v}\nspec: {export_to: []}"
+        """apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: v}
+spec:
+  hosts: [a]
+  http:
+  - match: [{source_labels: {my_app: x_y}, query_params: {a_b: {exact: c}}, headers: {x_y: {exact: z}}}]
+    headers: {request: {set: {x_z: a}}}
+    route: [{destination: {host: a}}]
+"""
     )
-    assert "spec.export_to: unknown field (did you mean exportTo?)" in validate(document)[0]
+    assert validate(document) == []
+    (route,) = document.spec["http"]
+    assert route["match"] == [
+        {"sourceLabels": {"my_app": "x_y"}, "queryParams": {"a_b": {"exact": "c"}}, "headers": {"x_y": {"exact": "z"}}}
+    ]
+    assert route["headers"] == {"request": {"set": {"x_z": "a"}}}
+
+
+@pytest.mark.parametrize("selector", ["selector: {matchLabels: {my_app: x}}", "selector: {match_labels: {my_app: x}}"])
+def test_labels_of_selectors_stay_as_they_are(selector: str) -> None:
+    document = one(
+        f"apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {{name: p}}\nspec: {{{selector}}}\n"
+    )
+    assert document.spec["selector"] == {"matchLabels": {"my_app": "x"}}
+
+
+def test_another_programs_configuration_is_kept_as_written() -> None:
+    document = one(
+        "apiVersion: networking.istio.io/v1alpha3\nkind: EnvoyFilter\nmetadata: {name: e}\nspec: {a_b: {c_d: e_f}}\n"
+    )
+    assert document.spec == {"a_b": {"c_d": "e_f"}}
 
 
 def test_what_kubernetes_adds_is_dropped() -> None:

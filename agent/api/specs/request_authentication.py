@@ -57,7 +57,6 @@ _JWT_RULE = message(
         "issuer": text(empty=True),
         "audiences": _NAMES,
         "jwksUri": text(key_set_uri, empty=True),
-        "jwks_uri": text(key_set_uri, empty=True),
         "jwks": text(_key_set, empty=True),
         "fromHeaders": listing(message({"name": text(), "prefix": text(empty=True)}, required=("name",))),
         "fromParams": _NAMES,
