@@ -22,7 +22,7 @@ from agent.cli.main import cli
 from agent.mesh.service import ServiceKey
 from agent.mesh.snapshot import Vip
 from agent.mesh.vips import allocate
-from agent.translate.netfilter import NetfilterOptions, ruleset
+from agent.translate.netfilter import NetfilterOptions, OutboundMode, ruleset
 from tests.integration.capture import PYTHON, USER, interception
 from tests.integration.netns import Host, lan
 from tests.mesh_certificates import TestAuthority
@@ -32,6 +32,7 @@ from tests.waiting import wait_for
 V4, V6 = IPv4Network("240.240.0.0/16"), IPv6Network("fdf0:240:240::/112")
 MYSQL, TLS, CALLER = 3306, 8443, 8000
 CONNECTIONS, SIGMAS = 300, 5.0
+OUTSIDE = ("a.example.com", "b.example.com")
 
 SERVERS = """
 import socketserver, ssl, sys, threading
@@ -84,45 +85,62 @@ class Site:
         self.client = hosts["client"]
 
     @contextmanager
-    def following(self, rules: str) -> Iterator[str]:
+    def following(self, rules: str, role: str = "", listening: int = 15001) -> Iterator[str]:
         """Run the calling host's Envoy with these rules; yields what rendering said."""
         (self._folder / "rules.yaml").write_text(SUBSETS + rules)
+        (self._folder / "catalog.yaml").write_text(role + _catalog(self._hosts))
         config = self._folder / "client.json"
         command = ["render", "--catalog", str(self._folder / "catalog.yaml"), "--node", "client"]
         result = CliRunner().invoke(cli, [*command, "-f", str(self._folder / "rules.yaml"), "-o", str(config)])
         assert result.exit_code == 0, result.output
         arguments = ("--disable-hot-restart", "--concurrency", "1", "-l", "warning")
         with self.client.running(ENVOY, "-c", config, *arguments):
-            wait_for(lambda: ":15001" in self.client.run("ss", "-Hltn").stdout)
+            wait_for(lambda: f":{listening} " in self.client.run("ss", "-Hltn").stdout)
             yield result.output
 
     def answers(self, service: str, port: int, count: int = 3, name: str = "", *, v6: bool = False) -> Counter[str]:
         """Return who answered so many connections to the service's virtual address."""
-        address = vip(service).v6 if v6 else vip(service).v4
-        client = (*PYTHON, CLIENT, str(address), str(port), str(count), name)
-        return Counter(self.client.run(*client, uid=USER, timeout=60).stdout.split())
+        return self.called("client", str(vip(service).v6 if v6 else vip(service).v4), port, count, name)
+
+    def called(self, caller: str, address: str, port: int, count: int = 3, name: str = "") -> Counter[str]:
+        """Return who answered so many connections of a host to an address."""
+        client = (*PYTHON, CLIENT, address, str(port), str(count), name)
+        return Counter(self._hosts[caller].run(*client, uid=USER, timeout=60).stdout.split())
+
+    @contextmanager
+    def capturing_all(self) -> Iterator[None]:
+        """Capture every connection of the calling host until the block ends."""
+        try:
+            self.capture(OutboundMode.ALL)
+            yield
+        finally:
+            self.capture(OutboundMode.MESH)
+
+    def capture(self, mode: OutboundMode) -> None:
+        """Apply interception to the calling host."""
+        text = ruleset(NetfilterOptions(proxy_uid=0, service_cidr_v4=V4, service_cidr_v6=V6, outbound=mode))
+        asyncio.run(interception(self.client).apply(text.v4, text.v6))
 
 
 def vip(service: str) -> Vip:
     """Return the virtual addresses that rendering gives a service."""
-    keys = [ServiceKey("default", name) for name in ("page", "mysql", "secure")]
-    return allocate({}, keys, V4, V6)[ServiceKey("default", service)]
+    keys = [ServiceKey("" if "." in name else "default", name) for name in ("page", "mysql", "secure", *OUTSIDE)]
+    return allocate({}, keys, V4, V6)[ServiceKey("" if "." in service else "default", service)]
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("connections")
     secret = TestAuthority().write_secret(folder / "secret", "a.example.com")
-    with lan("client", "one", "two") as hosts, ExitStack() as stack:
+    with lan("client", "one", "two", default_route=True) as hosts, ExitStack() as stack:
         for version, name in (("v1", "one"), ("v2", "two")):
             files = (str(secret / "tls.crt"), str(secret / "tls.key"))
             stack.enter_context(hosts[name].running(*PYTHON, SERVERS, version, *files, stderr=subprocess.DEVNULL))
             listening = lambda host=hosts[name]: host.run("ss", "-Hltn").stdout.count("0.0.0.0:") >= 4  # noqa: E731
             wait_for(listening)
-        (folder / "catalog.yaml").write_text(_catalog(hosts))
-        text = ruleset(NetfilterOptions(proxy_uid=0, service_cidr_v4=V4, service_cidr_v6=V6, inbound_ports=()))
-        asyncio.run(interception(hosts["client"]).apply(text.v4, text.v6))
-        yield Site(folder, hosts)
+        made = Site(folder, hosts)
+        made.capture(OutboundMode.MESH)
+        yield made
 
 
 def _catalog(hosts: dict[str, Host]) -> str:
@@ -247,3 +265,80 @@ def test_what_a_virtual_service_has_no_tcp_route_for_goes_to_all_instances(site:
         assert "service gone is not in the catalog" in said
         assert site.answers("mysql", MYSQL) == {"closed": 3}
         assert site.answers("mysql", MYSQL, v6=True) == {"v1": 3}
+
+
+def outside(name: str, address: str) -> str:
+    return f"""
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {{name: outside-{name}}}
+spec:
+  hosts: [{name}.example.com]
+  resolution: STATIC
+  endpoints: [{{address: {address}}}]
+  ports: [{{number: {TLS}, name: tls, protocol: TLS}}]
+"""
+
+
+FOR_A = f"match: [{{sniHosts: [a.example.com], port: {TLS}}}]"
+CROSSED = virtual_service("[a.example.com]", f"tls: [{{{FOR_A}, route: [{{destination: {{host: b.example.com}}}}]}}]")
+BOTH_OUTSIDE = outside("a", "10.77.0.2") + outside("b", "10.77.0.3")
+
+
+def test_a_host_outside_goes_where_its_tls_route_says(site: Site) -> None:
+    with site.following(BOTH_OUTSIDE):
+        assert site.answers("a.example.com", TLS, name="a.example.com") == {"v1": 3}
+    with site.following(BOTH_OUTSIDE + CROSSED):
+        assert site.answers("a.example.com", TLS, name="a.example.com") == {"v2": 3}
+        assert site.answers("a.example.com", TLS, name="b.example.com") == {"closed": 3}
+        assert site.answers("b.example.com", TLS, name="b.example.com") == {"v2": 3}
+
+
+def test_a_server_name_is_routed_whatever_the_address_where_all_is_captured(site: Site) -> None:
+    with site.capturing_all(), site.following(BOTH_OUTSIDE + CROSSED, role="interception: {outbound: all}\n"):
+        assert site.called("client", "10.77.0.2", TLS, name="a.example.com") == {"v2": 3}
+        assert site.called("client", "10.77.0.3", TLS, name="example.org") == {"v2": 3}, "unknown names pass"
+        assert site.called("client", "10.77.0.2", TLS, name="example.org") == {"v1": 3}
+
+
+GATEWAY = f"""
+---
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {{name: edge}}
+spec:
+  servers:
+  - {{port: {{number: {MYSQL}, name: tcp, protocol: TCP}}, hosts: ["*"]}}
+  - {{port: {{number: {TLS}, name: tls, protocol: TLS}}, hosts: ["*.example.com"], tls: {{mode: PASSTHROUGH}}}}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {{name: edge}}
+spec:
+  hosts: ["*.example.com", mysql]
+  gateways: [edge, mesh]
+  tcp:
+  - match: [{{port: {MYSQL}, sourceSubnet: 10.77.0.2/32, gateways: [edge]}}]
+    {to("v2")}
+  - match: [{{port: {MYSQL}}}]
+    {to("v1")}
+  tls:
+  - match: [{{sniHosts: ["*.example.com"], destinationSubnets: [192.0.2.0/24]}}, {{sniHosts: [a.example.com]}}]
+    {to("v1", "secure")}
+  - match: [{{sniHosts: ["*.example.com"]}}]
+    {to("v2", "secure")}
+"""
+
+
+def test_one_virtual_service_for_the_mesh_and_a_gateway(site: Site) -> None:
+    """The gateway tells clients by their own address; in the mesh the first route is not for anybody."""
+    address = site.client.v4
+    with site.following(GATEWAY, role="role: gateway\n", listening=MYSQL):
+        assert site.called("one", address, MYSQL) == {"v2": 3}
+        assert site.called("two", address, MYSQL) == {"v1": 3}
+        assert site.called("one", address, TLS, name="a.example.com") == {"v1": 3}
+        assert site.called("one", address, TLS, name="b.example.com") == {"v2": 3}
+        assert site.called("one", address, TLS, name="example.org") == {"closed": 3}
+    with site.following(GATEWAY):
+        assert site.answers("mysql", MYSQL) == {"v1": 3}
