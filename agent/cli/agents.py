@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import click
 
 from agent.cli.command import given_flags
+from agent.cli.completion import complete_node
 from agent.cli.connection import resolve
 from agent.cli.context_file import contexts_path, load_contexts
 from agent.cli.lab_context import NAME as LAB_CONTEXT
@@ -52,7 +53,7 @@ def agent_options(command: Callable[..., None]) -> Callable[..., None]:
             envvar="HOSTMESH_RUN_DIR",
             help=f"Folder of the agent's sockets (default: {_RUN_DIR}).",
         ),
-        click.argument("node", metavar="[NODE]", required=False),
+        click.argument("node", metavar="[NODE]", required=False, shell_complete=complete_node),
     ):
         command = option(command)
     return command

@@ -1,4 +1,4 @@
-"""`hostmesh completion`: shell completion of commands, flags, kinds and the names of stored objects."""
+"""`hostmesh completion`: shell completion of commands, flags, kinds, nodes and the names of stored objects."""
 
 from __future__ import annotations
 
@@ -60,6 +60,18 @@ def complete_name(ctx: click.Context, parameter: click.Parameter, incomplete: st
         return []
     given = ctx.params.get("names") or ()
     return [CompletionItem(name) for name in sorted(names) if name.startswith(incomplete) and name not in given]
+
+
+def complete_node(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Offer the nodes whose agents report; none if Consul does not answer."""
+    from agent.cli.connection import resolve
+    from agent.cli.fleet import read_statuses
+
+    try:
+        names = [status.node for status in read_statuses(resolve(given_flags(ctx)))]
+    except HostmeshError:  # a completion has nowhere to show an error
+        return []
+    return [CompletionItem(name) for name in names if name.startswith(incomplete)]
 
 
 def _login_shell() -> str:

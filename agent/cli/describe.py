@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from agent.cli.command import Group, given_flags
+from agent.cli.completion import complete_node
 from agent.cli.output import output_option, print_records
 from agent.errors import HostmeshError, UserError
 
@@ -41,7 +42,13 @@ hostmesh describe service reviews --from productpage -o json
 """
 )
 @click.argument("name")
-@click.option("--from", "caller", metavar="NODE", help="Show also what this node's Envoy has of the service.")
+@click.option(
+    "--from",
+    "caller",
+    metavar="NODE",
+    shell_complete=complete_node,
+    help="Show also what this node's Envoy has of the service.",
+)
 @output_option("text", "json", "yaml")
 @click.pass_context
 def service(ctx: click.Context, name: str, caller: str | None, output: str) -> None:

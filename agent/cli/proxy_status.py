@@ -10,6 +10,7 @@ import click
 import msgspec
 
 from agent.cli.command import Command, given_flags
+from agent.cli.completion import complete_node
 from agent.cli.output import output_option, print_records, table
 from agent.mesh.status import NodeStatus
 
@@ -22,7 +23,7 @@ hostmesh proxy-status
 hostmesh ps vm-1 -o yaml
 """,
 )
-@click.argument("nodes", metavar="[NODE]...", nargs=-1)
+@click.argument("nodes", metavar="[NODE]...", nargs=-1, shell_complete=complete_node)
 @output_option("table", "json", "yaml")
 @click.pass_context
 def proxy_status(ctx: click.Context, nodes: tuple[str, ...], output: str) -> None:

@@ -57,7 +57,7 @@ class RemoteAgent:
         if status.operator is None:
             raise UserError(
                 f"{self._node}: its agent has no operator port (agent.yaml: operator.enabled, a fault in `hostmesh "
-                f"proxy-status {self._node}`, or an older version); run it there: ssh {self._node} hostmesh …"
+                f"proxy-status {self._node}`, or an older version); run this there: ssh {self._node} hostmesh …"
             )
         return status.operator
 
@@ -83,15 +83,16 @@ class RemoteAgent:
             plain = socket.create_connection((access.address, access.port), CONNECT_SECONDS)
         except OSError as error:
             raise HostError(
-                f"{where} cannot be reached: {error.strerror or error}; let TCP {access.port} through the firewalls "
-                f"between here and there, or run it there: ssh {self._node} hostmesh …"
+                f"{where} cannot be reached: {_reason(error)}; let TCP {access.port} through the firewalls on the way, "
+                f"see that hostmesh-agent runs there, or run this there: ssh {self._node} hostmesh …"
             ) from error
         try:
             channel = context.wrap_socket(plain)
         except OSError as error:
             plain.close()
             raise HostError(
-                f"{where} closes the connection ({_reason(error)}): too many from here? Try again in a few seconds"
+                f"{where} does not let us in: too many connections, or too many refused, from here? "
+                "Try again in a few seconds"
             ) from error
         certificate = channel.getpeercert(binary_form=True) or b""
         if not hmac.compare_digest(sha256(certificate).hexdigest(), access.fingerprint):

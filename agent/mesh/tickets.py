@@ -36,8 +36,9 @@ class Ticket(Struct, frozen=True, rename="camel"):
     def fault(self, wanted: str, now: float) -> str | None:
         """Return why the ticket does not allow this question at this time, None if it does."""
         if not self.is_current(now):
-            apart = now - (self.expires - LIFE_SECONDS)
-            return f"the ticket was made {apart:.0f} s ago by this host's clock (compare the two hosts' clocks)"
+            age = now - (self.expires - LIFE_SECONDS)
+            when = f"{age:.0f} s ago" if age > 0 else f"{-age:.0f} s in the future"
+            return f"the ticket was made {when} by this host's clock (compare the two hosts' clocks)"
         return None if wanted == self.wanted else "the ticket is for another question"
 
     def is_current(self, now: float) -> bool:

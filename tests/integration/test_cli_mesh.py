@@ -152,6 +152,10 @@ def test_bash_completes_commands_kinds_and_stored_names(hostmesh: CommandLine) -
     assert {"get", "proxy-status"} <= complete("hostmesh ")
     assert complete("hostmesh get rou") == {"routerule"}
     assert complete("hostmesh delete routerule ") == {"rule-000", "rule-001"}
+    consul = KvConnection(hostmesh.address)
+    consul.send("put", f"/v1/kv/{status_key('seldom-named')}", data=msgspec.json.encode(NodeStatus("seldom-named")))
+    assert complete("hostmesh proxy-config routes sel") == {"seldom-named"}
+    consul.send("delete", f"/v1/kv/{status_key('seldom-named')}")
 
 
 def test_no_permission_is_one_line_that_says_how_to_give_a_token(tmp_path: Path) -> None:

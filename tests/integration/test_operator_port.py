@@ -90,7 +90,7 @@ async def test_the_ticket_of_another_node(mesh: OperatorMesh, source: str) -> No
 
 
 @pytest.mark.parametrize(
-    ("age", "said"), [(61.0, b"the ticket was made 61 s ago"), (-61.0, b"the ticket was made -61 s ago")]
+    ("age", "said"), [(61.0, b"the ticket was made 61 s ago"), (-61.0, b"the ticket was made 61 s in the future")]
 )
 async def test_a_ticket_out_of_its_time(mesh: OperatorMesh, source: str, age: float, said: bytes) -> None:
     proof = await mesh.ticket(age=age)
