@@ -170,6 +170,7 @@ _SERVICE = message(
             {
                 "http": text(url_path),
                 "tcp": boolean,
+                "port": _NUMBER,
                 "interval": either("a duration such as 5s", text=text(words.duration)),
                 "timeout": either("a duration such as 2s", text=text(words.duration)),
             },
@@ -214,4 +215,5 @@ def _read_check(check: dict[str, Any]) -> Check:
         http_path=check.get("http"),
         interval_seconds=words.seconds(check.get("interval") or "5s"),
         timeout_seconds=words.seconds(check.get("timeout") or "2s"),
+        port=check.get("port"),
     )

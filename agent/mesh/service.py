@@ -291,9 +291,11 @@ class Check(Struct, frozen=True):
     """How Consul finds out whether an instance is healthy."""
 
     http_path: str | None = None
-    """Path of an HTTP GET on the instance's first port; None means a TCP connect."""
+    """Path of an HTTP GET; None means a TCP connect."""
     interval_seconds: float = 5.0
     timeout_seconds: float = 2.0
+    port: int | None = None
+    """Where the application is asked; None: on the first port. A Sidecar may send the traffic elsewhere."""
 
 
 class Workload(Struct, frozen=True):

@@ -102,10 +102,12 @@ async def has_port(consul: ConsulProcess, port: int) -> bool:
     return [instance.ports[0].number for instance in await instances(consul, "mysql")] == [port]
 
 
-async def test_the_check_asks_the_application(consul: ConsulProcess) -> None:
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["its port", "check.port"])
+async def test_the_check_asks_the_application(consul: ConsulProcess, elsewhere: bool) -> None:
     port = free_port()
-    check = Check(http_path="/health", interval_seconds=0.2, timeout_seconds=1)
-    workload = Workload(ServiceKey("default", "app"), "10.1.2.3", (Port(port, "http", Protocol.HTTP),), check=check)
+    check = Check(http_path="/health", interval_seconds=0.2, timeout_seconds=1, port=port if elsewhere else None)
+    number = 1234 if elsewhere else port
+    workload = Workload(ServiceKey("default", "app"), "10.1.2.3", (Port(number, "http", Protocol.HTTP),), check=check)
 
     async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.0 200 OK\r\n\r\n")

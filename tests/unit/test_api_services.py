@@ -35,7 +35,7 @@ def test_everything() -> None:
   - {port: 3306, protocol: mysql}
   labels: {version: v1, app: reviews}
   proxied: false
-  check: {http: /health, interval: 500ms, timeout: 1.5s}
+  check: {http: /health, port: 8080, interval: 500ms, timeout: 1.5s}
 """
     assert read_services(text, "f.yaml", "10.0.0.1") == [
         Workload(
@@ -49,7 +49,7 @@ def test_everything() -> None:
             (("app", "reviews"), ("version", "v1")),
             "bookinfo-reviews",
             False,
-            Check("/health", 0.5, 1.5),
+            Check("/health", 0.5, 1.5, 8080),
         )
     ]
 

@@ -64,7 +64,8 @@ class Entry(Struct, frozen=True):
     @property
     def check(self) -> dict[str, Any]:
         """Return Consul's check of the application itself, past Envoy: by loopback, where Envoy reaches it too."""
-        check, port = self.workload.check, self.workload.ports[0].number
+        check = self.workload.check
+        port = check.port or self.workload.ports[0].number
         host = "127.0.0.1" if self.workload.proxied else self.workload.address
         host = f"[{host}]" if ":" in host else host
         interval, timeout = f"{check.interval_seconds:g}s", f"{check.timeout_seconds:g}s"
