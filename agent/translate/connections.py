@@ -88,11 +88,13 @@ def cidr_range(network: _Network) -> Any:
     )
 
 
-def decision_table(choices: Sequence[Iterable[ConnectionMatch]], outcomes: Sequence[int]) -> tuple[Cell, ...]:
+def decision_table(choices: Sequence[Sequence[ConnectionMatch]], outcomes: Sequence[int]) -> tuple[Cell, ...]:
     """Return what Envoy must be told so that each connection gets the first choice one of whose matches holds.
 
     `outcomes` are what the choices come to, several to the same perhaps; the cells name these.
     """
+    if choices and ConnectionMatch() in choices[0]:
+        return (Cell((), (), (), outcomes[0]),)  # as below, but nearly every service is like that
     first: dict[tuple[_Network, str, _Network], int] = {}
     for index, matches in enumerate(choices):
         for match in matches:
