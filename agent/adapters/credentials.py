@@ -12,6 +12,8 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from msgspec import Struct
 
@@ -23,6 +25,8 @@ CHAIN, KEY, AUTHORITIES, CRL = "tls.crt", "tls.key", "ca.crt", "ca.crl"
 LOOK_SECONDS = 1.0
 MAX_BYTES = 1024 * 1024
 """Of a file that a Gateway names: whoever may write rules must not fill this host's memory."""
+MIN_RSA_BITS = 2048
+_CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}", re.ASCII)
 
 
@@ -108,9 +112,20 @@ def _check_pair(credential: Credential) -> str | None:
         key = load_pem_private_key(credential.key_pem, None)
     except (ValueError, TypeError) as error:
         return f"{KEY} holds no PEM private key that can be read without a password: {error}"
+    if not _is_served(key):
+        return (
+            f"{KEY} is of a kind that Envoy does not serve with (RSA of 2048 bits or more, or ECDSA P-256, -384, -521)"
+        )
     if key.public_key() != leaf.public_key():
         return f"{KEY} is not the key of the first certificate in {CHAIN} (the server's own comes first)"
     return None
+
+
+def _is_served(key: PrivateKeyTypes) -> bool:
+    """Tell whether Envoy takes such a key; the listener of one that it refuses never opens."""
+    if isinstance(key, rsa.RSAPrivateKey):
+        return key.key_size >= MIN_RSA_BITS
+    return isinstance(key, ec.EllipticCurvePrivateKey) and isinstance(key.curve, _CURVES)
 
 
 def _read(folder: Path) -> Credential:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from agent.adapters.credentials import read_credentials
+from agent.adapters.credentials import check_credential, read_credentials
 from agent.api.enforce import enforceable
 from agent.api.lowering.lower import lower
 from agent.api.validate import validate
@@ -16,6 +23,7 @@ from agent.cli.main import cli
 from agent.config import load_config
 from agent.mesh.gateway import (
     INGRESS_LABELS,
+    Credential,
     FileCredential,
     Gateway,
     GatewayServer,
@@ -250,6 +258,28 @@ def test_files_that_gateways_name_are_read_within_bounds(tmp_path: Path) -> None
     assert sorted(read.credentials) == sorted([pair.name, clients.name])
     assert read.credentials[clients.name].crl_pem == crl.read_bytes()
     assert [str(endless.certificate) in line or "is not the key of" in line for line in read.problems] == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("make", "taken"),
+    [
+        (partial(rsa.generate_private_key, 65537, 1024), False),
+        (partial(rsa.generate_private_key, 65537, 2048), True),
+        (partial(ec.generate_private_key, ec.SECP384R1()), True),
+        (partial(ec.generate_private_key, ec.SECP256K1()), False),
+        (ed25519.Ed25519PrivateKey.generate, False),
+    ],
+)
+def test_keys_that_envoy_would_refuse_are_not_handed_on(
+    make: Callable[[], CertificateIssuerPrivateKeyTypes], taken: bool
+) -> None:
+    key = make()
+    name, now = x509.Name([]), datetime.now(UTC)
+    builder = x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + timedelta(1))
+    algorithm = None if isinstance(key, ed25519.Ed25519PrivateKey) else SHA256()
+    chain = builder.sign(key, algorithm).public_bytes(Encoding.PEM)
+    wrong = check_credential(Credential(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), chain))
+    assert wrong is None if taken else wrong is not None and "does not serve with" in wrong
 
 
 @pytest.mark.parametrize(

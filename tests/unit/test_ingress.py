@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 
 import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from agent.api.conversion.convert import convert
+from agent.api.document import read_documents
 from agent.api.enforce import enforceable
 from agent.api.lowering.lower import Lowered, lower
-from agent.api.validate import validate
+from agent.api.validate import find_problems, is_invalid, validate
 from agent.mesh.conjunction import conjunction
 from agent.mesh.gateway import INGRESS_LABELS
 from agent.mesh.routes import ConnectionMatch, Destination, HttpMatch, MatchKind, NamedMatch, Route, StringMatch
 from agent.mesh.service import ServiceKey
-from tests.unit.api_samples import one, read
+from tests.unit.api_samples import mutated, one, read
 
 HTTPBIN, OTHER = ServiceKey("default", "httpbin"), ServiceKey("default", "other")
 OLD = """
@@ -284,6 +288,16 @@ def test_the_newer_form_routes_alike(text: str) -> None:
     assert [line for document in documents for line in validate(document)] == []
     old, new = lowered(text).ingress, lower(documents, [HTTPBIN, OTHER]).ingress
     assert facts(old.bound) == facts(new.bound)
+
+
+@given(st.sampled_from((OLD, NEW)).flatmap(lambda text: mutated(yaml.safe_load(text)["spec"])))
+def test_whatever_an_ingress_holds_it_is_refused_or_lowered(spec: object) -> None:
+    head = {"apiVersion": "networking.k8s.io/v1", "kind": "Ingress", "metadata": {"name": "x"}}
+    documents, _ = read_documents(json.dumps({**head, "spec": spec}), "x.yaml", "default")
+    for document in documents:
+        if not is_invalid(find_problems(document)):
+            convert([document])
+        lower([document], [HTTPBIN, OTHER])
 
 
 def facts(bound: object) -> object:

@@ -40,6 +40,8 @@ CIPHERS = frozenset(
     }
 )
 """Those of TLS 1.2 that Envoy's BoringSSL has; TLS 1.3's are all on and cannot be chosen."""
+MAX_SOCKET_PATH = 107
+"""The kernel's limit (sun_path), less the zero at the end."""
 _HASH = re.compile(r"[0-9A-Fa-f]{64}|[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){31}")
 _FILES = ("serverCertificate", "privateKey", "caCertificates", "caCrl")
 _CLIENTS = (
@@ -59,6 +61,8 @@ def name_unenforceable(report: Report, path: str, server: dict[str, Any]) -> Non
     if protocol not in SERVED:
         reason = f"{protocol.upper()}: known, but not supported yet by gateways (allowed: {', '.join(SERVED)})"
         report.unsupported(child(path, "port.protocol"), reason)
+    if len((server.get("bind") or "").removeprefix("unix://")) > MAX_SOCKET_PATH:
+        report.unsupported(child(path, "bind"), f"is longer than a Unix socket's path can be ({MAX_SOCKET_PATH} bytes)")
     if server.get("defaultEndpoint"):
         reason = "is ignored by Istio's gateways too (bind a VirtualService to this Gateway)"
         report.unsupported(child(path, "defaultEndpoint"), reason)
