@@ -126,8 +126,10 @@ def decision_table(choices: Sequence[Sequence[ConnectionMatch]], outcomes: Seque
 
 @lru_cache(maxsize=4096)
 def network_of(text: str) -> _Network:
-    """Return the range that an address or range means, whatever its host bits."""
-    return ip_network(text, strict=False)
+    """Return the range that an address or range means, whatever its host bits; Envoy knows no IPv6 zones."""
+    address, _, rest = text.partition("%")
+    _, slash, bits = rest.partition("/")
+    return ip_network(f"{address}{slash}{bits}", strict=False)
 
 
 def _networks(texts: Iterable[str]) -> tuple[_Network, ...]:

@@ -8,6 +8,7 @@ from ipaddress import ip_address, ip_network
 import pytest
 from envoy.config.core.v3 import address_pb2
 from envoy.config.listener.v3 import listener_pb2
+from envoy.config.route.v3 import route_pb2
 from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,14 +17,14 @@ from msgspec import structs
 from agent.api.document import Document
 from agent.api.lowering.lower import lower
 from agent.api.validate import validate
-from agent.mesh.names import LISTENER_TYPE
+from agent.mesh.names import LISTENER_TYPE, ROUTE_TYPE
 from agent.mesh.routes import ConnectionMatch
 from agent.mesh.service import Port, Protocol, Service
 from agent.mesh.snapshot import Desired, MeshSnapshot
 from agent.translate.connections import Cell, decision_table
 from agent.translate.plan import Planner
 from tests.unit.api_samples import one
-from tests.unit.mesh_samples import MYSQL, OPTIONS, V4, mesh, service, workload
+from tests.unit.mesh_samples import HTTP, MYSQL, OPTIONS, V4, mesh, service, workload
 
 TLS = Port(443, "tls", Protocol.TLS)
 BOTH = "route: [{destination: {host: db, subset: v1}, weight: 90}, {destination: {host: db, subset: v2}, weight: 10}]"
@@ -107,6 +108,11 @@ def test_one_rule_for_all_is_one_chain_without_conditions() -> None:
     first_for_all = [(ConnectionMatch(),), (ConnectionMatch(("a.com",)),)]
     assert decision_table(first_for_all, [0, 1]) == (Cell((), (), (), 0),)
     assert decision_table([(ConnectionMatch(("b.com", "a.com")),)], [0]) == (Cell((), ("a.com", "b.com"), (), 0),)
+
+
+def test_zones_of_addresses_are_nothing_to_envoy() -> None:
+    table = decision_table([(ConnectionMatch(destinations=("fe80::1%eth0", "fe80::2%1/64")),)], [0])
+    assert table == (Cell(("fe80::/64",), (), (), 0),)
 
 
 def rule(spec: str, name: str = "db") -> Document:
@@ -225,6 +231,14 @@ def test_tls_and_tcp_routes_are_for_their_kind_of_port() -> None:
     assert chains(plan(document, port=TLS), TLS) == [(["db"], [], [], {"v1": 100})]
 
 
+def test_requests_without_http_routes_go_to_all_instances() -> None:
+    desired = plan(rule(f"{{hosts: [db], tcp: [{{{TO_V2}}}]}}"), port=HTTP)
+    table = route_pb2.RouteConfiguration.FromString(desired.resources.of(ROUTE_TYPE)["9080"].value)
+    (host,) = (host for host in table.virtual_hosts if host.name.startswith("db."))
+    assert [route.route.cluster for route in host.routes] == ["outbound|9080||db.service.consul"]
+    assert [fault.subject for fault in desired.faults] == ["VirtualService/db.default"]
+
+
 def test_a_rule_that_no_port_can_follow_is_a_fault() -> None:
     document = rule("{hosts: [db], http: [{route: [{destination: {host: db}}]}]}")
     (fault,) = plan(document).faults
@@ -248,7 +262,7 @@ def test_route_rules_about_tcp_stand_in_order_of_precedence() -> None:
         old_rule("all", "{destination: {name: db}, route: [{labels: {version: v1}}]}"),
         old_rule(
             "some",
-            "{destination: {name: db}, precedence: 1, match: {tcp: {destinationSubnet: [10.0.0.0/8]}},"
+            "{destination: {name: db}, precedence: 1, match: {tcp: {destination_subnet: [10.0.0.0/8]}},"
             " route: [{labels: {version: v2}}]}",
         ),
         old_rule("page", "{destination: {name: db}, precedence: 2, redirect: {uri: /x}}"),

@@ -74,7 +74,7 @@ def _known(world: World, document: Document, reference: Reference) -> Iterator[F
         message = f"{service} has the ports {numbers} and the destination names none: the caller's own port is used"
         yield finding(PORT_REQUIRED, document, reference.path, message)
     if reference.port is not None and ports and all(port.number != reference.port for port in ports):
-        message = f"{service} has no port {reference.port}: {_failing(reference)}"
+        message = f"{service} has no port {reference.port}: the route is left out"
         yield finding(NOT_FOUND, document, reference.path, message)
 
 
