@@ -10,10 +10,11 @@ import pytest
 from agent.adapters.consul.catalog import CatalogLost, CatalogRecovered, CatalogSynced, ServiceEntries
 from agent.adapters.consul.kv import ConfigUpdate, SettingsUpdate
 from agent.mesh.names import config_key
-from agent.mesh.service import Instance, Port, Protocol, ServiceKey
+from agent.mesh.service import Instance, Port, Protocol, ServiceKey, Workload
 from agent.mesh.settings import MtlsMode
 from agent.mesh.status import CertificateStatus
 from agent.runtime.certificates import trust_domain_faults
+from agent.runtime.events import WorkloadsChanged
 from agent.runtime.last_known import decode, encode
 from agent.runtime.state import MAX_FAULTS, MeshState
 
@@ -51,6 +52,36 @@ def test_services_of_one_catalog_name_are_split_by_namespace(state: MeshState) -
     assert set(state.snapshot().services) == {REVIEWS, ServiceKey("prod", "reviews")}
     state.apply([ServiceEntries("reviews", (instance(),))])
     assert set(state.snapshot().services) == {REVIEWS}
+
+
+def sidecar(host: str) -> tuple[str, bytes]:
+    document = {
+        "apiVersion": "networking.istio.io/v1",
+        "kind": "Sidecar",
+        "metadata": {"name": "s", "namespace": "default"},
+        "spec": {"egress": [{"hosts": [host]}]},
+    }
+    return config_key("default", "Sidecar", "s"), json.dumps(document).encode()
+
+
+def test_a_sidecar_limits_what_is_planned_and_followed(state: MeshState) -> None:
+    assert state.followed == frozenset(), "before the rules are known nothing is followed"
+    state.apply(
+        [ServiceEntries("reviews", (instance(),)), ServiceEntries("cart", (instance("cart", namespace="shop"),))]
+    )
+    assert len(state.snapshot().services) == 2
+    assert state.followed is None
+    key, value = sidecar("./*")
+    state.apply([ConfigUpdate(1, {key: (1, value)})])
+    assert set(state.snapshot().services) == {REVIEWS}
+    assert state.followed == frozenset({"reviews"})
+    assert (state.scope.sidecar, state.scope.services, state.scope.known) == ("Sidecar/s.default", 1, 2)
+    state.apply([ServiceEntries("ratings", (instance("ratings"),))])
+    assert len(state.snapshot().services) == 2, "a service that comes into the scope"
+    state.apply([WorkloadsChanged((Workload(ServiceKey("shop", "cart"), "10.0.0.1", ()),))])
+    assert len(state.snapshot().services) == 3, "the default workload is in another namespace now"
+    assert state.followed is None
+    assert state.faults == ()
 
 
 def test_each_service_has_a_virtual_address_that_stays(state: MeshState) -> None:

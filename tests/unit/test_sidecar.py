@@ -183,6 +183,7 @@ def test_ingress_listeners_say_where_applications_are() -> None:
         ("egress: [{bind: 'unix:///x', port: {number: 0, protocol: HTTP}, hosts: ['*/*']}]", "spec.egress[0]"),
         ("egress: [{captureMode: NONE, port: {number: 8}, hosts: ['*/*']}]", "spec.egress[0].captureMode"),
         ("ingress: [{bind: 127.0.0.9, port: {number: 80, protocol: HTTP}}]", "spec.ingress[0]"),
+        ("ingress: [{port: {number: 80, protocol: UDP}}]", "spec.ingress[0]"),
         ("ingress: [{captureMode: NONE, port: {number: 80, protocol: HTTP}}]", "spec.ingress[0]"),
         (
             "outboundTrafficPolicy: {mode: ALLOW_ANY, egressProxy: {host: a.b, port: {number: 1}}}",

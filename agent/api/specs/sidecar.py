@@ -45,6 +45,8 @@ def _default_endpoint(value: str) -> str | None:
 def _ingress(report: Report, path: str, listener: dict[str, Any]) -> None:
     if not listener["port"].get("number"):
         report.invalid(child(path, "port.number"), "is missing (1 to 65535)")
+    if (listener["port"].get("protocol") or "").lower() == "udp":
+        report.unsupported(path, "udp cannot go through the mesh")
     if listener.get("bind"):
         report.unsupported(path, f"bind {_CAPTURED}")
     if listener.get("captureMode") == "NONE":
