@@ -24,6 +24,11 @@ def jwt(fields: str) -> str:
     return f"{{jwtRules: [{{{fields}}}]}}"
 
 
+def patched(target: str, match: str) -> str:
+    """Return the spec of an EnvoyFilter with one patch."""
+    return f"{{configPatches: [{{applyTo: {target}, match: {{{match}}}, patch: {{operation: REMOVE}}}}]}}"
+
+
 CUSTOM = ", action: CUSTOM, provider: {name: x}"
 TAKEN = {
     "AuthorizationPolicy": [
@@ -66,6 +71,15 @@ TAKEN = {
         f"{{url: 'oci://a.b/c:latest', sha256: '{'0a' * 32}', phase: AUTHN, priority: 10}}",
         "{url: 'file:///x', vmConfig: {env: [{name: A, value: b}, {name: B, valueFrom: HOST}]}}",
         "{url: 'https://a/b', match: [{mode: CLIENT, ports: [{number: 80}]}], pluginConfig: {a: [b]}}",
+    ],
+    "EnvoyFilter": [
+        "{}",
+        "{configPatches: [{applyTo: CLUSTER, match: {cluster: {name: a}}, patch: {operation: REMOVE}}]}",
+        "{configPatches: [{applyTo: HTTP_FILTER, match: {listener: {filterChain: {filter: {name:"
+        " envoy.http_connection_manager, subFilter: {name: a}}}}},"
+        " patch: {operation: INSERT_FIRST, value: {a_b: c}}}]}",
+        "{configPatches: [{applyTo: LISTENER, match: {listener: {filterChain: {filter: {name: a}}}},"
+        " patch: {operation: MERGE, value: {}}}]}",
     ],
     "QuotaSpec": [
         "{rules: [{quotas: [{quota: a.b, charge: '1'}], match: [{clause: {request.api_key: {prefix: a}}}]}]}",
@@ -176,6 +190,20 @@ REFUSED = {
         ("{url: a/b, vmConfig: {env: [{name: A, valueFrom: HOST, value: b}]}}", "value"),
         ("{url: a/b, match: [{ports: [{}]}]}", "number: is missing"),
         ("{url: a/b, targetRef: {kind: Service, name: x}, selector: {}}", "exclude each other"),
+    ],
+    "EnvoyFilter": [
+        ("{configPatches: [null]}", "configPatches[0]"),
+        ("{configPatches: [{patch: {operation: REMOVE}}]}", "applyTo: is missing"),
+        ("{configPatches: [{applyTo: LISTENER}]}", "patch: is missing"),
+        ("{configPatches: [{applyTo: LISTENER, patch: {}}]}", "patch.operation"),
+        ("{configPatches: [{applyTo: LISTENER, patch: {operation: ADD}}]}", "patch.value: is missing"),
+        (patched("CLUSTER", "proxy: {proxyVersion: '('}"), "proxyVersion"),
+        (patched("LISTENER", "cluster: {}"), "match.cluster: does not go with LISTENER"),
+        (patched("VIRTUAL_HOST", "listener: {}"), "match.listener: does not go with VIRTUAL_HOST"),
+        (patched("CLUSTER", "routeConfiguration: {}"), "match.routeConfiguration"),
+        (patched("NETWORK_FILTER", "listener: {filterChain: {filter: {}}}"), "filter.name: is missing"),
+        (patched("NETWORK_FILTER", "listener: {filterChain: {filter: {name: a, subFilter: {}}}}"), "HTTP_FILTER only"),
+        (patched("HTTP_FILTER", "listener: {filterChain: {filter: {name: a, subFilter: {}}}}"), "filter.name: must be"),
     ],
     "QuotaSpec": [
         ("{rules: []}", "rules: is empty"),

@@ -6,7 +6,7 @@ import re
 from typing import Any
 from urllib.parse import urlsplit
 
-from agent.api.checks.schema import Check, Report, integer, like, listing, message, one_of, text
+from agent.api.checks.schema import Check, Report, integer, like, listing, message, one_of, shaped, text
 from agent.api.checks.scope import TARGETS, one_target
 from agent.api.problem import one_line
 from agent.api.yaml_text import child
@@ -66,7 +66,7 @@ def _variables(report: Report, path: str, value: Any) -> None:
             report.invalid(f"{path}[{index}].name", f'"{one_line(name, 70)}" is given twice')
 
 
-@like(message({}))
+@shaped(lambda: {"type": "object"})
 def _settings(report: Report, path: str, value: Any) -> None:
     """Settings of the module itself: any mapping."""
     if not isinstance(value, dict):
