@@ -6,7 +6,7 @@ from typing import Any
 
 from agent.api.checks import words
 from agent.api.checks.durations import duration
-from agent.api.checks.schema import Check, Report, boolean, like, listing, message, number, one_of, text
+from agent.api.checks.schema import Check, Report, boolean, like, listing, mapping, message, number, one_of, text
 from agent.api.checks.scope import TARGETS, one_target
 from agent.api.problem import one_line
 from agent.api.yaml_text import child
@@ -48,7 +48,7 @@ _TAG = message(
 def _tags(item: Check, *, nameless: bool) -> Check:
     """Check a mapping whose items, unlike a message's fields, cannot be null; one has no name only if `nameless`."""
 
-    @like(message({}))
+    @like(mapping(item))
     def check(report: Report, path: str, value: Any) -> None:
         if not isinstance(value, dict):
             report.invalid(path, "must be a mapping")
