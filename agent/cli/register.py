@@ -9,7 +9,7 @@ import click
 from agent.cli.command import Command, given_flags
 from agent.cli.ports import parse_pairs, parse_ports
 from agent.errors import UserError
-from agent.mesh.service import ActiveCheck, Labels, ServiceKey
+from agent.mesh.service import ActiveCheck, Labels, Port, ServiceKey
 
 
 @click.command(
@@ -59,7 +59,7 @@ def register(
     notes = parse_pairs(annotations, "annotation", bare=True)
     connection = resolve(given_flags(ctx))
     service = ServiceKey(connection.namespace, svcname)
-    check = _active_check(active_check, parsed[0].number) if active_check else ActiveCheck()
+    check = _active_check(active_check, parsed) if active_check else ActiveCheck()
     instance = ExternalInstance(service, address, parsed, pairs, notes, serviceaccount, check)
     node = ExternalInstances(connection.consul()).register(instance)
     described = ", ".join(f"{port.number} ({port.protocol})" for port in parsed)
@@ -96,7 +96,7 @@ def _check(labels: Labels, account: str) -> None:
         raise UserError(f"--serviceaccount: {problem}")
 
 
-def _active_check(text: str, port: int) -> ActiveCheck:
+def _active_check(text: str, ports: tuple[Port, ...]) -> ActiveCheck:
     from agent.api.checks.active_check import ACTIVE_CHECK, read_active_check
     from agent.api.checks.schema import Report
 
@@ -107,7 +107,10 @@ def _active_check(text: str, port: int) -> ActiveCheck:
     if report.problems:
         reason = report.problems[0].reason
         raise UserError(f"--active-check {text}: {reason}; write http:/path, grpc, grpc:SERVICE or tcp")
-    return read_active_check({**plain, "port": port}, ())
+    check = read_active_check(plain, ports)
+    if wrong := check.obstacle(ports):
+        raise UserError(f"--active-check {text}: {wrong}")
+    return check
 
 
 def _address(text: str) -> str:

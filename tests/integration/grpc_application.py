@@ -15,9 +15,20 @@ SERVICE = "shop.Cart"
 CALL_SECONDS = 20.0
 
 
+class Mood:
+    """What a gRPC application says of its health."""
+
+    def __init__(self) -> None:
+        self.is_serving = True
+
+
 @contextmanager
-def grpc_application(name: str, address: str, port: int) -> Iterator[None]:
-    """Serve shop.Cart until the block ends: Get, Fail (unary), Count (a stream of answers), Echo (both ways)."""
+def grpc_application(name: str, address: str, port: int) -> Iterator[Mood]:
+    """Serve shop.Cart until the block ends: Get, Fail (unary), Count (a stream of answers), Echo (both ways).
+
+    And grpc.health.v1.Health, for that service alone.
+    """
+    mood = Mood()
 
     def get(request: bytes, context: Any) -> bytes:
         context.set_trailing_metadata((("x-trailer", name),))
@@ -37,6 +48,11 @@ def grpc_application(name: str, address: str, port: int) -> Iterator[None]:
         for request in requests:
             yield name.encode() + b":" + request
 
+    def health(request: bytes, context: Any) -> bytes:
+        # HealthCheckRequest{service = 1}, HealthCheckResponse{status = 1: SERVING 1, NOT_SERVING 2}
+        assert request == bytes([0x0A, len(SERVICE)]) + SERVICE.encode()
+        return bytes([0x08, 1 if mood.is_serving else 2])
+
     server = grpc.server(ThreadPoolExecutor(8), options=[("grpc.so_reuseport", 0)])
     methods = {
         "Get": grpc.unary_unary_rpc_method_handler(get),
@@ -44,11 +60,17 @@ def grpc_application(name: str, address: str, port: int) -> Iterator[None]:
         "Count": grpc.unary_stream_rpc_method_handler(count),
         "Echo": grpc.stream_stream_rpc_method_handler(echo),
     }
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, methods),))
+    check = {"Check": grpc.unary_unary_rpc_method_handler(health)}
+    server.add_generic_rpc_handlers(
+        (
+            grpc.method_handlers_generic_handler(SERVICE, methods),
+            grpc.method_handlers_generic_handler("grpc.health.v1.Health", check),
+        )
+    )
     assert server.add_insecure_port(f"{address}:{port}") == port
     server.start()
     try:
-        yield
+        yield mood
     finally:
         server.stop(0).wait()
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.grpc_application import SERVICE, GrpcClient, grpc_application
 from tests.integration.moody_application import MoodyApplication, moody_application
 from tests.integration.rendered_mesh import Client, loopback_network, rendered_envoy
 from tests.mesh_certificates import TestAuthority
@@ -118,3 +119,35 @@ def test_an_instance_that_fails_its_check_gets_nothing_until_it_is_well(site: Si
         wait_for(lambda: b"no healthy upstream" in client.get("reviews").body, "nobody is called", OUT_SECONDS)
         counts = [application.count() for application in site.applications.values()]
         assert all(counts), "they are still looked at"
+
+
+def test_a_grpc_check_of_one_port_takes_an_instance_out_for_its_other_ports(tmp_path: Path) -> None:
+    net = loopback_network()
+    client, checked, called = f"{net}.1", free_port(), free_port()
+    addresses = {"v1": f"{net}.11", "v2": f"{net}.12"}
+    nodes = "".join(f", {{name: {version}, address: {address}}}" for version, address in addresses.items())
+    catalog = f"""
+mesh: {{mtls: disabled}}
+nodes: [{{name: page, address: {client}}}{nodes}]
+services:
+- name: cart
+  ports: [{{name: grpc, port: {called}}}, {{name: grpc-health, port: {checked}}}]
+  activeCheck: {{grpc: {SERVICE}, port: {checked}, interval: 100ms}}
+  instances: [{{node: v1}}, {{node: v2}}]
+"""
+    moods = {}
+    with ExitStack() as stack:
+        for version, address in addresses.items():
+            stack.enter_context(grpc_application(version, address, called))
+            moods[version] = stack.enter_context(grpc_application(version, address, checked))
+        stack.enter_context(rendered_envoy(tmp_path, "page", catalog, "", (client, called), bind_outbound=client))
+        caller = stack.enter_context(closing(GrpcClient(client, called, "cart")))
+
+        def answering() -> set[str]:
+            return {caller.get()["name"] for _ in range(12)}
+
+        wait_for(lambda: answering() == {"v1", "v2"}, "both serve")
+        moods["v1"].is_serving = False
+        wait_for(lambda: answering() == {"v2"}, "the one that does not serve is out", OUT_SECONDS)
+        moods["v1"].is_serving = True
+        wait_for(lambda: answering() == {"v1", "v2"}, "both serve again")

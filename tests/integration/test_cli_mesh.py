@@ -15,7 +15,7 @@ import pytest
 from agent.adapters.consul.decode import decode_instances
 from agent.adapters.consul.store import KvConnection
 from agent.mesh.names import status_key
-from agent.mesh.service import Health, Instance, Protocol
+from agent.mesh.service import ActiveCheck, CheckKind, Health, Instance, Protocol
 from agent.mesh.status import CertificateStatus, NodeStatus, ProxyStatus
 from tests.integration.cli_consul import CommandLine, command_line, many
 
@@ -46,8 +46,10 @@ def test_an_instance_without_an_agent_is_registered_and_seen_as_agents_see_it(ho
     assert dict(instance.labels) == {"version": "v2", "example.com/tier": "db"}
     assert instance.health is Health.PASSING
     assert not instance.proxied
-    hostmesh.ok("register", "mysql", "1.2.3.4", "3306", "-n", "onprem")
-    assert len(instances(hostmesh, "mysql")) == 1
+    assert instance.active_check == ActiveCheck()
+    hostmesh.ok("register", "mysql", "1.2.3.4", "3306", "-n", "onprem", "--active-check", "tcp")
+    (instance,) = instances(hostmesh, "mysql")
+    assert instance.active_check == ActiveCheck(CheckKind.TCP, "", 3306)
 
 
 def test_deregistering(hostmesh: CommandLine) -> None:
@@ -68,6 +70,9 @@ def test_deregistering(hostmesh: CommandLine) -> None:
         ("mysql 1.2.3.4 80 -l hostmesh-tls=true", "hostmesh itself uses"),
         ("mysql 1.2.3.4 80 -l a=b/c", "not a label value"),
         ("mysql 1.2.3.4 80 -s ../x", "--serviceaccount"),
+        ("dns 1.2.3.4 udp:53", "udp cannot go through the mesh"),
+        ("web 1.2.3.4 80 --active-check http", "--active-check http:"),
+        ("web 1.2.3.4 80 --active-check grpc", "a gRPC check needs one that speaks grpc or http2"),
         ("mysql 1.2.3.4 80 -a a.b/c=x", "annotation 'a.b/c'"),
     ],
 )

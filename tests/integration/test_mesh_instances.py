@@ -1,24 +1,26 @@
-"""Health in a whole mesh, by mutual TLS: active checks beside Consul's, maintenance, warnings; under load."""
+"""Instances in a whole mesh, by mutual TLS: active checks beside Consul's, maintenance, warnings; protocol `auto`."""
 
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import msgspec
 import pytest
 
 from agent.lab.lab import Lab
 from agent.lab.plan import CONSUL_HOST, HostPlan, bookinfo_app
-from tests.integration.meshlab import bookinfo, envoy_admin, hostmesh, load
+from tests.integration.meshlab import APP_UID, bookinfo, envoy_admin, hostmesh, load, wait_settled
 from tests.waiting import wait_for
 
 CLUSTER = "outbound|9080||details.service.consul"
 DETAILS = "http://details:9080/details/0"
 SERVICE = """
 name: details
-serviceAccount: default
+serviceAccount: bookinfo-details
 port: 9080
 protocol: http
 labels: {version: v1}
@@ -40,6 +42,7 @@ def lab() -> Iterator[Lab]:
         HostPlan("two", (details,)),
     )
     with Lab(msgspec.structs.replace(bookinfo("10.79.4.0/24"), hosts=hosts, page_host="")) as lab:
+        hostmesh(lab, "mesh", "set", "mtls=strict")
         for host in ("one", "two"):
             (lab[host].path("etc") / "services.d" / "details-9080.yaml").write_text(SERVICE)
             lab[host].exec("kill", "-HUP", str(lab[host].pid("agent")))
@@ -114,3 +117,47 @@ def test_a_warning_is_served_or_drained_as_the_mesh_says(lab: Lab) -> None:
         wait_for(lambda: serving(lab) == {"one", "two"}, "it serves again")
     assert running.failures == []
     consul(lab, "one", "PUT", "agent/check/deregister/disk")
+
+
+GREETER = str(Path(__file__).with_name("greeter.py"))
+AUTO_SERVICES = """
+- {name: chat, serviceAccount: bookinfo-details, port: 7001, protocol: auto, check: {tcp: true, interval: 1s}}
+- {name: files, serviceAccount: bookinfo-details, ports: [{name: auto-web, port: 7002}], check: {tcp: true}}
+"""
+AUTO_RULES = """
+apiVersion: config.istio.io/v1alpha2
+kind: RouteRule
+metadata: {name: files}
+spec: {destination: {name: files}, match: {request: {headers: {uri: {exact: /gone}}}}, redirect: {uri: /new}}
+"""
+SAY = "import socket, sys; s = socket.create_connection(('chat', 7001), 10); print(s.makefile().readline())"
+
+
+def test_protocols_are_found_out_behind_virtual_addresses(lab: Lab) -> None:
+    lab["one"].start("chat", [sys.executable, GREETER, "7001", "chat"], APP_UID)
+    lab["one"].start("files", [sys.executable, "-m", "http.server", "7002", "--directory", "/usr/share/doc"], APP_UID)
+    (lab["one"].path("etc") / "services.d" / "auto.yaml").write_text(AUTO_SERVICES)
+    lab["one"].exec("kill", "-HUP", str(lab["one"].pid("agent")))
+    for mode in ("strict", "permissive"):
+        hostmesh(lab, "mesh", "set", f"mtls={mode}")
+        wait_settled(lab)
+        wait_for(lambda: curl(lab, "http://files:7002/") == "200", f"files answer under {mode}")
+        wait_for(lambda: greeting(lab) == "hello from chat", f"chat greets under {mode}")
+    assert curl(lab, "http://files:7002/gone") == "404"
+    printed = hostmesh(lab, "apply", stdin=AUTO_RULES)
+    wait_settled(lab, int(printed.split("revision ")[1].split()[0]))
+    assert curl(lab, "http://files:7002/gone") == "301"
+    # Seen as HTTP in front of the instance too, by mutual TLS, and nothing else of the host is looked at.
+    stats = envoy_admin(lab["one"], "/stats?filter=http.inbound_7002.downstream_rq_completed")
+    assert int(stats.rsplit(" ", 1)[1]) > 0
+
+
+def greeting(lab: Lab) -> str:
+    """Return what the client's application hears of a server that speaks first."""
+    return lab["client"].exec(sys.executable, "-c", SAY, uid=APP_UID, check=False).stdout.strip()
+
+
+def curl(lab: Lab, url: str) -> str:
+    """Return the status of a request that the client's application makes."""
+    argv = ["curl", "-s", "-m", "5", "-o", "/dev/null", "-w", "%{http_code}", url]
+    return lab["client"].exec(*argv, uid=APP_UID, check=False).stdout
