@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from agent.api.analysis.analyze import analyze
 from agent.api.analysis.world import World
 from agent.api.lowering.lower import lower
 from agent.mesh.names import hosts_by_service
-from agent.mesh.routes import Destination, Route
+from agent.mesh.reach import followed_routes
+from agent.mesh.routes import Destination, Route, ServicePolicy
 from agent.mesh.service import Instance, Port, ServiceKey
 from agent.mesh.status import NodeStatus
 
@@ -18,22 +20,37 @@ Record = dict[str, Any]
 def service_record(world: World, key: ServiceKey, namespace: str) -> Record:
     """Return a service of the catalog: ports, names, instances, the rules about it in order, and their faults."""
     services = world.services or {}
-    policy = lower(world.documents, world.catalog.services).policies.get(key)
+    policy = lower(world.documents, world.catalog.services).policies.get(key) or ServicePolicy.empty()
+    followed = followed_routes(policy, services[key].ports)
     return {
         "service": str(key),
         "names": list(hosts_by_service(services, namespace)[key]),
         "ports": _ports(services[key].ports),
         "mtls": str(world.settings.mtls),
         "instances": [_instance(each) for each in services[key].instances],
-        "routes": [_route(route) for route in policy.routes] if policy else [],
-        "otherwise": "all instances" if policy is None or policy.default_route else "404",
-        "policies": [str(rule.origin) for rule in policy.connections] if policy else [],
+        "routes": [{**_route(route), "of": kind} for kind, routes in followed.items() for route in routes],
+        "otherwise": _otherwise(policy, followed),
+        "policies": [str(rule.origin) for rule in policy.connections],
         "subsets": [
             {"name": name, "labels": dict(labels), "serving": world.instances(key, labels)}
             for name, labels in sorted(world.subsets.get(key, {}).items())
         ],
         "findings": _findings(world, key),
     }
+
+
+def _otherwise(policy: ServicePolicy, followed: Mapping[str, tuple[Route, ...]]) -> str:
+    """Return what becomes of what no route matches, for each kind of port if they differ."""
+    ends = {
+        kind: "all instances" if policy.default_route or not routes or kind == "tcp" else _UNMATCHED[kind]
+        for kind, routes in followed.items()
+    }
+    if len(set(ends.values())) == 1:
+        return next(iter(ends.values()))
+    return ", ".join(f"{end} ({kind})" for kind, end in ends.items()) or "all instances"
+
+
+_UNMATCHED = {"http": "404", "tls": "no connection"}
 
 
 def instance_record(world: World, each: Instance, status: NodeStatus | None) -> Record:
