@@ -62,7 +62,7 @@ class Table(Mapping[K, V], Generic[K, V]):
         return key in self._values
 
     def __eq__(self, other: object) -> bool:
-        return self._values == (other._values if isinstance(other, Table) else other)
+        return other is self or self._values == (other._values if isinstance(other, Table) else other)
 
     def __repr__(self) -> str:
         return f"Table({self._values!r})"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from ipaddress import IPv4Address, IPv6Address
 
 from msgspec import Struct, field
@@ -69,7 +69,7 @@ class Resource(Struct, frozen=True):
     """Content hash of `value` (hex)."""
     value: bytes
     """The serialized message (what google.protobuf.Any.value holds)."""
-    references: tuple[tuple[str, str], ...] = ()
+    references: Collection[tuple[str, str]] = frozenset()
     """(type URL, name) of the resources that must exist before Envoy can use this one."""
 
 
@@ -104,3 +104,5 @@ class Desired(Struct, frozen=True):
     netfilter_v6: str
     faults: tuple[Fault, ...] = ()
     """What was left out of the plan, and why."""
+    dangling: tuple[str, ...] = ()
+    """What `resources.dangling()` says."""

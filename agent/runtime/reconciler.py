@@ -91,10 +91,9 @@ class Reconciler:
     def _reconcile(self) -> None:
         snapshot = self.state.snapshot()
         desired = self._planner.plan(snapshot, self._options)
-        dangling = desired.resources.dangling()
-        faults = desired.faults + tuple(Fault("plan", line) for line in dangling)
+        faults = desired.faults + tuple(Fault("plan", line) for line in desired.dangling)
         self.state.apply([FaultsChanged("plan", faults)])
-        if dangling:
-            log.error("kept the old configuration: %s", "; ".join(dangling[:3]))
+        if desired.dangling:
+            log.error("kept the old configuration: %s", "; ".join(desired.dangling[:3]))
             return
         self._publish(snapshot, desired, self.state.revision)

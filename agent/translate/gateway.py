@@ -386,5 +386,4 @@ def _table(name: str, hosts: Collection[VirtualHost]) -> Resource:
     table.ignore_port_in_host_matching = True
     table.request_headers_to_remove.extend(INTERNAL_HEADERS)
     table.max_direct_response_body_size_bytes.value = MAX_DIRECT_RESPONSE_BYTES
-    clusters = {cluster for host in hosts for cluster in host.clusters}
-    return resource(ROUTE_TYPE, table.name, table, [(CLUSTER_TYPE, cluster) for cluster in clusters])
+    return resource(ROUTE_TYPE, table.name, table, {used for host in hosts for used in host.references})

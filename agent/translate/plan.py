@@ -96,8 +96,9 @@ class _Plan:
         self._gateway.set(snapshot.ingress)
         self._flow.refresh()
         netfilter = self._netfilter[_HOST]
-        faults = self._faults.elements()
-        return Desired(self._tables.resources(), self._dns_hosts(), netfilter.v4, netfilter.v6, faults)
+        resources, faults = self._tables.resources(), self._faults.elements()
+        dangling = self._tables.dangling()
+        return Desired(resources, self._dns_hosts(), netfilter.v4, netfilter.v6, faults, dangling)
 
     def _dns_hosts(self) -> str:
         """Return the names dnsmasq gives out."""

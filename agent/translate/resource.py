@@ -27,9 +27,19 @@ ADS = config_source_pb2.ConfigSource(
 
 
 def resource(type_url: str, name: str, message: Message, references: Iterable[tuple[str, str]] = ()) -> Resource:
-    """Return the resource of a message; `references` are sorted and freed of duplicates."""
-    value = message.SerializeToString(deterministic=True)
-    return Resource(type_url, name, sha256(value).hexdigest()[:VERSION_LENGTH], value, tuple(sorted(set(references))))
+    """Return the resource of a message."""
+    return encoded_resource(type_url, name, serialized(message), references)
+
+
+def serialized(message: Message) -> bytes:
+    """Return the message's bytes, the same every time."""
+    value: bytes = message.SerializeToString(deterministic=True)
+    return value
+
+
+def encoded_resource(type_url: str, name: str, value: bytes, references: Iterable[tuple[str, str]]) -> Resource:
+    """Return the resource of a serialized message."""
+    return Resource(type_url, name, sha256(value).hexdigest()[:VERSION_LENGTH], value, frozenset(references))
 
 
 def packed(message: Message) -> any_pb2.Any:

@@ -14,15 +14,20 @@ _Owner = tuple[int, Any]
 """Which node, and which of its keys."""
 
 
+_Name = tuple[str, str]
+"""Type URL and name of a resource."""
+
+
 class ResourceTables:
     """Collects what nodes make; a resource that is made anew and is equal stays the same object."""
 
     def __init__(self) -> None:
-        self._made: dict[tuple[str, str], dict[_Owner, Resource]] = {}
-        """(Type URL, name) → what is made under this name: of several the last owner's counts."""
-        self._due: set[tuple[str, str]] = set()
+        self._made: dict[_Name, dict[_Owner, Resource]] = {}
+        """What is made under this name: of several the last owner's counts."""
+        self._due: set[_Name] = set()
         self._tables: dict[str, Table[str, Resource]] = {type_url: Table() for type_url in XDS_ORDER}
         self._nodes = 0
+        self._references = _References()
 
     def collect(self, node: Node[Any, Any], of: Callable[[Any], Iterable[Resource]]) -> None:
         """Collect what that node's values hold, too."""
@@ -32,9 +37,9 @@ class ResourceTables:
         def take(key: Hashable, old: Any, value: Any) -> None:
             owner = (number, key)
             now = {(made.type_url, made.name): made for made in of(value)} if value is not None else {}
-            for made in of(old) if old is not None else ():
-                if (made.type_url, made.name) not in now:
-                    self._drop((made.type_url, made.name), owner)
+            before = {(made.type_url, made.name) for made in of(old)} if old is not None else set()
+            for name in before - now.keys():
+                self._drop(name, owner)
             for name, made in now.items():
                 self._add(name, owner, made)
 
@@ -44,22 +49,67 @@ class ResourceTables:
         """Return the tables as they are now."""
         changes: dict[str, dict[str, Resource | None]] = {}
         for type_url, name in self._due:
-            made = self._made.get((type_url, name))
-            changes.setdefault(type_url, {})[name] = made[max(made)] if made else None
+            owners = self._made.get((type_url, name))
+            made, known = owners[max(owners)] if owners else None, self._tables[type_url].get(name)
+            made = known if made == known else made
+            self._references.change((type_url, name), known, made)
+            changes.setdefault(type_url, {})[name] = made
         self._due = set()
         for type_url, of_type in changes.items():
             self._tables[type_url] = self._tables[type_url].with_changes(of_type)
         return Resources(dict(self._tables))
 
-    def _add(self, name: tuple[str, str], owner: _Owner, made: Resource) -> None:
+    def dangling(self) -> tuple[str, ...]:
+        """Return what `dangling()` says of the tables that were returned last, in order."""
+        return self._references.dangling()
+
+    def _add(self, name: _Name, owner: _Owner, made: Resource) -> None:
         owners = self._made.setdefault(name, {})
         if owners.get(owner) != made:
             owners[owner] = made
             self._due.add(name)
 
-    def _drop(self, name: tuple[str, str], owner: _Owner) -> None:
+    def _drop(self, name: _Name, owner: _Owner) -> None:
         owners = self._made[name]
         del owners[owner]
         if not owners:
             del self._made[name]
         self._due.add(name)
+
+
+class _References:
+    """Who refers to what, so that a change costs what it changes."""
+
+    def __init__(self) -> None:
+        self._referring: dict[_Name, set[_Name]] = {}
+        """Name → the resources that refer to it."""
+        self._existing: set[_Name] = set()
+        self._missing: set[_Name] = set()
+
+    def change(self, name: _Name, old: Resource | None, new: Resource | None) -> None:
+        """Take a resource in the place of another one; None: there is none."""
+        before, after = (frozenset(each.references) if each else frozenset() for each in (old, new))
+        for other in after - before:
+            self._referring.setdefault(other, set()).add(name)
+            if other not in self._existing:
+                self._missing.add(other)
+        for other in before - after:
+            self._referring[other].discard(name)
+            if not self._referring[other]:
+                del self._referring[other]
+                self._missing.discard(other)
+        if new is not None:
+            self._existing.add(name)
+            self._missing.discard(name)
+        else:
+            self._existing.discard(name)
+            if name in self._referring:
+                self._missing.add(name)
+
+    def dangling(self) -> tuple[str, ...]:
+        lines = (
+            f"{referring}: refers to {name}, which does not exist"
+            for type_url, name in self._missing
+            for _, referring in self._referring[type_url, name]
+        )
+        return tuple(sorted(lines))

@@ -8,7 +8,7 @@ from typing import Any
 
 from envoy.config.route.v3 import route_components_pb2, route_pb2
 from google.protobuf import wrappers_pb2
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from agent.mesh.actions import Headers, RetryPolicy
 from agent.mesh.names import CLUSTER_TYPE, ROUTE_TYPE, detected_table, hosts_by_service, outbound_cluster
@@ -29,7 +29,7 @@ from agent.translate.http import INTERNAL_HEADERS
 from agent.translate.matches import UnusableMatch, route_match
 from agent.translate.policies import Approach
 from agent.translate.resolve import ResolvedPort, ResolvedRoute, Target
-from agent.translate.resource import is_ip, resource
+from agent.translate.resource import encoded_resource, is_ip, serialized
 
 _HOST = re.compile(r"(\*[-.]?)?[a-z0-9_]([a-z0-9._-]*[a-z0-9_])?", re.ASCII)
 # All three are safe for any request: no instance has seen any of it (a race with a restart, mostly).
@@ -41,8 +41,11 @@ class VirtualHost(Struct, frozen=True):
 
     message: Any
     """envoy.config.route.v3.VirtualHost."""
-    clusters: tuple[str, ...]
+    references: frozenset[tuple[str, str]]
+    """The clusters, as what refers to them says it."""
     faults: tuple[Fault, ...]
+    encoded: bytes = b""
+    """The message as a field of its table, if it stands in large ones."""
 
 
 def virtual_host(
@@ -55,7 +58,8 @@ def virtual_host(
 ) -> VirtualHost:
     """Return the virtual host of a service port; `hosts` are the names it has for this host's caller."""
     default = outbound_cluster(key, port) if resolved.default_route else None
-    return routed_host(f"{key}:{port}", _domains(hosts, vip), port, resolved, default, approaches)
+    host = routed_host(f"{key}:{port}", _domains(hosts, vip), port, resolved, default, approaches)
+    return structs.replace(host, encoded=_encoded(host))
 
 
 def routed_host(
@@ -82,7 +86,7 @@ def routed_host(
     if approaches:
         set_hash_policies(message.routes, dict(approaches))
     message.retry_policy.CopyFrom(_RETRY)
-    return VirtualHost(message, tuple(sorted(clusters)), tuple(faults))
+    return VirtualHost(message, frozenset((CLUSTER_TYPE, cluster) for cluster in clusters), tuple(faults))
 
 
 def route_table(port: int, hosts: tuple[VirtualHost, ...], passes_unknown: bool) -> Resource:
@@ -91,16 +95,25 @@ def route_table(port: int, hosts: tuple[VirtualHost, ...], passes_unknown: bool)
 
 
 def _table(name: str, hosts: tuple[VirtualHost, ...]) -> Resource:
+    """Return the table of these hosts.
+
+    Messages one after the other are one message (protobuf, "Last One Wins"; repeated fields add up): a table of
+    thousands of hosts, of which one has changed, is put together from those encoded before.
+    """
     table = route_pb2.RouteConfiguration(
         name=name,
-        virtual_hosts=[host.message for host in hosts],
         # `Host: reviews:9080` is `reviews`: half the domains, so half the work for Envoy's main thread at a change.
         ignore_port_in_host_matching=True,
     )
     table.request_headers_to_remove.extend(INTERNAL_HEADERS)
     table.max_direct_response_body_size_bytes.value = MAX_DIRECT_RESPONSE_BYTES
-    clusters = {cluster for host in hosts for cluster in host.clusters}
-    return resource(ROUTE_TYPE, table.name, table, [(CLUSTER_TYPE, cluster) for cluster in clusters])
+    references = frozenset[tuple[str, str]]().union(*(host.references for host in hosts))
+    encoded = [host.encoded or _encoded(host) for host in hosts]
+    return encoded_resource(ROUTE_TYPE, name, b"".join((*encoded, serialized(table))), references)
+
+
+def _encoded(host: VirtualHost) -> bytes:
+    return serialized(route_pb2.RouteConfiguration(virtual_hosts=[host.message]))
 
 
 def service_table(
@@ -115,14 +128,14 @@ def service_table(
 def _passing_host() -> VirtualHost:
     host = route_components_pb2.VirtualHost(name="allow_any", domains=["*"])
     host.routes.append(_plain_route("allow_any", PASSTHROUGH))
-    return VirtualHost(host, (PASSTHROUGH,), ())
+    return VirtualHost(host, frozenset({(CLUSTER_TYPE, PASSTHROUGH)}), ())
 
 
 def _refusing_host() -> VirtualHost:
     host = route_components_pb2.VirtualHost(name="block_all", domains=["*"])
     route = host.routes.add(name="block_all", match=route_components_pb2.RouteMatch(prefix="/"))
     route.direct_response.status = 502
-    return VirtualHost(host, (), ())
+    return VirtualHost(host, frozenset(), ())
 
 
 def hosts_in_tables(keys: tuple[ServiceKey, ...], namespace: str) -> dict[ServiceKey, tuple[str, ...]]:

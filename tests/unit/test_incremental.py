@@ -235,7 +235,7 @@ def _said(snapshot: MeshSnapshot) -> dict[str, object]:
 
 def _assert_same(one: Desired, other: Desired) -> None:
     assert one.resources == other.resources
-    assert one.resources.dangling() == []
+    assert one.dangling == other.dangling == tuple(sorted(one.resources.dangling())) == ()
     assert (one.dns_hosts, one.netfilter_v4, one.netfilter_v6) == (
         other.dns_hosts,
         other.netfilter_v4,

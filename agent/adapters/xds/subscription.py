@@ -5,10 +5,11 @@ It decides *what* is due for each name; when it may go is decided in `delta`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Collection, Iterable, Iterator, Mapping, Set
 
 from msgspec import Struct
 
+from agent.flow.table import changed_keys
 from agent.mesh.snapshot import Resource
 
 WILDCARD = "*"
@@ -48,7 +49,7 @@ class Subscription:
         self._target = target
         self._sent: dict[str, str] = {}
         self._held: dict[str, str] = {}
-        self._held_references: dict[str, tuple[tuple[str, str], ...]] = {}
+        self._held_references: dict[str, Collection[tuple[str, str]]] = {}
         self._pending: set[str] = set()
         self._urgent: set[str] = set()
         self._suspects: dict[str, str] = {}
@@ -66,14 +67,11 @@ class Subscription:
         return not (self.owes_answer or self._pending or self._urgent or self._suspects)
 
     def retarget(self, target: Mapping[str, Resource]) -> None:
-        """Aim at the newest desired resources of this type; costs one identity comparison for each unchanged one."""
+        """Aim at the newest desired resources of this type; what is the same object has not changed."""
         old, self._target = self._target, target
         if old is target or not self.requested:
             return
-        for name, resource in target.items():
-            if old.get(name) is not resource:
-                self._look_at(name)
-        for name in old.keys() - target.keys():
+        for name in changed_keys(old, target):
             self._look_at(name)
 
     def subscribe(self, names: Iterable[str], initial_versions: Mapping[str, str], implies_wildcard: bool) -> None:
