@@ -170,6 +170,14 @@ class Tunnel(Struct, frozen=True):
     """POST instead of CONNECT."""
 
 
+class RetryBudget(Struct, frozen=True):
+    """How many retries may be under way at a time, among the requests that are; None: Envoy's default."""
+
+    percent: float | None = None
+    least: int | None = None
+    """So many at any rate."""
+
+
 class TrafficPolicy(Struct, frozen=True):
     """All that is said about connections; each part is taken or replaced whole."""
 
@@ -181,6 +189,8 @@ class TrafficPolicy(Struct, frozen=True):
     """Version of the PROXY protocol header that each connection begins with."""
     tunnel: Tunnel | None = None
     """Only TCP connections can have one."""
+    retry_budget: RetryBudget | None = None
+    """Counts instead of the pool's limit of retries."""
 
     @classmethod
     def empty(cls) -> TrafficPolicy:
@@ -198,7 +208,7 @@ class Scope(Struct, frozen=True):
 
     policy: TrafficPolicy
     ports: tuple[tuple[int, TrafficPolicy], ...] = ()
-    """Port → what is said for it alone: nothing of the wider policy but PROXY protocol and tunnel holds there."""
+    """Port → what is said for it alone: of the wider policy only what ports cannot say holds there."""
     subset: str = ""
     labels: Labels = ()
 
@@ -216,7 +226,12 @@ class Scope(Struct, frozen=True):
         merged = wider.replaced_by(self.policy)
         for number, own in self.ports:
             if number == port:
-                return structs.replace(own, proxy_protocol=merged.proxy_protocol, tunnel=merged.tunnel)
+                return structs.replace(
+                    own,
+                    proxy_protocol=merged.proxy_protocol,
+                    tunnel=merged.tunnel,
+                    retry_budget=merged.retry_budget,
+                )
         return merged
 
 

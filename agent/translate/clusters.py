@@ -135,7 +135,7 @@ def _service_cluster(
         policy = structs.replace(policy, tls=client_tls(facts.key, facts.outside, port.number, policy.tls))
     pool = policy.connections or _NO_LIMITS
     cluster = _cluster(name, cluster_pb2.Cluster.EDS)
-    set_connections(cluster, pool)
+    set_connections(cluster, pool, policy.retry_budget)
     if port.protocol.may_be_http:
         _set_http(cluster, http_options(port.protocol, pool, policy.tls))
     set_load_balancer(cluster, policy.load_balancer or LoadBalancer())

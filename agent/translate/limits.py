@@ -10,7 +10,15 @@ from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
 from google.protobuf import wrappers_pb2
 
 from agent.mesh.service import Protocol
-from agent.mesh.traffic_policy import ClientTls, ConnectionPool, Http2Keepalive, Http2Use, OutlierDetection, TlsMode
+from agent.mesh.traffic_policy import (
+    ClientTls,
+    ConnectionPool,
+    Http2Keepalive,
+    Http2Use,
+    OutlierDetection,
+    RetryBudget,
+    TlsMode,
+)
 from agent.translate.resource import NEVER, packed, seconds
 
 _Options = http_protocol_options_pb2.HttpProtocolOptions
@@ -21,10 +29,11 @@ _ENFORCED = 100
 
 
 @functools.lru_cache(maxsize=1024)
-def circuit_breakers(pool: ConnectionPool) -> Any:
+def circuit_breakers(pool: ConnectionPool, budget: RetryBudget | None = None) -> Any:
     """Return the limits (envoy.config.cluster.v3.CircuitBreakers).
 
-    Envoy's defaults (1024, and 3 retries) would refuse load that the instances can take: only rules limit.
+    Envoy's defaults (1024, and 3 retries) would refuse load that the instances can take: only rules limit. A budget of
+    retries counts instead of their limit.
     """
     thresholds = circuit_breaker_pb2.CircuitBreakers.Thresholds(
         max_connections=_uint32(pool.max_connections or _UNLIMITED),
@@ -32,12 +41,18 @@ def circuit_breakers(pool: ConnectionPool) -> Any:
         max_requests=_uint32(pool.max_requests or _UNLIMITED),
         max_retries=_uint32(pool.max_retries or _UNLIMITED),
     )
+    if budget is not None:
+        thresholds.retry_budget.SetInParent()
+        if budget.percent is not None:
+            thresholds.retry_budget.budget_percent.value = budget.percent
+        if budget.least is not None:
+            thresholds.retry_budget.min_retry_concurrency.value = budget.least
     return circuit_breaker_pb2.CircuitBreakers(thresholds=[thresholds])
 
 
-def set_connections(cluster: Any, pool: ConnectionPool) -> None:
+def set_connections(cluster: Any, pool: ConnectionPool, budget: RetryBudget | None = None) -> None:
     """Set what is not about HTTP: limits, connect timeout, keepalive."""
-    cluster.circuit_breakers.CopyFrom(circuit_breakers(pool))
+    cluster.circuit_breakers.CopyFrom(circuit_breakers(pool, budget))
     if pool.connect_timeout is not None:
         cluster.connect_timeout.CopyFrom(seconds(pool.connect_timeout))
     if pool.keepalive is not None:

@@ -217,6 +217,32 @@ def test_an_instance_that_fails_is_ejected_and_comes_back(site: Site, rules: str
         wait_for(lambda: client.get("reviews").name == "v2", "the ejected instance comes back", DEADLINE_SECONDS)
 
 
+RETRIES = """
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: reviews}
+spec:
+  hosts: [reviews]
+  http: [{route: [{destination: {host: reviews}}], retries: {attempts: 2, retryOn: 5xx}}]
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: budget}
+spec: {host: reviews, trafficPolicy: {retryBudget: {percent: 0, minRetryConcurrency: 0}}}
+"""
+
+
+@pytest.mark.parametrize("budget", [False, True])
+def test_a_budget_of_retries(site: Site, budget: bool) -> None:
+    for application in site.applications.values():
+        application.status = 503
+        application.count()
+    with site.client(RETRIES if budget else RETRIES.split("---", maxsplit=1)[0]) as client:
+        assert client.get("reviews").status == 503
+        assert sum(application.count() for application in site.applications.values()) == (1 if budget else 3)
+        assert site.stat("upstream_rq_retry_overflow") == (1 if budget else 0)
+
+
 HASH = """
 apiVersion: networking.istio.io/v1
 kind: DestinationRule

@@ -307,6 +307,20 @@ def test_a_secret_of_the_host_secures_a_client() -> None:
     assert b"10.0.0" in desired.resources.of(ENDPOINT_TYPE)[WHOLE].value
 
 
+def test_a_budget_of_retries_counts_instead_of_their_limit() -> None:
+    budget = "retryBudget: {percent: 12.5, minRetryConcurrency: 7}, connectionPool: {http: {maxRetries: 2}}"
+    port = "portLevelSettings: [{port: {number: 9080}, loadBalancer: {simple: RANDOM}}]"
+    desired = plan(new("r", f"{{host: reviews, trafficPolicy: {{{budget}, {port}}}}}"))
+    (thresholds,) = cluster(desired).circuit_breakers.thresholds
+    assert thresholds.retry_budget.budget_percent.value == 12.5
+    assert thresholds.retry_budget.min_retry_concurrency.value == 7
+    (standard,) = cluster(
+        plan(new("r", "{host: reviews, trafficPolicy: {retryBudget: {}}}"))
+    ).circuit_breakers.thresholds
+    assert standard.HasField("retry_budget")
+    assert not standard.retry_budget.HasField("budget_percent")  # Envoy's and Istio's default: 20 %
+
+
 def test_a_tunnel_is_for_tcp() -> None:
     tunnel = "{targetHost: '2001:db8::1', targetPort: 443, protocol: POST}"
     desired = plan(new("m", f"{{host: mysql, trafficPolicy: {{tunnel: {tunnel}}}}}"))

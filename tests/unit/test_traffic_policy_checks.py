@@ -47,6 +47,7 @@ GOOD_RULES: list[dict[str, Any]] = [
     {"tunnel": {"targetHost": "10.0.0.1", "targetPort": 443}},
     {"tunnel": {"protocol": "POST", "targetHost": "a.example.com", "targetPort": 443}},
     {"tls": {"mode": "SIMPLE", "credentialName": "x"}},
+    {"retryBudget": {"percent": 0.5, "minRetryConcurrency": 0, "budgetInterval": "0s"}},
     {"portLevelSettings": [{"port": {"number": 80}, "tls": {"mode": "DISABLE"}}]},
 ]
 
@@ -125,6 +126,7 @@ def test_a_narrow_from_may_come_before_a_wide_one() -> None:
     ("value", "path"),
     [
         ({"loadBalancer": {"simple": "PASSTHROUGH"}}, "loadBalancer.simple"),
+        ({"retryBudget": {"budgetInterval": "1s"}}, "retryBudget.budgetInterval"),
     ],
 )
 def test_what_cannot_be_enforced_here(value: dict[str, Any], path: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from agent.api.checks import words
-from agent.api.checks.durations import duration, duration_or_zero
+from agent.api.checks.durations import duration, duration_or_zero, seconds
 from agent.api.checks.locality_setting import LOCALITY_SETTING
 from agent.api.checks.schema import Check, Report, boolean, integer, like, listing, message, number, one_of, text
 from agent.api.problem import one_line
@@ -221,13 +221,17 @@ _TUNNEL: Check = message(
 )
 
 
-_RETRY_BUDGET = message({"percent": number(0, 100), "minRetryConcurrency": _UINT32})
+_INTERVAL = text(duration_or_zero)
 
 
-@like(_RETRY_BUDGET)
-def _retry_budget(report: Report, path: str, value: Any) -> None:
-    _RETRY_BUDGET(report, path, value)
-    report.unsupported(path, "is known, but not supported yet (connectionPool.http.maxRetries bounds retries)")
+@like(_INTERVAL)
+def _budget_interval(report: Report, path: str, value: Any) -> None:
+    _INTERVAL(report, path, value)
+    if isinstance(value, str) and seconds(value):
+        report.unsupported(path, "Envoy counts the requests that are under way, not those of an interval")
+
+
+_RETRY_BUDGET = message({"percent": number(0, 100), "minRetryConcurrency": _UINT32, "budgetInterval": _budget_interval})
 
 
 def _port_whole(report: Report, path: str, policy: dict[str, Any]) -> None:
@@ -260,7 +264,7 @@ TRAFFIC_POLICY: Check = message(
         **_FIELDS,
         "portLevelSettings": listing(_PORT_POLICY, at_most=100),
         "tunnel": _TUNNEL,
-        "retryBudget": _retry_budget,
+        "retryBudget": _RETRY_BUDGET,
         "proxyProtocol": message({"version": one_of("V1", "V2")}),
     },
     also=_whole,

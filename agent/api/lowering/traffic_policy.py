@@ -23,6 +23,7 @@ from agent.mesh.traffic_policy import (
     LoadBalancer,
     LocalityPolicy,
     OutlierDetection,
+    RetryBudget,
     Scope,
     TlsMode,
     TrafficPolicy,
@@ -93,6 +94,9 @@ def _policy(policy: Mapping[str, Any]) -> TrafficPolicy:
         tls=_client_tls(tls) if tls is not None else None,
         proxy_protocol=(2 if header.get("version") == "V2" else 1) if header is not None else None,
         tunnel=_tunnel(tunnel) if tunnel is not None else None,
+        retry_budget=RetryBudget(budget.get("percent"), budget.get("minRetryConcurrency"))
+        if (budget := policy.get("retryBudget")) is not None
+        else None,
     )
 
 
