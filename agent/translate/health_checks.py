@@ -31,6 +31,9 @@ def set_active_check(cluster: Any, facts: ServiceFacts, http2: bool) -> None:
     cluster.health_checks.append(_message(check, facts))
     # Consul's word is final: without this, an instance that it gives up stays as long as it answers checks.
     cluster.ignore_health_on_host_removal = True
+    if cluster.HasField("outlier_detection"):
+        # Otherwise the next good answer brings back what a rule has ejected for its answers to requests.
+        cluster.outlier_detection.successful_active_health_check_uneject_host.value = False
     common = cluster.common_lb_config
     common.update_merge_window.CopyFrom(NEVER)
     if not common.HasField("healthy_panic_threshold"):

@@ -21,6 +21,8 @@ class MoodyApplication:
     def __init__(self, name: str, address: str, port: int, tls: ssl.SSLContext | None = None) -> None:
         self.name = name
         self.status = 200
+        self.health: int | None = None
+        """The status of /healthz, if another."""
         self.delay = 0.0
         self.requests = 0
         self.server = _Server((address, port), _handler(self))
@@ -101,7 +103,8 @@ def _handler(application: MoodyApplication) -> type[BaseHTTPRequestHandler]:
             body = json.dumps(
                 {"name": application.name, "headers": headers, "client": [list(p) for p in peer]}
             ).encode()
-            self.send_response(application.status)
+            health = application.health if self.path == "/healthz" else None
+            self.send_response(health or application.status)
             self.send_header("content-length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)

@@ -72,7 +72,7 @@ services:
             self.stop(version)
 
     @contextmanager
-    def running(self) -> Iterator[Client]:
+    def running(self, rules: str = "") -> Iterator[Client]:
         """Run applications and Envoys; yields a client."""
         callee = self.hosts if self.mode != "disabled" else self.places
         with ExitStack() as stack:
@@ -87,7 +87,7 @@ services:
             if self.mode != "disabled":
                 options["certs"] = self.certs["page"]
             listening = (self.client_address, self.port)
-            stack.enter_context(rendered_envoy(self.folder, "page", self.catalog(callee), "", listening, **options))
+            stack.enter_context(rendered_envoy(self.folder, "page", self.catalog(callee), rules, listening, **options))
             yield stack.enter_context(closing(Client(self.client_address, self.port)))
 
 
@@ -119,6 +119,26 @@ def test_an_instance_that_fails_its_check_gets_nothing_until_it_is_well(site: Si
         wait_for(lambda: b"no healthy upstream" in client.get("reviews").body, "nobody is called", OUT_SECONDS)
         counts = [application.count() for application in site.applications.values()]
         assert all(counts), "they are still looked at"
+
+
+EJECTION = """
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: ejection}
+spec: {host: reviews, trafficPolicy: {outlierDetection: {consecutive5xxErrors: 1, baseEjectionTime: 1h}}}
+"""
+
+
+def test_a_good_answer_to_a_check_brings_back_nobody_whom_a_rule_ejected(tmp_path: Path) -> None:
+    site = Site(tmp_path, "disabled")
+    with site.running(EJECTION) as client:
+        for application in site.applications.values():
+            application.health = 200
+        site.applications["v2"].status = 500
+        wait_for(lambda: names(client) == {"v1", "v3"}, "the one that fails is ejected")
+        site.applications["v2"].count()
+        wait_for(lambda: site.applications["v2"].requests >= 3, "it is looked at three times more")
+        assert names(client, 60) == {"v1", "v3"}
 
 
 def test_a_grpc_check_of_one_port_takes_an_instance_out_for_its_other_ports(tmp_path: Path) -> None:
