@@ -49,7 +49,7 @@ KNOWN_SPECS: Mapping[str, Check] = {
     "HTTPAPISpecBinding": mixer.HTTP_API_SPEC_BINDING,
     "ServiceRole": service_role.SERVICE_ROLE,
     "ServiceRoleBinding": service_role.SERVICE_ROLE_BINDING,
-    "RbacConfig": service_role.RBAC_CONFIG,
+    **dict.fromkeys(("RbacConfig", "ClusterRbacConfig"), service_role.RBAC_CONFIG),
     "Policy": authentication_policy.SPEC,
     "MeshPolicy": authentication_policy.SPEC,
 }
@@ -91,7 +91,7 @@ def _authorization_policy(report: Report, document: Document) -> None:
 
 _METADATA: Mapping[str, Callable[[Report, Document], None]] = {
     "Gateway": _named(gateway.name_problem),
-    "RbacConfig": _named(service_role.name_problem),
+    **dict.fromkeys(("RbacConfig", "ClusterRbacConfig"), _named(service_role.name_problem)),
     "Policy": authentication_policy.check_name,
     "MeshPolicy": authentication_policy.check_name,
     "Ingress": ingress.check_class,

@@ -238,6 +238,7 @@ REFUSED = {
         ("{subjects: [{user: ''}], roleRef: {kind: ServiceRole, name: a}}", "names nobody"),
         ("{subjects: [{user: a}], roleRef: {kind: Role, name: a}}", "kind"),
     ],
+    "ClusterRbacConfig": [("{mode: ON}", 'must be "default"')],
     "RbacConfig": [("{mode: ON_WITH_INCLUSION}", "inclusion: is missing"), ("{mode: ON}", "metadata.name")],
     "Policy": [
         ("{peers: [{mtls: {}}]}", "metadata.name"),
