@@ -143,17 +143,13 @@ def _names(names: Iterable[str]) -> tuple[str, ...]:
 
 def _wider_networks(found: Iterable[_Network]) -> dict[_Network, tuple[_Network, ...]]:
     """Return each range with those that it lies in, itself first and the widest last."""
-    ordered = sorted({*found, *_ROOTS}, key=lambda network: (network.version, -network.prefixlen, str(network)))
-    return {
-        network: tuple(
-            other
-            for other in ordered
-            if other.version == network.version
-            and other.prefixlen <= network.prefixlen
-            and network.network_address in other
-        )
-        for network in ordered
-    }
+    known = {*found, *_ROOTS}
+    lengths = sorted({network.prefixlen for network in known}, reverse=True)
+    wider = {}
+    for network in sorted(known, key=lambda network: (network.version, -network.prefixlen, str(network))):
+        around = (network.supernet(new_prefix=length) for length in lengths if length <= network.prefixlen)
+        wider[network] = tuple(other for other in around if other in known)
+    return wider
 
 
 def _wider_names(found: Iterable[str]) -> dict[str, tuple[str, ...]]:

@@ -32,7 +32,7 @@ from tests.waiting import wait_for
 V4, V6 = IPv4Network("240.240.0.0/16"), IPv6Network("fdf0:240:240::/112")
 MYSQL, TLS, CALLER = 3306, 8443, 8000
 CONNECTIONS, SIGMAS = 300, 5.0
-OUTSIDE = ("a.example.com", "b.example.com")
+OUTSIDE = ("a.example.com", "b.example.com", "db.example.com")
 
 SERVERS = """
 import socketserver, ssl, sys, threading
@@ -267,7 +267,7 @@ def test_what_a_virtual_service_has_no_tcp_route_for_goes_to_all_instances(site:
         assert site.answers("mysql", MYSQL, v6=True) == {"v1": 3}
 
 
-def outside(name: str, address: str) -> str:
+def outside(name: str, address: str, port: int = TLS, protocol: str = "TLS") -> str:
     return f"""
 ---
 apiVersion: networking.istio.io/v1
@@ -277,7 +277,7 @@ spec:
   hosts: [{name}.example.com]
   resolution: STATIC
   endpoints: [{{address: {address}}}]
-  ports: [{{number: {TLS}, name: tls, protocol: TLS}}]
+  ports: [{{number: {port}, name: outside, protocol: {protocol}}}]
 """
 
 
@@ -293,6 +293,14 @@ def test_a_host_outside_goes_where_its_tls_route_says(site: Site) -> None:
         assert site.answers("a.example.com", TLS, name="a.example.com") == {"v2": 3}
         assert site.answers("a.example.com", TLS, name="b.example.com") == {"closed": 3}
         assert site.answers("b.example.com", TLS, name="b.example.com") == {"v2": 3}
+
+
+def test_a_database_outside_is_moved_into_the_mesh_by_a_tcp_route(site: Site) -> None:
+    database = outside("db", "10.77.0.2", MYSQL, "TCP")
+    with site.following(database):
+        assert site.answers("db.example.com", MYSQL) == {"v1": 3}
+    with site.following(database + virtual_service("[db.example.com]", f"tcp: [{{{to('v2')}}}]")):
+        assert site.answers("db.example.com", MYSQL) == {"v2": 3}
 
 
 def test_a_server_name_is_routed_whatever_the_address_where_all_is_captured(site: Site) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from agent.api.document import Document
 from agent.api.lowering.delegation import merged_matches
@@ -133,6 +135,47 @@ def test_merged_matches(root: dict[str, Any], leaf: dict[str, Any], merged: dict
     else:
         assert found is not None
         assert {key: value for key, value in found[0].items() if value and key != "ignoreUriCase"} == merged
+
+
+TEXT: st.SearchStrategy[Any] = st.sampled_from(
+    [None, {"exact": "/a"}, {"exact": "/a/b"}, {"prefix": "/a"}, {"prefix": "/"}, {"prefix": "/A"}, {}]
+)
+HTTP_MATCH = st.fixed_dictionaries(
+    {"uri": TEXT, "method": st.sampled_from([None, {"exact": "GET"}]), "ignoreUriCase": st.booleans()},
+    optional={"headers": st.dictionaries(st.sampled_from(["x", "X", "y"]), TEXT.filter(lambda text: text is not None))},
+)
+
+
+@given(st.lists(HTTP_MATCH, max_size=3), st.lists(HTTP_MATCH, max_size=3), st.data())
+def test_what_is_merged_holds_for_no_request_that_root_or_delegate_is_not_for(
+    roots: list[dict[str, Any]], leaves: list[dict[str, Any]], data: st.DataObject
+) -> None:
+    merged = merged_matches(roots, leaves)
+    for _ in range(10 if merged else 0):
+        uri = data.draw(st.sampled_from(["/", "/a", "/A", "/a/b", "/A/B"]))
+        method = data.draw(st.sampled_from(["GET", "PUT"]))
+        headers = data.draw(st.dictionaries(st.sampled_from(["x", "y"]), st.sampled_from(["/a", "/a/b", "/A"])))
+        if any(holds(match, uri, method, headers) for match in merged or ()):
+            for matches in (roots, leaves):
+                assert not matches or any(holds(match, uri, method, headers) for match in matches)
+
+
+def holds(match: Mapping[str, Any], uri: str, method: str, headers: Mapping[str, str]) -> bool:
+    if not compares(match.get("uri"), uri, bool(match.get("ignoreUriCase"))):
+        return False
+    named = (match.get("headers") or {}).items()
+    return compares(match.get("method"), method) and all(
+        name.lower() in headers and compares(text, headers[name.lower()]) for name, text in named
+    )
+
+
+def compares(text: Mapping[str, str] | None, value: str, ignore_case: bool = False) -> bool:
+    if not text:
+        return True
+    ((kind, wanted),) = text.items()
+    if ignore_case:
+        wanted, value = wanted.lower(), value.lower()
+    return value == wanted if kind == "exact" else value.startswith(wanted)
 
 
 def test_each_match_of_a_delegate_needs_room_in_one_of_the_roots() -> None:

@@ -6,7 +6,7 @@ the root's route. One that contradicts the root never holds and is left out, as 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from msgspec import Struct
@@ -127,7 +127,7 @@ def merged_matches(roots: Sequence[_Match], leaves: Sequence[_Match]) -> list[_M
 
 
 _ALONE = ("uri", "scheme", "method", "authority")
-_BY_NAME = ("headers", "queryParams")
+_BY_NAME: tuple[tuple[str, Callable[[str], str]], ...] = (("headers", str.lower), ("queryParams", str))
 
 
 def _merged(root: _Match, leaf: _Match) -> _Match | None:
@@ -138,8 +138,8 @@ def _merged(root: _Match, leaf: _Match) -> _Match | None:
     try:
         for field in _ALONE:
             merged[field] = _narrower(root.get(field), leaf.get(field), field == "uri" and _ignores_case(leaf))
-        for field in _BY_NAME:
-            merged[field] = _all_narrower(root.get(field) or {}, leaf.get(field) or {})
+        for field, same in _BY_NAME:
+            merged[field] = _all_narrower(root.get(field) or {}, leaf.get(field) or {}, same)
         for field in ("withoutHeaders", "sourceLabels"):
             merged[field] = _both(root.get(field) or {}, leaf.get(field) or {})
         for field in ("port", "sourceNamespace"):
@@ -172,12 +172,14 @@ def _begins(value: str, wanted: str, ignore_case: bool) -> bool:
     return value.lower().startswith(wanted.lower()) if ignore_case else value.startswith(wanted)
 
 
-def _all_narrower(root: Mapping[str, Any], leaf: Mapping[str, Any]) -> Mapping[str, Any]:
-    own = {name.lower(): name for name in root}
-    merged = dict(root)
+def _all_narrower(root: Mapping[str, Any], leaf: Mapping[str, Any], same: Callable[[str], str]) -> dict[str, Any]:
+    """Return the conditions of both; `same` is what names are compared by."""
+    named = {same(name) for name in leaf}
+    merged = {name: match for name, match in root.items() if same(name) not in named}
     for name, match in leaf.items():
-        before = merged.pop(own[name.lower()]) if name.lower() in own else {}
-        merged[name] = _narrower(before, match)
+        for other in (root[key] for key in root if same(key) == same(name)):
+            match = _narrower(other, match)
+        merged[name] = match
     return merged
 
 
