@@ -39,13 +39,12 @@ class TestAuthority:
             (folder / old).rename(folder / new)
         return folder
 
-    def revoke(self, certificate: x509.Certificate) -> bytes:
+    def revoke(self, certificate: x509.Certificate, lasting: timedelta = timedelta(hours=1)) -> bytes:
         """Return the list (PEM) that has this certificate as revoked."""
         now = datetime.now(UTC)
-        entry = x509.RevokedCertificateBuilder(certificate.serial_number, now - timedelta(minutes=1)).build()
-        builder = x509.CertificateRevocationListBuilder(
-            self._name, now - timedelta(minutes=1), now + timedelta(hours=1)
-        )
+        since = now - timedelta(minutes=1)
+        entry = x509.RevokedCertificateBuilder(certificate.serial_number, since).build()
+        builder = x509.CertificateRevocationListBuilder(self._name, since, now + lasting)
         return builder.add_revoked_certificate(entry).sign(self._key, SHA256()).public_bytes(Encoding.PEM)
 
     def _write(self, folder: Path, name: x509.GeneralName) -> Path:

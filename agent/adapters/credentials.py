@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable, Collection, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 
 from cryptography import x509
@@ -71,6 +72,7 @@ def read_credentials(folder: Path, files: Collection[FileCredential] = ()) -> Cr
             found[one.name] = _read_files(one)
         except HostError as error:
             problems.append(str(error))
+    problems += [f"{name}: {outdated}" for name, held in found.items() if (outdated := _outdated(held))]
     return CredentialsRead(found, tuple(problems))
 
 
@@ -119,6 +121,14 @@ def _check_pair(credential: Credential) -> str | None:
     if key.public_key() != leaf.public_key():
         return f"{KEY} is not the key of the first certificate in {CHAIN} (the server's own comes first)"
     return None
+
+
+def _outdated(credential: Credential) -> str | None:
+    """Return that a list of revoked certificates has expired: Envoy then believes no client at all."""
+    until = x509.load_pem_x509_crl(credential.crl_pem).next_update_utc if credential.crl_pem else None
+    if until is None or until > datetime.now(UTC):
+        return None
+    return f"{CRL} was good until {until:%Y-%m-%d %H:%M} UTC: every client is refused until there is a newer one"
 
 
 def _is_served(key: PrivateKeyTypes) -> bool:

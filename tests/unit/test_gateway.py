@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 
 import pytest
+import yaml
 from click.testing import CliRunner
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from hypothesis import given
 
 from agent.adapters.credentials import check_credential, read_credentials
+from agent.api.analysis.analyze import analyze
+from agent.api.document import read_documents
 from agent.api.enforce import enforceable
 from agent.api.lowering.lower import lower
 from agent.api.validate import validate
@@ -36,7 +41,7 @@ from agent.mesh.service import ServiceKey, labels_of
 from agent.translate.facts import HeldCredential
 from agent.translate.gateway import HostCertificates, open_ports
 from tests.mesh_certificates import TestAuthority
-from tests.unit.api_samples import one
+from tests.unit.api_samples import mutated, one
 
 REVIEWS = ServiceKey("default", "reviews")
 HELD = HostCertificates({"held": HeldCredential("held")})
@@ -54,6 +59,25 @@ metadata: {name: edge}
 spec:
   servers:
   - {port: {number: 80, name: http, protocol: HTTP}, hosts: ["*"]}
+"""
+FULL = """
+  - port: {number: 443, name: a, protocol: HTTPS}
+    hosts: ["*/a.example.com", ./b.example.com]
+    bind: 10.0.0.1
+    tls: {mode: MUTUAL, credentialNames: [a, b], caCertCredentialName: c, subjectAltNames: [x], cipherSuites: [AES128-SHA]}
+  - port: {number: 443, name: b, protocol: TLS}
+    hosts: ["*"]
+    tls: {mode: SIMPLE, serverCertificate: /a, privateKey: /b, minProtocolVersion: TLSV1_1}
+  - port: {number: 443, name: c, protocol: TLS}
+    hosts: ["*"]
+    tls:
+      mode: OPTIONAL_MUTUAL
+      tlsCertificates: [{serverCertificate: /a, privateKey: /b}]
+      caCertificates: /c
+      caCrl: /d
+  - {port: {number: 443, name: d, protocol: TLS}, hosts: ["*.local"], tls: {mode: AUTO_PASSTHROUGH}}
+  - {port: {number: 0, name: e, protocol: HTTP}, hosts: ["*"], bind: "unix:///x", tls: {httpsRedirect: true}}
+  - {port: {number: 443, name: f, protocol: HTTPS}, hosts: ["*"], tls: {mode: ISTIO_MUTUAL}}
 """
 ROUTE = "route: [{destination: {host: reviews}}]"
 
@@ -186,6 +210,16 @@ def test_tls_versions(low: str, high: str, contradict: bool) -> None:
     assert (len(ports), len(faults)) == ((0, 1) if contradict else (1, 0)), "Envoy would refuse the whole port"
 
 
+@given(mutated(yaml.safe_load(GATEWAY + FULL)["spec"]))
+def test_whatever_a_gateway_holds_it_is_refused_or_lowered(spec: object) -> None:
+    head = {"apiVersion": "networking.istio.io/v1", "kind": "Gateway", "metadata": {"name": "x"}}
+    documents, _ = read_documents(json.dumps({**head, "spec": spec}), "x.yaml", "default")
+    for document in documents:
+        ingress = lower([document], []).ingress
+        open_ports(ingress.gateways, HELD)
+        analyze([document])
+
+
 def server(port: int, name: str, host: str, credential: str = "") -> GatewayServer:
     if not credential:
         return GatewayServer(name, port, (("*", host),))
@@ -258,6 +292,15 @@ def test_files_that_gateways_name_are_read_within_bounds(tmp_path: Path) -> None
     assert sorted(read.credentials) == sorted([pair.name, clients.name])
     assert read.credentials[clients.name].crl_pem == crl.read_bytes()
     assert [str(endless.certificate) in line or "is not the key of" in line for line in read.problems] == [True, True]
+
+
+def test_a_list_of_revoked_certificates_that_has_expired_is_told(tmp_path: Path) -> None:
+    authority = TestAuthority()
+    files = authority.write_secret(tmp_path / "secrets" / "shop", "shop.example.com")
+    (files / "ca.crl").write_bytes(authority.revoke(authority.root, timedelta(seconds=-1)))
+    read = read_credentials(tmp_path / "secrets")
+    assert list(read.credentials) == ["shop"], "it is in force: refusing is what its owner wants"
+    assert "every client is refused" in read.problems[0]
 
 
 @pytest.mark.parametrize(

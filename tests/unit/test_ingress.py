@@ -9,6 +9,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.api.analysis.analyze import analyze
 from agent.api.conversion.convert import convert
 from agent.api.document import read_documents
 from agent.api.enforce import enforceable
@@ -298,6 +299,13 @@ def test_whatever_an_ingress_holds_it_is_refused_or_lowered(spec: object) -> Non
         if not is_invalid(find_problems(document)):
             convert([document])
         lower([document], [HTTPBIN, OTHER])
+        analyze([document])
+
+
+def test_what_route_rules_did_at_the_edge_is_told() -> None:
+    assert not [line for line in convert(read(OLD)).notes if "RouteRules" in line]
+    (line,) = [line for line in convert(read(f"{OLD}---{RULE}")).notes if "RouteRules of httpbin" in line]
+    assert "Ingress/simple-ingress" in line
 
 
 def facts(bound: object) -> object:

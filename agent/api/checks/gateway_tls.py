@@ -107,6 +107,9 @@ def _sources(report: Report, path: str, tls: dict[str, Any]) -> None:
     for key, name in files:
         if name and (not name.startswith("/") or "~" in name or not name.isprintable()):
             report.unsupported(child(path, key), "is not the whole path of a file on the gateway host (begins with /)")
+    for key in ("serverCertificate", "privateKey"):
+        if tls.get(key) and any(tls.get(source) for source in ("credentialName", "credentialNames", "tlsCertificates")):
+            report.unsupported(child(path, key), "means nothing beside another source of the certificate (remove it)")
     if tls.get("caCrl") and not tls.get("caCertificates") and mode(tls) in ASKING:
         reason = (
             "goes with caCertificates; beside a secret it is the file ca.crl of that (hostmesh secret install --crl)"

@@ -47,6 +47,7 @@ class _Service(Struct):
 def convert(documents: Iterable[Document]) -> Converted:
     """Return the new documents (others than the first generation's are left out) and the notes."""
     services: dict[tuple[str, str], _Service] = {}
+    edges: list[Document] = []
     converted = Converted([], [])
     for document in documents:
         if document.kind in ("RouteRule", "DestinationPolicy"):
@@ -56,12 +57,15 @@ def convert(documents: Iterable[Document]) -> Converted:
         elif document.kind == "EgressRule":
             _egress(document, converted)
         elif document.kind in ("Ingress", "IngressRule"):
-            made, notes = convert_ingress(document)
-            converted.documents.extend(_document(kind, name, document.namespace, spec) for kind, name, spec in made)
-            for path, reason in notes:
-                _note(converted, document, path, reason)
+            edges.append(document)
     for (namespace, host), found in services.items():
         _convert_service(namespace, host, found, converted)
+    for document in edges:
+        ruled = {host for (namespace, host), found in services.items() if found.rules}
+        made, notes = convert_ingress(document, ruled)
+        converted.documents.extend(_document(kind, name, document.namespace, spec) for kind, name, spec in made)
+        for path, reason in notes:
+            _note(converted, document, path, reason)
     return converted
 
 

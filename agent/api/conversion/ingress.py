@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from agent.api.conversion.rule import Notes, service_host
@@ -15,8 +15,8 @@ from agent.mesh.routes import HttpMatch, StringMatch
 _FIELDS = ("uri", "method", "scheme", "authority")
 
 
-def convert_ingress(document: Document) -> tuple[list[tuple[str, str, dict[str, Any]]], Notes]:
-    """Return (kind, name, spec) of each new object, and what changes meaning."""
+def convert_ingress(document: Document, ruled: Collection[str]) -> tuple[list[tuple[str, str, dict[str, Any]]], Notes]:
+    """Return (kind, name, spec) of each new object, and what changes meaning; `ruled` hosts have RouteRules."""
     name, found = object_name(document.name), ways(document)
     notes: Notes = []
     made = [("Gateway", name, {"selector": dict(INGRESS_LABELS), "servers": _servers(fronts(document), notes)})]
@@ -25,11 +25,13 @@ def convert_ingress(document: Document) -> tuple[list[tuple[str, str, dict[str, 
         routes = [_route(way, document.namespace, notes) for way in mine]
         own = name if host == ANY_HOST else object_name(f"{name}-{host}")
         made.append(("VirtualService", own, {"hosts": [host], "gateways": [name], "http": routes}))
-    reason = (
-        "RouteRules of these services held for requests from the edge, too; a VirtualService at a gateway stands alone:"
-        " repeat in it what they say"
-    )
-    return made, [*notes, ("spec", reason)]
+    for host in sorted({service_host(way.service, document.namespace) for way in found}.intersection(ruled)):
+        reason = (
+            f"RouteRules of {host} held for requests from the edge, too; a VirtualService at a gateway stands alone:"
+            " repeat in it what they say"
+        )
+        notes.append(("spec", reason))
+    return made, notes
 
 
 def object_name(text: str) -> str:

@@ -112,7 +112,7 @@ def _pairs(tls: Mapping[str, Any]) -> list[str | FileCredential]:
     if tls.get("mode") == "ISTIO_MUTUAL":
         return []
     names = tls.get("credentialNames") or ([tls["credentialName"]] if tls.get("credentialName") else [])
-    listed = tls.get("tlsCertificates") or ([tls] if tls.get("serverCertificate") else [])
+    listed = tls.get("tlsCertificates") or ([tls] if tls.get("serverCertificate") and tls.get("privateKey") else [])
     return [*names, *(FileCredential(each["serverCertificate"], each["privateKey"]) for each in listed)]
 
 

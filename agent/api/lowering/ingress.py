@@ -86,6 +86,7 @@ def fronts(document: Document) -> tuple[Front, ...]:
     secure = (
         Front(HTTPS_PORT, host, tls["secretName"])
         for tls in spec.get("tls") or ()
+        if tls.get("secretName")
         for host in _lower(tls.get("hosts") or (ANY_HOST,))
     )
     return (Front(HTTP_PORT), *dict.fromkeys(secure))
@@ -153,14 +154,13 @@ def _ingress_ways(document: Document) -> Iterator[Way]:
         hosts[host] = None
         for number, given in enumerate((rule.get("http") or {}).get("paths") or ()):
             place = f"spec.rules[{index}].http.paths[{number}]"
-            matches = tuple(HttpMatch(uri=uri) for uri in _paths(given)) or (HttpMatch(),)
-            service, port = _backend(given["backend"])
-            yield Way(document.ref, place, host, matches, service, port)
+            if backend := _backend(given["backend"]):
+                matches = tuple(HttpMatch(uri=uri) for uri in _paths(given)) or (HttpMatch(),)
+                yield Way(document.ref, place, host, matches, *backend)
     for name in ("defaultBackend", "backend"):
-        if spec.get(name):
-            service, port = _backend(spec[name])
+        if backend := _backend(spec.get(name) or {}):
             for host in hosts:
-                yield Way(document.ref, f"spec.{name}", host, (HttpMatch(),), service, port, is_default=True)
+                yield Way(document.ref, f"spec.{name}", host, (HttpMatch(),), *backend, is_default=True)
 
 
 def _paths(given: Mapping[str, Any]) -> Iterator[StringMatch]:
@@ -181,10 +181,13 @@ def _paths(given: Mapping[str, Any]) -> Iterator[StringMatch]:
         yield StringMatch(MatchKind.EXACT, path)
 
 
-def _backend(backend: Mapping[str, Any]) -> tuple[Mapping[str, Any], int | str]:
+def _backend(backend: Mapping[str, Any]) -> tuple[Mapping[str, Any], int | str] | None:
+    """Return a backend's service and port; None: it is none."""
     if backend.get("service"):
         port = backend["service"]["port"]
         return {"name": backend["service"]["name"]}, port.get("number") or port["name"]
+    if not backend.get("serviceName"):
+        return None
     port = backend["servicePort"]
     return {"name": backend["serviceName"]}, int(port) if isinstance(port, str) and port.isdecimal() else port
 
