@@ -7,7 +7,7 @@ services that leaves a host, and which of them are followed in Consul, is said b
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Protocol as Shape
 
 from msgspec import Struct
@@ -196,6 +196,7 @@ def _followed(seen: Mapping[ServiceKey, Service], services: Mapping[ServiceKey, 
     return frozenset(key.name for key in services if not key.is_outside and (key in seen or key.namespace in selecting))
 
 
+@lru_cache(maxsize=65_536)  # asked for every service whenever a rule changes
 def _names(key: ServiceKey) -> tuple[str, ...]:
     """Return the names that a Sidecar may know a service by, whoever calls it."""
     if key.is_outside:
