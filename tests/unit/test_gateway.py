@@ -64,7 +64,12 @@ FULL = """
   - port: {number: 443, name: a, protocol: HTTPS}
     hosts: ["*/a.example.com", ./b.example.com]
     bind: 10.0.0.1
-    tls: {mode: MUTUAL, credentialNames: [a, b], caCertCredentialName: c, subjectAltNames: [x], cipherSuites: [AES128-SHA]}
+    tls:
+      mode: MUTUAL
+      credentialNames: [a, b]
+      caCertCredentialName: c
+      subjectAltNames: [x]
+      cipherSuites: [AES128-SHA]
   - port: {number: 443, name: b, protocol: TLS}
     hosts: ["*"]
     tls: {mode: SIMPLE, serverCertificate: /a, privateKey: /b, minProtocolVersion: TLSV1_1}
