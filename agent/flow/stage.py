@@ -268,10 +268,10 @@ class Asked(_Function[K, V]):
 
     def get(self, key: K) -> V | None:
         """Return the value of a key; noted for the function that runs."""
-        self._note(key)
         if key not in self._known:
             self._known.add(key)
             self._change(key, self._compute(key))
+        self._note(key)
         return self._values.get(key)
 
     def look_at_all(self) -> None:

@@ -8,6 +8,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Generic, TypeVar
 
 from agent.errors import HostError
+from agent.flow.table import Table
 from agent.mesh.service import ServiceKey
 from agent.mesh.snapshot import Vip
 
@@ -27,8 +28,7 @@ def allocate(
     twice, are dropped. Raises HostError if more services are wanted than the ranges hold.
     """
     wanted = frozenset(wanted)
-    pool4 = _Pool("vips.v4", str(v4), size_v4(v4), lambda index: address_v4(v4, index))
-    pool6 = _Pool("vips.v6", str(v6), size_v6(v6), lambda index: address_v6(v6, index))
+    pool4, pool6 = _pools(v4, v6)
     for pool in (pool4, pool6):
         if len(wanted) > pool.size:
             raise HostError(
@@ -46,6 +46,29 @@ def allocate(
             pool6.taken.remove(vip.v6)
         kept[key] = Vip(pool4.take(key), pool6.take(key))
     return kept
+
+
+class Addresses:
+    """A table of addresses that services come to and go from, at the cost of those that are new."""
+
+    def __init__(self, given: Mapping[ServiceKey, Vip], v4: IPv4Network, v6: IPv6Network) -> None:
+        self.table: Table[ServiceKey, Vip] = Table(given)
+        self._ranges = (v4, v6)
+        self._pools = _pools(v4, v6)
+        self._is_checked = False
+
+    def add(self, fresh: Iterable[ServiceKey], wanted: Callable[[], Iterable[ServiceKey]]) -> None:
+        """Give services addresses that are wanted newly; `wanted` tells all. Raises HostError as `allocate`."""
+        missing = sorted({key for key in fresh if key not in self.table})
+        if not self._is_checked or any(len(pool.taken) + len(missing) > pool.size for pool in self._pools):
+            self._is_checked = False
+            self.table = Table(allocate(self.table, wanted(), *self._ranges))
+            self._pools[0].taken = {vip.v4 for vip in self.table.values()}
+            self._pools[1].taken = {vip.v6 for vip in self.table.values()}
+            self._is_checked = True
+            return
+        pool4, pool6 = self._pools
+        self.table = self.table.with_changes({key: Vip(pool4.take(key), pool6.take(key)) for key in missing})
 
 
 def size_v4(network: IPv4Network) -> int:
@@ -92,6 +115,11 @@ class _Pool(Generic[A]):
             index = (index + 1) % self.size
         self.taken.add(address)
         return address
+
+
+def _pools(v4: IPv4Network, v6: IPv6Network) -> tuple[_Pool[IPv4Address], _Pool[IPv6Address]]:
+    pool4 = _Pool("vips.v4", str(v4), size_v4(v4), lambda index: address_v4(v4, index))
+    return pool4, _Pool("vips.v6", str(v6), size_v6(v6), lambda index: address_v6(v6, index))
 
 
 def _valid(

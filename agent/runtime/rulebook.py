@@ -32,12 +32,11 @@ class RuleBook:
 
     def update(self, values: Mapping[str, tuple[int, bytes]]) -> None:
         """Take over the whole content of hostmesh/config/: KV key → (modify index, value)."""
-        known = self._entries
-        fresh = {
-            key: self._entry(key, index, value)
-            for key, (index, value) in values.items()
-            if key not in known or known[key].modify_index != index
-        }
+        known, fresh = self._entries, dict[str, _Entry]()
+        for key, (index, value) in values.items():
+            entry = known.get(key)
+            if entry is None or entry.modify_index != index:
+                fresh[key] = self._entry(key, index, value)
         gone = known.keys() - values.keys()
         for key in (*fresh, *gone):
             self._faults.pop(key, None)

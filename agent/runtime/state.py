@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from ipaddress import IPv4Network, IPv6Network
 
 from msgspec import Struct
@@ -22,7 +22,7 @@ from agent.mesh.settings import MeshSettings
 from agent.mesh.sidecar import Scope, Sidecar, sidecar_of_host
 from agent.mesh.snapshot import Certificate, MeshSnapshot, Vip
 from agent.mesh.status import ScopeStatus
-from agent.mesh.vips import allocate
+from agent.mesh.vips import Addresses
 from agent.runtime.events import CertificatesChanged, CredentialsChanged, FaultsChanged, WorkloadsChanged
 from agent.runtime.rulebook import RuleBook
 
@@ -68,7 +68,6 @@ class MeshState:
 
     def __init__(self, node: str, v4: IPv4Network, v6: IPv6Network, vips: Mapping[ServiceKey, Vip]) -> None:
         self._node = node
-        self._ranges = (v4, v6)
         self._entries: dict[str, tuple[Instance, ...]] = {}
         self._services: dict[ServiceKey, Service] = {}
         self._touched: set[ServiceKey] = set()
@@ -95,7 +94,7 @@ class MeshState:
         self._faults: dict[str, tuple[Fault, ...]] = {}
         self._names_changed = True
         self._unseen: set[str] = set()
-        self.vips: Mapping[ServiceKey, Vip] = vips
+        self._addresses = Addresses(vips, v4, v6)
         self.catalog_known = False
         self.config_known = False
         self.certificates_known = False
@@ -184,9 +183,10 @@ class MeshState:
             self._scope = None
         self._policies, self._ingress, self._sidecars = lowered.policies, lowered.ingress, lowered.sidecars
         if self._names_changed or lowered.outside is not self._outside:
-            self._outside, self._names_changed = lowered.outside, False
-            self._scope = None
-            self._allocate_vips()
+            self._scope, self._names_changed = None, False
+        declared, self._outside = changed_keys(self._outside, lowered.outside), lowered.outside
+        if touched or declared:
+            self._give_addresses((*touched, *declared))
         self._join(touched)
         if self._scope is None:
             own = [workload.service for workload in self._workloads]
@@ -252,13 +252,23 @@ class MeshState:
                 self._set_entries(name, ())
             self._unseen = set()
 
-    def _allocate_vips(self) -> None:
+    def _give_addresses(self, changed: Collection[ServiceKey]) -> None:
+        """Give virtual addresses to the services among these that have none."""
+        hosts = {key: service for key in changed if (service := self._outside.get(key)) and service.has_address}
         try:
-            hosts = (key for key, service in self._outside.items() if service.has_address)
-            self.vips = allocate(self.vips, (*self._services, *hosts), *self._ranges)
+            self._addresses.add((key for key in changed if key in self._services or key in hosts), self._addressed)
             self._set_faults("vips", ())
         except HostError as error:
             self._set_faults("vips", (Fault("virtual addresses", str(error)),))
+
+    def _addressed(self) -> Iterable[ServiceKey]:
+        """Return all services that must have a virtual address."""
+        return (*self._services, *(key for key, service in self._outside.items() if service.has_address))
+
+    @property
+    def vips(self) -> Mapping[ServiceKey, Vip]:
+        """Return the virtual addresses, of services that have gone, too."""
+        return self._addresses.table
 
     def _take_config(self, index: int, values: Mapping[str, tuple[int, bytes]]) -> None:
         self.config_known = True

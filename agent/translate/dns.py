@@ -23,6 +23,10 @@ _RESERVED = frozenset({"localhost", "localdomain", "local", "ip6-localhost", "ip
 """Single names that programs believe in without asking whose they are (RFC 6761; wpad hands out proxy settings)."""
 
 
+Lines = tuple[tuple[str, str], str]
+"""What of the hosts file is about one service, after what it is ordered by."""
+
+
 class DnsmasqOptions(Struct, frozen=True):
     """What dnsmasq's configuration depends on. Without `listen` it is a drop-in beside the host's own configuration."""
 
@@ -43,19 +47,17 @@ def hosts_file(services: Collection[ServiceKey], vips: Mapping[ServiceKey, Vip],
     return hosts_text(host_lines(services, vips, namespace))
 
 
-def host_lines(
-    services: Collection[ServiceKey], vips: Mapping[ServiceKey, Vip], namespace: str
-) -> tuple[tuple[ServiceKey, str], ...]:
+def host_lines(services: Collection[ServiceKey], vips: Mapping[ServiceKey, Vip], namespace: str) -> tuple[Lines, ...]:
     """Return the lines of the hosts file about these services; no other one may have a name that begins alike."""
     nameable = _nameable(services)
     return tuple(
-        (key, _lines(vip, names))
+        ((key.namespace, key.name), _lines(vip, names))
         for key, names in hosts_by_service(nameable, namespace.lower()).items()
         if (vip := vips.get(nameable[key]))
     )
 
 
-def hosts_text(lines: Iterable[tuple[ServiceKey, str]]) -> str:
+def hosts_text(lines: Iterable[Lines]) -> str:
     """Return the hosts file of all services' lines."""
     return HEADER + "".join(text for _, text in sorted(lines))
 

@@ -16,7 +16,7 @@ from agent.mesh.routes import Fault
 from agent.mesh.service import Port, ServiceKey
 from agent.translate.captured import Chain, chains_of, port_listener
 from agent.translate.clusters import fallback_clusters, service_clusters
-from agent.translate.dns import host_lines
+from agent.translate.dns import Lines, host_lines
 from agent.translate.listeners import http_listener, tcp_listener, virtual_outbound
 from agent.translate.outside import undeclared
 from agent.translate.plan_services import Destinations, Inputs, Made, Resolved, Services
@@ -182,7 +182,7 @@ class Outbound:
         led_to = (name for route in rules.all_routes for name in route.clusters)
         return self._destinations.approaches_of((names.outbound_cluster(key, port.number), *led_to))
 
-    def _names(self, keys: tuple[ServiceKey, ...]) -> tuple[tuple[ServiceKey, str], ...]:
+    def _names(self, keys: tuple[ServiceKey, ...]) -> tuple[Lines, ...]:
         """Return the lines of the hosts file for services whose names begin alike."""
         if self._inputs.options.gateway is not None:
             return ()  # nothing captures connections to virtual addresses there

@@ -82,7 +82,7 @@ RULES = (
     ("extensions/v1beta1", "Ingress", "default", "i", (
         "{rules: [{http: {paths: [{path: /x, backend: {serviceName: reviews, servicePort: 9080}}]}}]}",
     )),
-    (_NEW, "Sidecar", "default", "s", ("{egress: [{hosts: ['./reviews']}]}", "{egress: [{hosts: ['*/*']}]}")),
+    (_NEW, "Sidecar", "default", "s", ("{egress: [{hosts: ['./reviews.default.svc.cluster.local']}]}", "{egress: [{hosts: ['*/*']}]}")),
 )  # fmt: skip
 SERVICES = ("reviews.default", "ratings.default", "db.default", "reviews.other", "Reviews.default")
 SETTINGS = (

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from agent.errors import HostError
 from agent.mesh.service import ServiceKey
 from agent.mesh.snapshot import Vip
-from agent.mesh.vips import address_v4, allocate, size_v4
+from agent.mesh.vips import Addresses, address_v4, allocate, size_v4
 
 V4 = IPv4Network("240.240.0.0/16")
 V6 = IPv6Network("fdf0:240:240::/112")
@@ -112,3 +112,19 @@ def test_the_same_on_every_host() -> None:
     assert allocate({}, [ServiceKey("default", "reviews")], V4, V6) == allocate(
         {}, [ServiceKey("default", "reviews")], V4, V6
     )
+
+
+@given(st.lists(st.sets(st.integers(0, 12).map(lambda n: ServiceKey("default", f"s{n}")), max_size=9), max_size=6))
+def test_addresses_are_given_one_after_the_other_as_all_at_once(rounds: list[set[ServiceKey]]) -> None:
+    v4, v6 = IPv4Network("10.0.0.0/29"), IPv6Network("fd00::/112")  # six addresses
+    addresses, expected, known = Addresses({}, v4, v6), dict[ServiceKey, Vip](), set[ServiceKey]()
+    for wanted in rounds:
+        fresh, known = wanted - known, wanted
+        try:
+            expected = allocate(expected, wanted, v4, v6)
+        except HostError:
+            with pytest.raises(HostError):
+                addresses.add(fresh, lambda wanted=wanted: wanted)  # type: ignore[misc]
+            continue
+        addresses.add(fresh, lambda wanted=wanted: wanted)  # type: ignore[misc]
+        assert addresses.table == expected
