@@ -98,6 +98,11 @@ VIRTUAL_SERVICE_CASES: list[tuple[str, Any, str]] = [
     ("gateways", ["b@d"], 'spec.gateways[0]: "b@d" is not the name of a gateway'),
     ("exportTo", ["."], f'spec.exportTo[0]: ".": {UNSUPPORTED} (allowed: "*")'),
     ("tcp", [{}], "spec.tcp[0].route: is missing"),
+    (
+        "tcp",
+        [{"route": [{"destination": {"host": "a"}, "weight": 2_000_000}]}],
+        "spec.tcp[0].route[0].weight: 2000000 is more than Envoy adds up",
+    ),
     ("tls", [{}], "spec.tls[0].match: is missing"),
     ("http", [], "spec.http: is missing (at least one route)"),
     ("http.0.route", None, f"{HTTP}.route: is missing (where matching requests go)"),

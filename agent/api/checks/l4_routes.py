@@ -7,7 +7,7 @@ from typing import Any
 
 from agent.api.checks import addresses, words
 from agent.api.checks.fields import LABELS
-from agent.api.checks.schema import Check, Report, integer, listing, message, text
+from agent.api.checks.schema import Check, Report, integer, like, listing, message, text
 from agent.api.problem import one_line
 from agent.api.yaml_text import child
 
@@ -40,8 +40,20 @@ DESTINATION: Check = message(
     required=("host",),
 )
 """Where a route or a mirror leads, of any protocol."""
+_WEIGHT = integer(0, 2**31 - 1)
+
+
+@like(_WEIGHT)
+def weight(report: Report, path: str, value: Any) -> None:
+    """Check the weight of a destination, of any protocol."""
+    _WEIGHT(report, path, value)
+    if isinstance(value, int) and _MAX_WEIGHT < value < 2**31:
+        report.unsupported(path, f"{value} is more than Envoy adds up (at most {_MAX_WEIGHT})")
+
+
+_MAX_WEIGHT = 1_000_000
 _ROUTE = listing(
-    message({"destination": DESTINATION, "weight": integer(0, 2**31 - 1)}, required=("destination",)), at_least=1
+    message({"destination": DESTINATION, "weight": weight}, required=("destination",)), at_least=1, at_most=256
 )
 
 

@@ -21,7 +21,7 @@ from agent.api.checks.http_fields import (
     fault,
     idle_beside,
 )
-from agent.api.checks.l4_routes import DESTINATION, TCP_ROUTES, TLS_ROUTES, check_hosts, gateway_name
+from agent.api.checks.l4_routes import DESTINATION, TCP_ROUTES, TLS_ROUTES, check_hosts, gateway_name, weight
 from agent.api.checks.schema import (
     UNSUPPORTED,
     Check,
@@ -96,19 +96,6 @@ _HTTP_MATCH = message(
 )
 
 
-_WEIGHT = integer(0, 2**31 - 1)
-
-
-@like(_WEIGHT)
-def _weight(report: Report, path: str, value: Any) -> None:
-    _WEIGHT(report, path, value)
-    if isinstance(value, int) and _MAX_WEIGHT < value < 2**31:
-        report.unsupported(path, f"{value} is more than Envoy adds up (at most {_MAX_WEIGHT})")
-
-
-_MAX_WEIGHT = 1_000_000
-
-
 def _weights(report: Report, path: str, route: dict[str, Any]) -> None:
     """A share is its weight of the total; a single destination has all, whatever its weight."""
     weights = [target.get("weight") or 0 for target in route.get("route") or ()]
@@ -169,7 +156,7 @@ _HTTP = message(
             message(
                 {
                     "destination": DESTINATION,
-                    "weight": _weight,
+                    "weight": weight,
                     "headers": HEADERS,
                     **dict.fromkeys(_GONE_HEADERS, _USE_HEADERS),
                 },
