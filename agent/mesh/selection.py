@@ -19,14 +19,19 @@ class Selection:
         self._found: dict[tuple[ServiceKey, ServiceKey], tuple[Service, Service, tuple[Instance, ...]]] = {}
         """(declared, selected from) → both services, and the endpoints."""
         self._joined: dict[ServiceKey, Service] = {}
+        self._declared: Mapping[ServiceKey, Service] = {}
+        self._selecting: list[Service] = []
 
     def join(
         self, declared: Mapping[ServiceKey, Service], services: Mapping[ServiceKey, Service]
     ) -> Mapping[ServiceKey, Service]:
         """Return the declared services, those with a selector with the instances that it selects."""
-        selecting = [
-            service for service in declared.values() if service.outside and service.outside.selector is not None
-        ]
+        if declared is not self._declared:
+            self._selecting = [
+                service for service in declared.values() if service.outside and service.outside.selector is not None
+            ]
+            self._declared = declared
+        selecting = self._selecting
         if not selecting:
             self._found, self._joined = {}, {}
             return declared

@@ -159,7 +159,9 @@ class Scope(Struct, frozen=True, dict=True):
         own: Iterable[ServiceKey] = (),
     ) -> Scope:
         """Return what a Sidecar leaves of a mesh to a host with these services of its own."""
-        unseen = frozenset(key for key, service in services.items() if sidecar and not sidecar.admits(service))
+        if sidecar is None or not sidecar.egress:
+            return cls(sidecar)
+        unseen = frozenset(key for key, service in services.items() if not sidecar.admits(service))
         if not unseen:
             return cls(sidecar)
         called = (policy for key, policy in policies.items() if key not in unseen)

@@ -12,7 +12,7 @@ from msgspec import Struct, structs
 
 from agent.adapters.consul.catalog import CatalogSynced, ServiceEntries
 from agent.adapters.consul.kv import ConfigUpdate
-from agent.adapters.xds.delta import DeltaStream
+from agent.adapters.xds.delta import WILDCARD_TYPES, DeltaStream
 from agent.mesh.names import XDS_ORDER
 from agent.mesh.service import Health, Port, Protocol, ServiceKey, Workload
 from agent.mesh.snapshot import Certificate, Desired
@@ -74,9 +74,6 @@ class Agent:
             [WorkloadsChanged((workload,), ()), CertificatesChanged({workload.identity: Certificate(b"", b"")}, b"ca")]
         )
 
-        for type_url in XDS_ORDER:
-            self._ask(type_url, resource_names_subscribe=["*"])
-
     def take(self, events: list[Event]) -> tuple[Times, Desired]:
         """Fold events in and plan; return the time of each stage."""
         self._revision += 1
@@ -91,6 +88,10 @@ class Agent:
         clock.append(time.thread_time())
         if wrong := [*desired.dangling, *self._state.faults, *desired.faults]:
             raise RuntimeError(f"not the mesh that was meant: {wrong[0]}")
+        if self._revision == 1:
+            for type_url in XDS_ORDER:
+                by_name = [] if type_url in WILDCARD_TYPES else list(desired.resources.of(type_url))
+                self._ask(type_url, resource_names_subscribe=by_name)
         while responses := self._stream.responses(float(self._revision)):
             for response in responses:
                 self._ask(response.type_url, response_nonce=response.nonce)
