@@ -7,7 +7,7 @@ TCP, has a chain for each route; what none is for is closed.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from envoy.config.core.v3 import base_pb2
@@ -15,31 +15,28 @@ from envoy.config.listener.v3 import listener_components_pb2, listener_pb2
 from envoy.config.route.v3 import route_components_pb2, route_pb2
 from msgspec import Struct, structs
 
-from agent.mesh.gateway import BoundRoutes, Gateway, GatewayServer, ServerKind, common_host
+from agent.mesh.gateway import ServerKind, common_host
 from agent.mesh.names import (
     CLUSTER_TYPE,
     LISTENER_TYPE,
     ROUTE_TYPE,
     SECRET_TYPE,
     TRUST_BUNDLE_SECRET,
-    certificate_secret,
     credential_secrets,
 )
-from agent.mesh.ports import OWN_PORTS
 from agent.mesh.routes import ConnectionMatch, Fault, ObjectRef
-from agent.mesh.service import Workload
 from agent.mesh.snapshot import Resource
 from agent.translate.actions import MAX_DIRECT_RESPONSE_BYTES
 from agent.translate.connections import Way, add_chains, add_tls_inspector
-from agent.translate.facts import HeldCredential, Security
 from agent.translate.http import INTERNAL_HEADERS, gateway_http
 from agent.translate.listeners import listener
+from agent.translate.open_ports import OpenPort, OpenServer, hosts_for, server_names
 from agent.translate.policies import Approach
 from agent.translate.resolve import ResolvedPort, ResolvedRoute
 from agent.translate.resource import resource, seconds
 from agent.translate.routes import VirtualHost, routed_host
-from agent.translate.service_passing import Passed, passing_chains
-from agent.translate.tcp import connection_chain
+from agent.translate.service_passing import passing_chains
+from agent.translate.tcp import connection_chain, tunnel_faults
 from agent.translate.tls import gateway_socket
 
 HANDSHAKE_SECONDS = 15.0
@@ -48,159 +45,6 @@ _TLS_ONLY = route_components_pb2.VirtualHost.ALL
 
 
 _Order = tuple[bool, ObjectRef, ObjectRef, tuple[str, ...]]
-
-
-class OpenServer(Struct, frozen=True):
-    """A server that this host listens for."""
-
-    origin: ObjectRef
-    server: GatewayServer
-    routed_as: ObjectRef
-    """What routes for it are bound to."""
-    routes: tuple[tuple[BoundRoutes, ResolvedPort], ...] = ()
-    """Of requests, or of connections that pass whole."""
-    certificate: str = ""
-    """SDS name of the mesh certificate that it serves with (ISTIO_MUTUAL)."""
-    passed: tuple[Passed, ...] = ()
-    """What callers in the mesh can ask for by name (AUTO_PASSTHROUGH)."""
-
-    @property
-    def resolved(self) -> list[ResolvedPort]:
-        """Return everything that is routed through it."""
-        return [port for _, port in self.routes]
-
-
-class OpenPort(Struct, frozen=True):
-    """All servers on one port of one address: all TLS, or all HTTP, or one of TCP."""
-
-    number: int
-    bind: str
-    servers: tuple[OpenServer, ...]
-
-    @property
-    def is_tls(self) -> bool:
-        """Tell whether clients must speak TLS."""
-        return self.servers[0].server.kind.is_tls
-
-
-class HostCertificates(Struct, frozen=True):
-    """What a gateway host can serve TLS with."""
-
-    credentials: Mapping[str, HeldCredential] = {}
-    own: str | None = None
-    """SDS name of the gateway's own mesh certificate."""
-    by_port: Mapping[int, str] = {}
-    """Of ports that services.d says to be a service's: that service's."""
-
-    @classmethod
-    def of(cls, workloads: Sequence[Workload], security: Security) -> HostCertificates:
-        """Return what this host has: a service of its services.d is served with that service's own certificate."""
-        names = {
-            port.number: certificate_secret(workload.identity, security.trust_domain)
-            for workload in reversed(workloads)
-            for port in workload.ports
-        }
-        usable = {number: name for number, name in names.items() if name in security.certificates}
-        return cls({held.name: held for held in security.credentials}, security.client, usable)
-
-    def obstacle(self, server: GatewayServer) -> str | None:
-        """Return why the server cannot end TLS as it should, or None."""
-        tls = server.tls
-        if tls is None:
-            return None
-        if tls.versions_contradict:
-            return f"there is no TLS version from {tls.min_version or 'TLSV1_2'} to {tls.max_version}"
-        if tls.is_mesh:
-            return None if self.mesh(server) else "ISTIO_MUTUAL: this host has no certificate of the mesh"
-        paths = {files.name: files.certificate or files.authorities for files in tls.files}
-        for name in tls.certificates:
-            held = self.credentials.get(name)
-            if held is None or not held.has_key:
-                how = (
-                    "(see the agent's faults)"
-                    if name in paths
-                    else f"(hostmesh secret install {name} --cert … --key …)"
-                )
-                return f"this host has no usable certificate {paths.get(name, name)} {how}"
-        authorities = self.credentials.get(tls.authorities)
-        if tls.client_certificate is not None and not (authorities and authorities.has_authorities):
-            name = tls.authorities
-            if name in paths:
-                return f"this host has no usable authorities {paths[name]}, by which clients are checked"
-            return (
-                f"the secret {name} has no ca.crt, by which clients are checked (hostmesh secret install {name} --ca …)"
-            )
-        return None
-
-    def mesh(self, server: GatewayServer) -> str | None:
-        """Return the SDS name of the certificate that a server of ISTIO_MUTUAL serves with."""
-        return self.by_port.get(server.port, self.own)
-
-
-def open_ports(gateways: Collection[Gateway], held: HostCertificates) -> tuple[tuple[OpenPort, ...], tuple[Fault, ...]]:
-    """Return the ports that these gateways want open, and what of it cannot be had."""
-    ports: dict[tuple[int, str], list[OpenServer]] = {}
-    faults: list[Fault] = []
-    for gateway in gateways:
-        for server in gateway.servers:
-            others = ports.setdefault((server.port, server.bind), [])
-            if any(_is_same(other, gateway, server) for other in others):
-                continue
-            reason = _obstacle(server) or held.obstacle(server) or _conflict(server, others)
-            if reason:
-                faults.append(Fault(str(gateway.origin), f'server "{server.name}" is left out: {reason}'))
-            else:
-                mesh = held.mesh(server) if server.tls and server.tls.is_mesh else None
-                others.append(OpenServer(gateway.origin, server, gateway.routed_as, certificate=mesh or ""))
-    found = (OpenPort(number, bind, tuple(servers)) for (number, bind), servers in sorted(ports.items()) if servers)
-    return tuple(found), tuple(faults)
-
-
-def _is_same(other: OpenServer, gateway: Gateway, server: GatewayServer) -> bool:
-    """Tell whether a server adds nothing: several Ingress objects want the same host served."""
-    return other.routed_as == gateway.routed_as != gateway.origin and other.server == server
-
-
-def _obstacle(server: GatewayServer) -> str | None:
-    return f"port {server.port} is the mesh's own on every host" if server.port in OWN_PORTS else None
-
-
-def _conflict(server: GatewayServer, others: Collection[OpenServer]) -> str | None:
-    for other in others:
-        both_tls = other.server.kind.is_tls and server.kind.is_tls
-        if not both_tls and (other.server.kind, server.kind) != (ServerKind.HTTP, ServerKind.HTTP):
-            return f"port {server.port} is {other.origin}'s, for {other.server.kind}"
-        if both_tls and (both := _names(server) & _names(other.server)):
-            return f"{', '.join(sorted(both))} on port {server.port} is {other.origin}'s"
-    return None
-
-
-def _names(server: GatewayServer) -> set[str]:
-    return {name for _, name in server.hosts}
-
-
-def hosts_for(server: GatewayServer, bound: BoundRoutes) -> tuple[str, ...]:
-    """Return the hosts of a VirtualService that requests to this server can have."""
-    found = (
-        common_host(name, host)
-        for namespace, name in server.hosts
-        for host in bound.hosts
-        if namespace in ("*", bound.origin.namespace)
-    )
-    return tuple(sorted({host for host in found if host is not None}))
-
-
-def unmatched(ports: Collection[OpenPort], bound: Collection[BoundRoutes]) -> list[Fault]:
-    """Return a fault for each VirtualService that is bound to a server here of which none has its hosts."""
-    servers: dict[ObjectRef, list[GatewayServer]] = {}
-    for port in ports:
-        for opened in port.servers:
-            servers.setdefault(opened.routed_as, []).append(opened.server)
-    return [
-        Fault(str(one.origin), f"has no effect at {one.gateway}: none of its servers is for {', '.join(one.hosts)}")
-        for one in bound
-        if one.gateway in servers and not any(hosts_for(server, one) for server in servers[one.gateway])
-    ]
 
 
 def gateway_port(
@@ -221,6 +65,8 @@ def gateway_port(
             references += [(CLUSTER_TYPE, cluster) for route in found for cluster in route.clusters]
             references += _secrets(opened) if passing else []
             faults += [] if passing or opened.passed else [_unheard(opened)]
+            for resolved in opened.resolved:
+                faults += tunnel_faults(f"port {port.number}", resolved, approaches)
     for name, servers in _tables(port).items():
         table, wrong = _route_table(name, port.number, servers, approaches)
         made.append(table)
@@ -232,7 +78,7 @@ def gateway_port(
             _end_tls(chain, servers[0], trust_domain)
             references += _secrets(servers[0])
         way = Way((ConnectionMatch(),), chain)
-        hosts = _names(servers[0].server) if port.is_tls else {"*"}
+        hosts = server_names(servers[0].server) if port.is_tls else {"*"}
         entries += [_Entry(host, servers[0].origin, _for_host(way, host)) for host in sorted(hosts)]
     entries.sort(key=lambda entry: (entry.host.startswith("*"), -len(entry.host)))
     unused = add_chains(message, [entry.way for entry in entries])
@@ -367,7 +213,7 @@ def _route_table(
                 order = (host not in bound.hosts, bound.origin, bound.gateway, bound.hosts)
                 routes.setdefault(host, {}).setdefault(order, resolved.routes)
         if opened.server.https_redirect:
-            redirected |= hosts | _names(opened.server)
+            redirected |= hosts | server_names(opened.server)
     made = []
     for host in sorted(routes.keys() | redirected):
         found = tuple(route for _, of_one in sorted(routes.get(host, {}).items()) for route in of_one)

@@ -15,7 +15,8 @@ from agent.mesh.routes import Fault, ObjectRef, ServicePolicy
 from agent.mesh.service import Port, ServiceKey
 from agent.mesh.snapshot import Resource
 from agent.translate.facts import ServiceFacts, ServiceSubset
-from agent.translate.gateway import HostCertificates, OpenPort, gateway_port, hosts_for, open_ports, unmatched
+from agent.translate.gateway import gateway_port
+from agent.translate.open_ports import BoundIndex, HostCertificates, OpenPort, open_ports, unmatched
 from agent.translate.plan_services import Destinations, Inputs, Made, Services, subsets_of
 from agent.translate.resolve import ResolvedPort, resolve_ports, services_named
 from agent.translate.service_passing import Passed, passed_through, passing_clusters, subsets_by_port
@@ -65,7 +66,8 @@ class GatewayPorts:
         selected = tuple(each for each in ingress.gateways if each.selects(inputs.options.gateway or ()))
         held = HostCertificates.of(inputs.workloads.get(), inputs.security.get())
         ports, faults = open_ports(selected, held)
-        routed = tuple(self._with_routes(port, ingress) for port in ports)
+        bound = BoundIndex(ingress.bound)
+        routed = tuple(self._with_routes(port, ingress, bound) for port in ports)
         resolved = [found for port in routed for server in port.servers for found in server.resolved]
         wanted = subsets_of(found for one in resolved for found in one.subsets)
         if any(server.passed for port in routed for server in port.servers):
@@ -74,12 +76,11 @@ class GatewayPorts:
         unresolved = (fault for one in resolved for fault in one.faults)
         return Opened(routed, wanted, (*faults, *unmatched(routed, ingress.bound), *unresolved))
 
-    def _with_routes(self, port: OpenPort, ingress: Ingress) -> OpenPort:
+    def _with_routes(self, port: OpenPort, ingress: Ingress, bound: BoundIndex) -> OpenPort:
         servers = []
         for opened in port.servers:
             server = opened.server
-            mine = (one for one in ingress.bound if one.gateway == opened.routed_as and hosts_for(server, one))
-            routes = tuple((one, self._routes(one, port.number, server)) for one in mine)
+            routes = tuple((one, self._routes(one, port.number, server)) for one in bound.of(opened))
             auto = server.kind is ServerKind.SERVICES
             passed = passed_through(server, self._facts(), ingress.subsets) if auto else ()
             servers.append(structs.replace(opened, routes=routes, passed=passed))

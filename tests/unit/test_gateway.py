@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPri
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from hypothesis import given
+from hypothesis import strategies as st
 
 from agent.adapters.credentials import check_credential, read_credentials
 from agent.api.analysis.analyze import analyze
@@ -28,6 +29,7 @@ from agent.cli.main import cli
 from agent.config import load_config
 from agent.mesh.gateway import (
     INGRESS_LABELS,
+    BoundRoutes,
     Credential,
     FileCredential,
     Gateway,
@@ -39,7 +41,7 @@ from agent.mesh.gateway import (
 from agent.mesh.routes import ObjectRef
 from agent.mesh.service import ServiceKey, labels_of
 from agent.translate.facts import HeldCredential
-from agent.translate.gateway import HostCertificates, open_ports
+from agent.translate.open_ports import BoundIndex, HostCertificates, OpenServer, hosts_for, open_ports
 from tests.mesh_certificates import TestAuthority
 from tests.unit.api_samples import mutated, one
 
@@ -246,6 +248,28 @@ def test_what_a_port_cannot_be_is_left_out_and_said() -> None:
         (443, ["a"]),
     ]
     assert [fault.reason.split('"')[1] for fault in faults] == ["again", "plain", "unknown", "own"]
+
+
+HOSTS = st.lists(st.sampled_from(("*", "*.a.org", "x.a.org", "X.a.org.", "y.a.org", "b.org")), min_size=1, max_size=3)
+
+
+@given(HOSTS, st.lists(st.tuples(HOSTS, st.sampled_from(("edge", "other"))), max_size=6))
+def test_what_is_bound_to_a_server_is_found_by_host(hosts: list[str], bound: list[tuple[list[str], str]]) -> None:
+    opened = OpenServer(EDGE, GatewayServer("a", 80, tuple(("*", host) for host in hosts)), EDGE)
+    given = [
+        BoundRoutes(
+            ObjectRef("VirtualService", "default", str(index)), ObjectRef("Gateway", "default", gateway), tuple(of), ()
+        )
+        for index, (of, gateway) in enumerate(bound)
+    ]
+    meant = [one for one in given if one.gateway == EDGE and hosts_for(opened.server, one)]
+    assert list(BoundIndex(given).of(opened)) == meant
+
+
+def test_what_several_ingress_objects_want_alike_is_served_once() -> None:
+    both = [Gateway(ObjectRef("Ingress", "default", name), (), (server(80, "http", "*"),), EDGE) for name in "ab"]
+    ports, faults = open_ports(both, HELD)
+    assert ([len(port.servers) for port in ports], faults) == ([1], ())
 
 
 def test_a_gateways_configuration(tmp_path: Path) -> None:
