@@ -19,8 +19,9 @@ from node_ca.inventory import Inventory
 from node_ca.issuer import Issuer
 from node_ca.proto import ca_pb2_grpc
 from node_ca.server_certificate import ServerCertificate
-from node_ca.service import AdministrationService, EnrolmentService, RenewalService
+from node_ca.service import AdministrationService, BundleService, EnrolmentService, RenewalService
 from node_ca.template import Validity
+from node_ca.trust import Trust, TrustBundle
 
 _OPTIONS = (
     ("grpc.max_receive_message_length", 64 * 1024),
@@ -44,6 +45,8 @@ class CaServer:
         validity = Validity(config.lifetime, config.skew_margin)
         self._issuer = Issuer(authority, inventory, config.trust_domain, validity)
         self._certificate = ServerCertificate(self._issuer, config.server_names, config.server_lifetime)
+        self._authority = authority
+        self._trust = Trust(self._gather_trust, TrustBundle(config.trust_domain, authority.trust_bundle_pem))
         self._servers: list[Any] = []
         self._renewing: asyncio.Task[None] | None = None
         self.enrolment_port = 0
@@ -69,6 +72,7 @@ class CaServer:
         enrolment, renewal, administration = _new_server(), _new_server(), _new_server()
         self._servers = [enrolment, renewal, administration]
         ca_pb2_grpc.add_EnrolmentServicer_to_server(EnrolmentService(self._issuer), enrolment)
+        ca_pb2_grpc.add_BundleServicer_to_server(BundleService(self._trust), enrolment)
         ca_pb2_grpc.add_RenewalServicer_to_server(RenewalService(self._issuer), renewal)
         ca_pb2_grpc.add_AdministrationServicer_to_server(AdministrationService(self._issuer), administration)
         self.enrolment_port = self._bind(enrolment, self._config.enrolment, "enrolment", require_client=False)
@@ -88,6 +92,9 @@ class CaServer:
             os.unlink(self._config.admin_socket)
         await self._inventory.close()
         os.close(self._lock)
+
+    async def _gather_trust(self) -> TrustBundle:
+        return TrustBundle(self._config.trust_domain, self._authority.trust_bundle_pem)
 
     def _bind(self, server: Any, listener: Listener, name: str, *, require_client: bool) -> int:
         credentials = self._certificate.credentials(require_client=require_client)

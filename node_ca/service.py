@@ -17,7 +17,8 @@ from node_ca.audit import audit
 from node_ca.errors import InventoryError, Refusal, RefusalKind, SigningFault
 from node_ca.issuer import Issued, Issuer
 from node_ca.policy import TokenRecord
-from node_ca.proto import ca_pb2
+from node_ca.proto import ca_pb2, ca_pb2_grpc
+from node_ca.trust import Trust, TrustBundle
 
 _LOG = logging.getLogger("hostmesh.ca")
 _STATUS = {
@@ -27,7 +28,7 @@ _STATUS = {
 }
 
 
-class EnrolmentService:
+class EnrolmentService(ca_pb2_grpc.EnrolmentServicer):
     """hostmesh.ca.v1.Enrolment."""
 
     def __init__(self, issuer: Issuer) -> None:
@@ -39,7 +40,25 @@ class EnrolmentService:
             return _answer(await self._issuer.enrol(request.csr_pem, request.token, request.identity), context)
 
 
-class RenewalService:
+class BundleService(ca_pb2_grpc.BundleServicer):
+    """hostmesh.ca.v1.Bundle."""
+
+    def __init__(self, trust: Trust) -> None:
+        self._trust = trust
+
+    async def Get(self, request: ca_pb2.GetBundleRequest, context: grpc.aio.ServicerContext) -> ca_pb2.TrustBundle:
+        """Return the bundle."""
+        return _bundle_message(self._trust.current)
+
+    async def Watch(
+        self, request: ca_pb2.WatchBundleRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[ca_pb2.TrustBundle]:
+        """Send the bundle and every later one until the caller goes."""
+        async for bundle in self._trust.follow(request.version):
+            yield _bundle_message(bundle)
+
+
+class RenewalService(ca_pb2_grpc.RenewalServicer):
     """hostmesh.ca.v1.Renewal; stands only on the port that requires client certificates."""
 
     def __init__(self, issuer: Issuer) -> None:
@@ -51,7 +70,7 @@ class RenewalService:
             return _answer(await self._issuer.renew(request.csr_pem, _peer_certificate(context)), context)
 
 
-class AdministrationService:
+class AdministrationService(ca_pb2_grpc.AdministrationServicer):
     """hostmesh.ca.v1.Administration; stands only on the Unix socket, whose mode says who may."""
 
     def __init__(self, issuer: Issuer) -> None:
@@ -115,6 +134,26 @@ def _peer_certificate(context: grpc.aio.ServicerContext) -> x509.Certificate:
         return x509.load_pem_x509_certificate(pems[0])
     except ValueError as error:
         raise Refusal.unauthenticated("client certificate: not readable") from error
+
+
+def _bundle_message(bundle: TrustBundle) -> ca_pb2.TrustBundle:
+    revoked = (
+        ca_pb2.RevokedCertificate(
+            serial=entry.serial,
+            identity=entry.identity,
+            fingerprint=entry.fingerprint,
+            revoked_at=entry.revoked_at,
+            not_after=entry.not_after,
+        )
+        for entry in bundle.revoked
+    )
+    return ca_pb2.TrustBundle(
+        trust_domain=bundle.trust_domain,
+        roots_pem=bundle.roots_pem,
+        crls_pem=bundle.crls_pem,
+        revoked=revoked,
+        version=bundle.version,
+    )
 
 
 def _token_message(record: TokenRecord) -> ca_pb2.Token:

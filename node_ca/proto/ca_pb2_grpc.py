@@ -40,6 +40,16 @@ class EnrolmentStub:
                 request_serializer=node__ca_dot_proto_dot_ca__pb2.EnrolRequest.SerializeToString,
                 response_deserializer=node__ca_dot_proto_dot_ca__pb2.IssuedCertificate.FromString,
                 _registered_method=True)
+        self.Challenge = channel.unary_unary(
+                '/hostmesh.ca.v1.Enrolment/Challenge',
+                request_serializer=node__ca_dot_proto_dot_ca__pb2.ChallengeRequest.SerializeToString,
+                response_deserializer=node__ca_dot_proto_dot_ca__pb2.ChallengeResponse.FromString,
+                _registered_method=True)
+        self.RenewExpired = channel.unary_unary(
+                '/hostmesh.ca.v1.Enrolment/RenewExpired',
+                request_serializer=node__ca_dot_proto_dot_ca__pb2.RenewExpiredRequest.SerializeToString,
+                response_deserializer=node__ca_dot_proto_dot_ca__pb2.IssuedCertificate.FromString,
+                _registered_method=True)
 
 
 class EnrolmentServicer:
@@ -49,6 +59,22 @@ class EnrolmentServicer:
     def Enrol(self, request, context):
         """UNAUTHENTICATED: the token is unknown, wrong, expired or used up. PERMISSION_DENIED: it is for another identity.
         INVALID_ARGUMENT: the CSR. UNAVAILABLE: not recorded, so nothing was issued and the token is as it was.
+        RESOURCE_EXHAUSTED (every call): too many calls, of this caller or in all; come again later.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Challenge(self, request, context):
+        """A nonce for RenewExpired.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RenewExpired(self, request, context):
+        """The next certificate for one that ended less than the CA's grace ago, once for each. UNAUTHENTICATED: nonce or
+        signature. PERMISSION_DENIED: too long ago, revoked, not this CA's, or renewed so already.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -60,6 +86,16 @@ def add_EnrolmentServicer_to_server(servicer, server):
             'Enrol': grpc.unary_unary_rpc_method_handler(
                     servicer.Enrol,
                     request_deserializer=node__ca_dot_proto_dot_ca__pb2.EnrolRequest.FromString,
+                    response_serializer=node__ca_dot_proto_dot_ca__pb2.IssuedCertificate.SerializeToString,
+            ),
+            'Challenge': grpc.unary_unary_rpc_method_handler(
+                    servicer.Challenge,
+                    request_deserializer=node__ca_dot_proto_dot_ca__pb2.ChallengeRequest.FromString,
+                    response_serializer=node__ca_dot_proto_dot_ca__pb2.ChallengeResponse.SerializeToString,
+            ),
+            'RenewExpired': grpc.unary_unary_rpc_method_handler(
+                    servicer.RenewExpired,
+                    request_deserializer=node__ca_dot_proto_dot_ca__pb2.RenewExpiredRequest.FromString,
                     response_serializer=node__ca_dot_proto_dot_ca__pb2.IssuedCertificate.SerializeToString,
             ),
     }
@@ -90,6 +126,60 @@ class Enrolment:
             target,
             '/hostmesh.ca.v1.Enrolment/Enrol',
             node__ca_dot_proto_dot_ca__pb2.EnrolRequest.SerializeToString,
+            node__ca_dot_proto_dot_ca__pb2.IssuedCertificate.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Challenge(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hostmesh.ca.v1.Enrolment/Challenge',
+            node__ca_dot_proto_dot_ca__pb2.ChallengeRequest.SerializeToString,
+            node__ca_dot_proto_dot_ca__pb2.ChallengeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RenewExpired(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hostmesh.ca.v1.Enrolment/RenewExpired',
+            node__ca_dot_proto_dot_ca__pb2.RenewExpiredRequest.SerializeToString,
             node__ca_dot_proto_dot_ca__pb2.IssuedCertificate.FromString,
             options,
             channel_credentials,
@@ -177,6 +267,125 @@ class Renewal:
             _registered_method=True)
 
 
+class BundleStub:
+    """Whom to trust now, for anybody: nothing in it is secret. On the enrolment port.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.Get = channel.unary_unary(
+                '/hostmesh.ca.v1.Bundle/Get',
+                request_serializer=node__ca_dot_proto_dot_ca__pb2.GetBundleRequest.SerializeToString,
+                response_deserializer=node__ca_dot_proto_dot_ca__pb2.TrustBundle.FromString,
+                _registered_method=True)
+        self.Watch = channel.unary_stream(
+                '/hostmesh.ca.v1.Bundle/Watch',
+                request_serializer=node__ca_dot_proto_dot_ca__pb2.WatchBundleRequest.SerializeToString,
+                response_deserializer=node__ca_dot_proto_dot_ca__pb2.TrustBundle.FromString,
+                _registered_method=True)
+
+
+class BundleServicer:
+    """Whom to trust now, for anybody: nothing in it is secret. On the enrolment port.
+    """
+
+    def Get(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Watch(self, request, context):
+        """The bundle at once (unless the caller has it), and again after each change.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_BundleServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'Get': grpc.unary_unary_rpc_method_handler(
+                    servicer.Get,
+                    request_deserializer=node__ca_dot_proto_dot_ca__pb2.GetBundleRequest.FromString,
+                    response_serializer=node__ca_dot_proto_dot_ca__pb2.TrustBundle.SerializeToString,
+            ),
+            'Watch': grpc.unary_stream_rpc_method_handler(
+                    servicer.Watch,
+                    request_deserializer=node__ca_dot_proto_dot_ca__pb2.WatchBundleRequest.FromString,
+                    response_serializer=node__ca_dot_proto_dot_ca__pb2.TrustBundle.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'hostmesh.ca.v1.Bundle', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('hostmesh.ca.v1.Bundle', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class Bundle:
+    """Whom to trust now, for anybody: nothing in it is secret. On the enrolment port.
+    """
+
+    @staticmethod
+    def Get(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hostmesh.ca.v1.Bundle/Get',
+            node__ca_dot_proto_dot_ca__pb2.GetBundleRequest.SerializeToString,
+            node__ca_dot_proto_dot_ca__pb2.TrustBundle.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Watch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/hostmesh.ca.v1.Bundle/Watch',
+            node__ca_dot_proto_dot_ca__pb2.WatchBundleRequest.SerializeToString,
+            node__ca_dot_proto_dot_ca__pb2.TrustBundle.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
 class AdministrationStub:
     """For the operator on the CA's own machine.
     """
@@ -197,6 +406,46 @@ class AdministrationStub:
                 request_serializer=node__ca_dot_proto_dot_ca__pb2.ListTokensRequest.SerializeToString,
                 response_deserializer=node__ca_dot_proto_dot_ca__pb2.ListTokensResponse.FromString,
                 _registered_method=True)
+        self.RevokeToken = channel.unary_unary(
+                '/hostmesh.ca.v1.Administration/RevokeToken',
+                request_serializer=node__ca_dot_proto_dot_ca__pb2.RevokeTokenRequest.SerializeToString,
+                response_deserializer=node__ca_dot_proto_dot_ca__pb2.Token.FromString,
+                _registered_method=True)
+        self.IssueCertificate = channel.unary_unary(
+                '/hostmesh.ca.v1.Administration/IssueCertificate',
+                request_serializer=node__ca_dot_proto_dot_ca__pb2.IssueCertificateRequest.SerializeToString,
+                response_deserializer=node__ca_dot_proto_dot_ca__pb2.IssuedCertificate.FromString,
+                _registered_method=True)
+        self.ListCertificates = channel.unary_stream(
+                '/hostmesh.ca.v1.Administration/ListCertificates',
+                request_serializer=node__ca_dot_proto_dot_ca__pb2.ListCertificatesRequest.SerializeToString,
+                response_deserializer=node__ca_dot_proto_dot_ca__pb2.Certificate.FromString,
+                _registered_method=True)
+        self.RevokeCertificates = channel.unary_unary(
+                '/hostmesh.ca.v1.Administration/RevokeCertificates',
+                request_serializer=node__ca_dot_proto_dot_ca__pb2.RevokeCertificatesRequest.SerializeToString,
+                response_deserializer=node__ca_dot_proto_dot_ca__pb2.RevokeCertificatesResponse.FromString,
+                _registered_method=True)
+        self.ListRoots = channel.unary_unary(
+                '/hostmesh.ca.v1.Administration/ListRoots',
+                request_serializer=node__ca_dot_proto_dot_ca__pb2.ListRootsRequest.SerializeToString,
+                response_deserializer=node__ca_dot_proto_dot_ca__pb2.ListRootsResponse.FromString,
+                _registered_method=True)
+        self.PrepareRoot = channel.unary_unary(
+                '/hostmesh.ca.v1.Administration/PrepareRoot',
+                request_serializer=node__ca_dot_proto_dot_ca__pb2.PrepareRootRequest.SerializeToString,
+                response_deserializer=node__ca_dot_proto_dot_ca__pb2.Root.FromString,
+                _registered_method=True)
+        self.ActivateRoot = channel.unary_unary(
+                '/hostmesh.ca.v1.Administration/ActivateRoot',
+                request_serializer=node__ca_dot_proto_dot_ca__pb2.ActivateRootRequest.SerializeToString,
+                response_deserializer=node__ca_dot_proto_dot_ca__pb2.Root.FromString,
+                _registered_method=True)
+        self.RetireRoot = channel.unary_unary(
+                '/hostmesh.ca.v1.Administration/RetireRoot',
+                request_serializer=node__ca_dot_proto_dot_ca__pb2.RetireRootRequest.SerializeToString,
+                response_deserializer=node__ca_dot_proto_dot_ca__pb2.Root.FromString,
+                _registered_method=True)
 
 
 class AdministrationServicer:
@@ -215,6 +464,58 @@ class AdministrationServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RevokeToken(self, request, context):
+        """NOT_FOUND: there is no such token.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def IssueCertificate(self, request, context):
+        """A certificate for a machine without an agent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListCertificates(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeCertificates(self, request, context):
+        """NOT_FOUND: there is none to revoke.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListRoots(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PrepareRoot(self, request, context):
+        """FAILED_PRECONDITION (these three): not the time for this step; the line says what is missing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ActivateRoot(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RetireRoot(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdministrationServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -227,6 +528,46 @@ def add_AdministrationServicer_to_server(servicer, server):
                     servicer.ListTokens,
                     request_deserializer=node__ca_dot_proto_dot_ca__pb2.ListTokensRequest.FromString,
                     response_serializer=node__ca_dot_proto_dot_ca__pb2.ListTokensResponse.SerializeToString,
+            ),
+            'RevokeToken': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeToken,
+                    request_deserializer=node__ca_dot_proto_dot_ca__pb2.RevokeTokenRequest.FromString,
+                    response_serializer=node__ca_dot_proto_dot_ca__pb2.Token.SerializeToString,
+            ),
+            'IssueCertificate': grpc.unary_unary_rpc_method_handler(
+                    servicer.IssueCertificate,
+                    request_deserializer=node__ca_dot_proto_dot_ca__pb2.IssueCertificateRequest.FromString,
+                    response_serializer=node__ca_dot_proto_dot_ca__pb2.IssuedCertificate.SerializeToString,
+            ),
+            'ListCertificates': grpc.unary_stream_rpc_method_handler(
+                    servicer.ListCertificates,
+                    request_deserializer=node__ca_dot_proto_dot_ca__pb2.ListCertificatesRequest.FromString,
+                    response_serializer=node__ca_dot_proto_dot_ca__pb2.Certificate.SerializeToString,
+            ),
+            'RevokeCertificates': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeCertificates,
+                    request_deserializer=node__ca_dot_proto_dot_ca__pb2.RevokeCertificatesRequest.FromString,
+                    response_serializer=node__ca_dot_proto_dot_ca__pb2.RevokeCertificatesResponse.SerializeToString,
+            ),
+            'ListRoots': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRoots,
+                    request_deserializer=node__ca_dot_proto_dot_ca__pb2.ListRootsRequest.FromString,
+                    response_serializer=node__ca_dot_proto_dot_ca__pb2.ListRootsResponse.SerializeToString,
+            ),
+            'PrepareRoot': grpc.unary_unary_rpc_method_handler(
+                    servicer.PrepareRoot,
+                    request_deserializer=node__ca_dot_proto_dot_ca__pb2.PrepareRootRequest.FromString,
+                    response_serializer=node__ca_dot_proto_dot_ca__pb2.Root.SerializeToString,
+            ),
+            'ActivateRoot': grpc.unary_unary_rpc_method_handler(
+                    servicer.ActivateRoot,
+                    request_deserializer=node__ca_dot_proto_dot_ca__pb2.ActivateRootRequest.FromString,
+                    response_serializer=node__ca_dot_proto_dot_ca__pb2.Root.SerializeToString,
+            ),
+            'RetireRoot': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetireRoot,
+                    request_deserializer=node__ca_dot_proto_dot_ca__pb2.RetireRootRequest.FromString,
+                    response_serializer=node__ca_dot_proto_dot_ca__pb2.Root.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -284,6 +625,222 @@ class Administration:
             '/hostmesh.ca.v1.Administration/ListTokens',
             node__ca_dot_proto_dot_ca__pb2.ListTokensRequest.SerializeToString,
             node__ca_dot_proto_dot_ca__pb2.ListTokensResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeToken(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hostmesh.ca.v1.Administration/RevokeToken',
+            node__ca_dot_proto_dot_ca__pb2.RevokeTokenRequest.SerializeToString,
+            node__ca_dot_proto_dot_ca__pb2.Token.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def IssueCertificate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hostmesh.ca.v1.Administration/IssueCertificate',
+            node__ca_dot_proto_dot_ca__pb2.IssueCertificateRequest.SerializeToString,
+            node__ca_dot_proto_dot_ca__pb2.IssuedCertificate.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListCertificates(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/hostmesh.ca.v1.Administration/ListCertificates',
+            node__ca_dot_proto_dot_ca__pb2.ListCertificatesRequest.SerializeToString,
+            node__ca_dot_proto_dot_ca__pb2.Certificate.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeCertificates(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hostmesh.ca.v1.Administration/RevokeCertificates',
+            node__ca_dot_proto_dot_ca__pb2.RevokeCertificatesRequest.SerializeToString,
+            node__ca_dot_proto_dot_ca__pb2.RevokeCertificatesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRoots(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hostmesh.ca.v1.Administration/ListRoots',
+            node__ca_dot_proto_dot_ca__pb2.ListRootsRequest.SerializeToString,
+            node__ca_dot_proto_dot_ca__pb2.ListRootsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PrepareRoot(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hostmesh.ca.v1.Administration/PrepareRoot',
+            node__ca_dot_proto_dot_ca__pb2.PrepareRootRequest.SerializeToString,
+            node__ca_dot_proto_dot_ca__pb2.Root.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ActivateRoot(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hostmesh.ca.v1.Administration/ActivateRoot',
+            node__ca_dot_proto_dot_ca__pb2.ActivateRootRequest.SerializeToString,
+            node__ca_dot_proto_dot_ca__pb2.Root.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetireRoot(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hostmesh.ca.v1.Administration/RetireRoot',
+            node__ca_dot_proto_dot_ca__pb2.RetireRootRequest.SerializeToString,
+            node__ca_dot_proto_dot_ca__pb2.Root.FromString,
             options,
             channel_credentials,
             insecure,

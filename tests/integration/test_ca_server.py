@@ -282,3 +282,17 @@ async def test_the_server_certificate_renews_itself(ca: CaProcess) -> None:
             issued = await ca.client().renew(REVIEWS, new_key(), issued.certificate, issued.trust_bundle_pem)
             serials.add(ssl.get_server_certificate(("127.0.0.1", ca.enrolment_port)))
             await asyncio.sleep(0.2)
+
+
+async def test_the_trust_bundle_is_there_for_everybody(ca: CaProcess) -> None:
+    credentials = grpc.ssl_channel_credentials(ca.root_path.read_bytes())
+    async with grpc.aio.secure_channel(f"127.0.0.1:{ca.enrolment_port}", credentials) as channel:
+        stub = ca_pb2_grpc.BundleStub(channel)
+        bundle = await stub.Get(ca_pb2.GetBundleRequest(), timeout=10)
+        assert bundle.roots_pem == ca.root_path.read_bytes()
+        assert bundle.trust_domain == "cluster.local"
+        first = await stub.Watch(ca_pb2.WatchBundleRequest(), timeout=10).read()
+        assert first == bundle
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.Watch(ca_pb2.WatchBundleRequest(version=bundle.version), timeout=1).read()
+        assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED, "nothing new, so nothing is sent"
