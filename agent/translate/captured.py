@@ -16,15 +16,16 @@ from envoy.extensions.filters.listener.http_inspector.v3 import http_inspector_p
 from msgspec import Struct, structs
 
 from agent.mesh.gateway import common_host
-from agent.mesh.names import CLUSTER_TYPE, LISTENER_TYPE, ROUTE_TYPE
+from agent.mesh.names import CLUSTER_TYPE, LISTENER_TYPE, ROUTE_TYPE, outbound_cluster
 from agent.mesh.routes import ConnectionMatch, Fault
-from agent.mesh.service import Port, Protocol, Service, ServiceKey
+from agent.mesh.service import Port, Protocol, Resolution, Service, ServiceKey
 from agent.mesh.snapshot import Resource
 from agent.translate.clusters import BLACK_HOLE, PASSTHROUGH
 from agent.translate.connections import Way, add_chains, add_tls_inspector, network_of, tells_names
 from agent.translate.http import outbound_http
 from agent.translate.listeners import connection_routes, connection_ways, listener
 from agent.translate.options import PlanOptions
+from agent.translate.outside import lookup_of_server_name
 from agent.translate.policies import Approach
 from agent.translate.resolve import ResolvedPort, ResolvedRoute, Target
 from agent.translate.resource import packed, resource, seconds
@@ -36,6 +37,13 @@ _HTTP = ("http/1.0", "http/1.1", "h2c")
 """What Envoy's HTTP inspector calls what it finds."""
 
 
+class Lookup(Struct, frozen=True):
+    """How a server name is looked up, and the port to connect to there."""
+
+    port: int
+    upstreams: tuple[str, ...]
+
+
 class Chain(Struct, frozen=True):
     """Connections of a service port, known by the server name or range of addresses, and where they go, in order."""
 
@@ -45,6 +53,8 @@ class Chain(Struct, frozen=True):
     within: ConnectionMatch
     routes: tuple[ResolvedRoute, ...]
     approaches: tuple[tuple[str, Approach], ...]
+    lookup: Lookup | None = None
+    """Where the server name says where the service's own cluster leads."""
 
 
 class PortListener(Struct, frozen=True):
@@ -55,7 +65,11 @@ class PortListener(Struct, frozen=True):
 
 
 def chains_of(
-    service: Service, port: Port, resolved: ResolvedPort, approaches: tuple[tuple[str, Approach], ...]
+    service: Service,
+    port: Port,
+    resolved: ResolvedPort,
+    approaches: tuple[tuple[str, Approach], ...],
+    upstreams: tuple[str, ...] = (),
 ) -> tuple[Chain, ...] | Fault:
     """Return how connections to a port of a service are known; none: by the virtual address alone."""
     outside, name = service.outside, service.key.name
@@ -67,7 +81,11 @@ def chains_of(
         if "*" in name and not name.startswith("*."):
             reason = "the wildcard of a TLS host must be its whole first label"
             return Fault(outside.origin, f"port {port.number} of {service.key} has no effect: {reason}")
-        return (structs.replace(whole, within=ConnectionMatch(server_names=(name,))),)
+        named = structs.replace(whole, within=ConnectionMatch(server_names=(name,)))
+        if outside.resolution is not Resolution.DYNAMIC:
+            return (named,)
+        target = dict(outside.target_ports).get(port.number, port.number)
+        return (structs.replace(named, lookup=Lookup(target, upstreams)),)
     if outside.addresses:
         ranges = sorted({str(network_of(address)) for address in outside.addresses})
         return tuple(structs.replace(whole, within=ConnectionMatch(destinations=(each,))) for each in ranges)
@@ -142,11 +160,22 @@ def _width(chain: Chain) -> tuple[bool, int, int]:
 
 def _ways(chain: Chain) -> Iterable[Way]:
     """Yield where a chain's connections go, less what its routes say of other services' names and addresses."""
-    for way in connection_ways(chain.service, chain.port, chain.routes, dict(chain.approaches)):
+    ways = connection_ways(chain.service, chain.port, chain.routes, dict(chain.approaches))
+    for way, route in zip(ways, chain.routes, strict=True):
         within = tuple(both for match in way.matches if (both := _both(match, chain.within)) is not None)
         if within:
+            _look_up(way.chain, route, chain)
             way.chain.name = f"{chain.service}:{chain.port} {way.chain.name}".removesuffix(" default")
             yield Way(within, way.chain)
+
+
+def _look_up(message: Any, route: ResolvedRoute, chain: Chain) -> None:
+    """Put the lookup of the server name before what sends connections to the service's own cluster."""
+    cluster, lookup = outbound_cluster(chain.service, chain.port), chain.lookup
+    if lookup is not None and cluster in route.clusters:
+        filters = [lookup_of_server_name(cluster, lookup.port, lookup.upstreams), *message.filters]
+        del message.filters[:]
+        message.filters.extend(filters)
 
 
 def _both(match: ConnectionMatch, within: ConnectionMatch) -> ConnectionMatch | None:

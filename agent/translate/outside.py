@@ -8,9 +8,14 @@ from typing import Any
 
 from envoy.config.cluster.v3 import cluster_pb2
 from envoy.config.core.v3 import extension_pb2
+from envoy.config.listener.v3 import listener_components_pb2
 from envoy.extensions.clusters.common.dns.v3 import dns_pb2
 from envoy.extensions.clusters.dns.v3 import dns_cluster_pb2
 from envoy.extensions.clusters.dynamic_forward_proxy.v3 import cluster_pb2 as dynamic_cluster_pb2
+from envoy.extensions.common.dynamic_forward_proxy.v3 import dns_cache_pb2
+from envoy.extensions.filters.network.sni_dynamic_forward_proxy.v3 import (
+    sni_dynamic_forward_proxy_pb2 as sni_filter_pb2,
+)
 from envoy.extensions.network.dns_resolver.cares.v3 import cares_dns_resolver_pb2
 from msgspec import structs
 
@@ -145,17 +150,31 @@ def _leave_balancing(cluster: Any) -> None:
             cluster.ClearField(chosen)
 
 
+def lookup_of_server_name(cluster: str, port: int, upstreams: tuple[str, ...]) -> Any:
+    """Return the network filter that looks up the name a TLS client asks for, for a cluster of such (DYNAMIC).
+
+    The cluster itself looks up what HTTP requests are for; a connection it would fail once, and not know the port.
+    """
+    config = sni_filter_pb2.FilterConfig(port_value=port, dns_cache_config=_cache(cluster, upstreams))
+    return listener_components_pb2.Filter(
+        name="envoy.filters.network.sni_dynamic_forward_proxy", typed_config=packed(config)
+    )
+
+
 def _dynamic(name: str, upstreams: tuple[str, ...]) -> Any:
-    """Return a cluster whose endpoints are the hosts that requests are for; it looks them up without any filter."""
+    """Return a cluster whose endpoints are the hosts that requests are for."""
     # Envoy wants to see names verified; what a policy says about that stands in the cluster's TLS.
-    dynamic = dynamic_cluster_pb2.ClusterConfig(allow_insecure_cluster_options=True)
-    cache = dynamic.dns_cache_config
-    cache.name = name
-    cache.dns_lookup_family = cluster_pb2.Cluster.V4_PREFERRED
+    return dynamic_cluster_pb2.ClusterConfig(
+        allow_insecure_cluster_options=True, dns_cache_config=_cache(name, upstreams)
+    )
+
+
+def _cache(name: str, upstreams: tuple[str, ...]) -> Any:
+    cache = dns_cache_pb2.DnsCacheConfig(name=name, dns_lookup_family=cluster_pb2.Cluster.V4_PREFERRED)
     cache.dns_refresh_rate.CopyFrom(seconds(REFRESH_SECONDS))
     if upstreams:
         cache.typed_dns_resolver_config.CopyFrom(_resolver(upstreams))
-    return dynamic
+    return cache
 
 
 def _resolver(upstreams: tuple[str, ...]) -> Any:

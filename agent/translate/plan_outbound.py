@@ -105,7 +105,8 @@ class Outbound:
             return None
         chains, faults = {}, list[Fault]()
         for port, rules in self._services.resolved[key].ports:
-            known = chains_of(self._services.known[key], port, rules, self._ways(key, port, rules))
+            upstreams = self._inputs.options.dns_upstreams
+            known = chains_of(self._services.known[key], port, rules, self._ways(key, port, rules), upstreams)
             if isinstance(known, Fault):
                 faults.append(known)
             elif known and port.number not in self._capture_ports:

@@ -269,6 +269,28 @@ def test_a_wildcard_goes_where_its_name_leads_whatever_the_address(lab: Lab) -> 
         assert call(wide, "http://other.example/", *elsewhere)[0] == "502"
 
 
+BY_SERVER_NAME = """
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: wild}
+spec:
+  hosts: ["*.wild.example"]
+  resolution: DYNAMIC_DNS
+  ports:
+  - {number: 443, name: tls, protocol: TLS}
+  - {number: 8443, name: tls-more, protocol: TLS, targetPort: 443}
+"""
+
+
+@pytest.mark.usefixtures("registry_only")
+def test_tls_of_a_wildcard_goes_where_its_server_name_leads(lab: Lab) -> None:
+    wide, elsewhere = lab["wide"], ("--connect-to", "::10.78.31.200:")
+    with rules(lab, BY_SERVER_NAME):
+        assert wait_for_call(wide, "https://a.wild.example/", "200", *elsewhere)["sni"] == "a.wild.example"
+        assert call(wide, "https://b.wild.example:8443/", *elsewhere)[0] == "200", "the very first connection"
+        assert call(wide, "https://other.example/", "-k", *elsewhere)[0] == "000"
+
+
 WILD_TLS = """
 apiVersion: networking.istio.io/v1
 kind: ServiceEntry

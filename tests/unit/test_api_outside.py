@@ -106,10 +106,6 @@ def test_endpoints_and_target_ports() -> None:
     ("spec", "place"),
     [
         (
-            "{hosts: ['*.a.example'], resolution: DYNAMIC_DNS, ports: [{number: 443, name: x, protocol: TLS}]}",
-            "spec.ports[0]",
-        ),
-        (
             "{hosts: ['*.a.example'], resolution: DYNAMIC_DNS,"
             " ports: [{number: 80, name: x, protocol: HTTP, targetPort: 8080}]}",
             "spec.ports[0]",
