@@ -141,7 +141,7 @@ class Outbound:
                 continue
             ways = self._ways(key, port, rules)
             made.append(tcp_listener(key, port.number, vip, rules, options, ways))
-            faults += tunnel_faults(key, rules, ways)
+            faults += tunnel_faults(str(key), rules, ways)
         return Made(tuple(made), tuple(faults)) if made or faults else None
 
     def _detected_tables(self, key: ServiceKey) -> Made | None:

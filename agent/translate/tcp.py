@@ -10,7 +10,6 @@ from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
 from google.protobuf import wrappers_pb2
 
 from agent.mesh.routes import Fault
-from agent.mesh.service import ServiceKey
 from agent.translate.balancing import connection_hash
 from agent.translate.policies import Approach
 from agent.translate.resolve import ResolvedPort, Target
@@ -35,11 +34,11 @@ def connection_chain(
 
 
 def tunnel_faults(
-    key: ServiceKey, resolved: ResolvedPort, approaches: tuple[tuple[str, Approach], ...]
+    called: str, resolved: ResolvedPort, approaches: tuple[tuple[str, Approach], ...]
 ) -> tuple[Fault, ...]:
     """Return a fault for each route whose connections are closed because its targets have not one tunnel."""
     by_cluster = dict(approaches)
-    reason = f"connections to {key} are closed: Envoy cannot split them between a tunnel and something else"
+    reason = f"connections to {called} are closed: Envoy cannot split them between a tunnel and something else"
     return tuple(
         Fault(route.name.rsplit("/", 1)[0], reason)
         for route in resolved.routes

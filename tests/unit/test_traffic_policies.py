@@ -329,6 +329,24 @@ def test_a_tunnel_is_for_tcp() -> None:
     proxy = tcp_proxy_pb2.TcpProxy()
     listener_pb2.Listener.FromString(listeners[name].value).filter_chains[0].filters[0].typed_config.Unpack(proxy)
     assert (proxy.tunneling_config.hostname, proxy.tunneling_config.use_post) == ("[2001:db8::1]:443", True)
+    split = """
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: v}
+spec:
+  hosts: [mysql]
+  tcp:
+  - route:
+    - {destination: {host: mysql}, weight: 50}
+    - {destination: {host: page, port: {number: 9080}}, weight: 50}
+"""
+    rules = new("m", f"{{host: mysql, trafficPolicy: {{tunnel: {tunnel}}}}}") + split
+    divided = Planner().plan(sample(rules), OPTIONS)
+    (fault,) = divided.faults
+    assert "Envoy cannot split them between a tunnel and something else" in fault.reason
+    (chain,) = listener_pb2.Listener.FromString(divided.resources.of(LISTENER_TYPE)[name].value).filter_chains
+    assert not chain.filters  # closed
     refused = Planner().plan(sample(new("r", f"{{host: reviews, trafficPolicy: {{tunnel: {tunnel}}}}}")), OPTIONS)
     assert ["only TCP can have one" in fault.reason for fault in refused.faults] == [True]
 
