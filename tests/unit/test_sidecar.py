@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from msgspec import structs
 
+from agent.api.envelope import Document
 from agent.api.lowering.lower import lower
 from agent.api.lowering.sidecar import lower_sidecar
 from agent.api.validate import find_problems
@@ -19,7 +22,7 @@ from agent.mesh.sidecar import EgressListener, HostPattern, Scope, Sidecar, side
 from agent.mesh.snapshot import Desired, MeshSnapshot
 from agent.translate.plan import Planner
 from agent.translate.served import inbound_ports
-from tests.unit.api_samples import one
+from tests.unit.api_samples import mutated, one
 from tests.unit.mesh_samples import OPTIONS, key, mesh, service, workload
 
 HEAD = "apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {name: s}\nspec:\n  "
@@ -184,6 +187,8 @@ def test_ingress_listeners_say_where_applications_are() -> None:
         ("egress: [{captureMode: NONE, port: {number: 8}, hosts: ['*/*']}]", "spec.egress[0].captureMode"),
         ("ingress: [{bind: 127.0.0.9, port: {number: 80, protocol: HTTP}}]", "spec.ingress[0]"),
         ("ingress: [{port: {number: 80, protocol: UDP}}]", "spec.ingress[0]"),
+        ("ingress: [{port: {number: 80}, defaultEndpoint: 'unix:///run/hostmesh/admin.sock'}]", "spec.ingress[0]"),
+        (f"ingress: [{{port: {{number: 80}}, defaultEndpoint: 'unix:///{'x' * 107}'}}]", "spec.ingress[0]"),
         ("ingress: [{captureMode: NONE, port: {number: 80, protocol: HTTP}}]", "spec.ingress[0]"),
         (
             "outboundTrafficPolicy: {mode: ALLOW_ANY, egressProxy: {host: a.b, port: {number: 1}}}",
@@ -222,3 +227,41 @@ def test_an_instance_is_called_in_plain_text_on_ports_that_its_envoy_does_not_se
     selected = structs.replace(OUTSIDE, outside=structs.replace(ENTRY, selector=(), target_ports=(), in_mesh=True))
     joined = Selection().join({selected.key: selected}, {key("cart", "shop"): service("cart", 1, namespace="shop")})
     assert [endpoint.proxied for endpoint in joined[selected.key].instances] == [False]
+
+
+EVERYTHING = (
+    "workloadSelector: {labels: {app: page}}\n"
+    "  egress:\n"
+    "  - {port: {number: 9080, protocol: HTTP, name: x}, hosts: ['./reviews.default.svc.cluster.local', '~/*']}\n"
+    "  - {hosts: ['*/*.example.com', 'shop/*']}\n"
+    "  ingress:\n"
+    "  - {port: {number: 9080, protocol: HTTP}, defaultEndpoint: '127.0.0.1:8080',"
+    " connectionPool: {tcp: {maxConnections: 1}}}\n"
+    "  - {port: {number: 9081, protocol: TCP}, defaultEndpoint: 'unix:///x'}\n"
+    "  inboundConnectionPool: {http: {http1MaxPendingRequests: 1, idleTimeout: 1s}}\n"
+    "  outboundTrafficPolicy: {mode: REGISTRY_ONLY}"
+)
+WORKLOAD = one(
+    "apiVersion: networking.istio.io/v1\nkind: WorkloadEntry\nmetadata: {name: w}\n"
+    "spec: {address: 10.0.0.9, ports: {http: 8080}, labels: {a: b}, weight: 2, locality: a/b, serviceAccount: x}\n"
+)
+SELECTING = one(
+    "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: e}\nspec:\n"
+    "  hosts: [e.example.com]\n  location: MESH_INTERNAL\n  resolution: STATIC\n"
+    "  ports: [{number: 80, name: http, targetPort: 9080}]\n  workloadSelector: {labels: {a: b}}\n"
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from([one(f"{HEAD}{EVERYTHING}\n"), WORKLOAD, SELECTING]), st.data())
+def test_whatever_a_document_holds_a_plan_comes_of_it(document: Document, data: st.DataObject) -> None:
+    changed = structs.replace(document, spec=data.draw(mutated(dict(document.spec))))
+    documents = [changed, *(each for each in (WORKLOAD, SELECTING) if each.kind != changed.kind)]
+    registered = {each.key: each for each in (service("reviews"), service("cart", namespace="shop"), service("page"))}
+    lowered = lower(documents, registered.keys())
+    services = {**registered, **Selection().join(lowered.outside, registered)}
+    calling = structs.replace(workload("page"), labels=(("app", "page"),))
+    snapshot = structs.replace(mesh(services.values(), workloads=(calling,)), sidecars=lowered.sidecars)
+    scope = Scope.of(sidecar_of_host(lowered.sidecars, (calling,)), services, lowered.policies, [key("page")])
+    desired = Planner().plan(structs.replace(snapshot, services=scope.limit(services), scope=scope), OPTIONS)
+    assert desired.resources.dangling() == []

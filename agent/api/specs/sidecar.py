@@ -11,6 +11,7 @@ from agent.api.checks.schema import Check, Report, integer, like, listing, messa
 from agent.api.checks.scope import WORKLOAD_SELECTOR
 from agent.api.checks.server_tls import SERVER_TLS, mode
 from agent.api.checks.traffic_policy import CONNECTION_POOL
+from agent.api.specs.workload_entry import socket_obstacle
 from agent.api.yaml_text import child
 
 _CAPTURED = "cannot be had: connections come to Envoy by interception (agent.yaml), not to ports that it binds"
@@ -47,6 +48,8 @@ def _ingress(report: Report, path: str, listener: dict[str, Any]) -> None:
         report.invalid(child(path, "port.number"), "is missing (1 to 65535)")
     if (listener["port"].get("protocol") or "").lower() == "udp":
         report.unsupported(path, "udp cannot go through the mesh")
+    if wrong := socket_obstacle(listener.get("defaultEndpoint") or ""):
+        report.unsupported(path, wrong)
     if listener.get("bind"):
         report.unsupported(path, f"bind {_CAPTURED}")
     if listener.get("captureMode") == "NONE":

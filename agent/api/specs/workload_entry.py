@@ -11,7 +11,9 @@ from agent.api.checks.schema import Check, Report, integer, like, listing, mappi
 from agent.api.problem import one_line
 from agent.api.yaml_text import child
 
-_OWN_SOCKET = re.compile(r"unix://.*\bhostmesh\b")
+_OWN_SOCKET = re.compile(r"\bhostmesh\b")
+_LONGEST_SOCKET = 107
+"""Linux: 108 with the zero at the end."""
 _PORT = integer(1, 65535)
 _UINT32 = integer(0, 2**32 - 1)
 _NOT_NEGATIVE = integer(0, 2**31 - 1)
@@ -54,8 +56,20 @@ def unsupported_endpoint(report: Report, path: str, entry: dict[str, Any]) -> No
     if entry.get("network"):
         reason = "hosts reach each other directly: there is one network only, and no gateways between several"
         report.unsupported(child(path, "network") if address else path, reason)
-    if _OWN_SOCKET.search(address):
-        report.unsupported(path, "a socket of hostmesh's own can be nobody's endpoint")
+    if wrong := socket_obstacle(address):
+        report.unsupported(path, wrong)
+
+
+def socket_obstacle(address: str) -> str | None:
+    """Return why an address, if it is a Unix socket, cannot be connected to."""
+    if not addresses.is_unix(address):
+        return None
+    path = address.removeprefix("unix://")
+    if _OWN_SOCKET.search(path):
+        return "a socket of hostmesh's own can be nobody's endpoint"
+    if len(path.encode()) > _LONGEST_SOCKET or not path.isprintable():
+        return f"the path of a Unix socket has at most {_LONGEST_SOCKET} bytes, all printable"
+    return None
 
 
 SPEC: Check = message(ENDPOINT_FIELDS, also=_entry)
