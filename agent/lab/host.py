@@ -34,7 +34,8 @@ hostname "$HOST_NAME"
 for file in resolv.conf nsswitch.conf hosts; do
   if [ -e "/etc/$file" ]; then mount --bind "$ROOT/etc/$file" "/etc/$file"; fi
 done
-if [ -e "$ROOT/etc/ca-certificates.crt" ]; then mount --bind "$ROOT/etc/ca-certificates.crt" "$BUNDLE"; fi
+trusted="$ROOT/etc/ca-certificates.crt"
+if [ -e "$trusted" ] && [ -e "$BUNDLE" ]; then mount --bind "$trusted" "$BUNDLE"; fi
 mount -t tmpfs -o mode=1777 tmpfs /dev/shm
 if [ -n "$COVER" ]; then
   mkdir -p "$ROOT/checkout"
