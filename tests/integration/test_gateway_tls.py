@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from tests.integration.rendered_mesh import greeting_application, http_application, loopback_network, rendered_envoy
@@ -103,6 +104,19 @@ spec:
     bind: {self.address}
     hosts: [pinned.example.com]
     tls: {{mode: MUTUAL, credentialNames: [two], caCertCredentialName: clients, verifyCertificateSpki: [{pin}]}}
+  - port: {{number: {self.tls}, name: hashed, protocol: HTTPS}}
+    bind: {self.address}
+    hosts: [hashed.example.com]
+    tls:
+      mode: MUTUAL
+      credentialName: one
+      maxProtocolVersion: TLSV1_2
+      subjectAltNames: [known.example.com, revoked.example.com]
+      verifyCertificateHash: ["{leaf(self.known).fingerprint(SHA256()).hex()}"]
+  - port: {{number: {self.tls}, name: optional, protocol: HTTPS}}
+    bind: {self.address}
+    hosts: [optional.example.com]
+    tls: {{mode: OPTIONAL_MUTUAL, credentialName: one}}
   - port: {{number: {self.mesh}, name: mesh, protocol: HTTPS}}
     bind: {self.address}
     hosts: ["*.example.com"]
@@ -245,6 +259,25 @@ def test_only_the_ciphers_named(edge: Edge) -> None:
 def test_a_pinned_key_and_authorities_of_a_secret_of_their_own(edge: Edge) -> None:
     assert ask(edge, edge.tls, "pinned.example.com", context(edge.authority.root, edge.known))
     assert ask(edge, edge.tls, "pinned.example.com", context(edge.authority.root, edge.revoked)) is None
+
+
+def test_a_pinned_certificate_and_a_highest_version(edge: Edge) -> None:
+    known = context(edge.authority.root, edge.known)
+    assert ask(edge, edge.tls, "hashed.example.com", known)
+    assert ask(edge, edge.tls, "hashed.example.com", context(edge.authority.root, edge.revoked)) is None
+    known.minimum_version = ssl.TLSVersion.TLSv1_3
+    assert ask(edge, edge.tls, "hashed.example.com", known) is None
+
+
+def test_a_client_may_have_a_certificate_and_then_it_counts(edge: Edge) -> None:
+    anybody = ask(edge, edge.tls, "optional.example.com", context(edge.authority.root))
+    assert anybody
+    assert "known.example.com" not in str(anybody["headers"])
+    known = ask(edge, edge.tls, "optional.example.com", context(edge.authority.root, edge.known))
+    assert known
+    assert "DNS=known.example.com" in str(known["headers"])
+    stranger = TestAuthority().write_for_host(edge.folder / "optional", "known.example.com")
+    assert ask(edge, edge.tls, "optional.example.com", context(edge.authority.root, stranger)) is None
 
 
 def test_certificates_by_file_and_revoked_clients(edge: Edge) -> None:

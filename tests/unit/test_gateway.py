@@ -178,6 +178,11 @@ def test_tls_and_tcp_routes_are_for_gateways() -> None:
         ),
         (
             "{port: {number: 1, name: x, protocol: TLS}, hosts: ['*'],"
+            " tls: {mode: OPTIONAL_MUTUAL, credentialName: x, subjectAltNames: [a]}}",
+            "would refuse clients without a certificate",
+        ),
+        (
+            "{port: {number: 1, name: x, protocol: TLS}, hosts: ['*'],"
             " tls: {mode: SIMPLE, serverCertificate: crt.pem, privateKey: /key.pem}}",
             "is not the whole path of a file",
         ),

@@ -82,6 +82,13 @@ def _tls(report: Report, path: str, tls: dict[str, Any]) -> None:
             if tls.get(key):
                 reason = "means nothing with SIMPLE, which asks clients for no certificate (write MUTUAL, or remove it)"
                 report.unsupported(child(path, key), reason)
+    if chosen == "OPTIONAL_MUTUAL":
+        for key in ("subjectAltNames", "verifyCertificateSpki", "verifyCertificateHash"):
+            if tls.get(key):
+                reason = (
+                    "with OPTIONAL_MUTUAL Envoy would refuse clients without a certificate (write MUTUAL, or remove it)"
+                )
+                report.unsupported(child(path, key), reason)
     _sources(report, path, tls)
     _pins(report, path, tls)
     for index, name in enumerate(tls.get("cipherSuites") or ()):
