@@ -133,7 +133,8 @@ def set_discovery(
     chosen = [e for e in outside.endpoints if subset is None or selects(subset.labels, e.labels)]
     if security.withholds_proxied:
         chosen = [endpoint for endpoint in chosen if not endpoint.proxied]
-    single = outside.resolution is Resolution.DNS_ROUND_ROBIN and bool(chosen)
+    # Envoy takes one endpoint only for this; a selector may have found several.
+    single = outside.resolution is Resolution.DNS_ROUND_ROBIN and len(chosen) == 1
     cluster.cluster_type.name = "envoy.clusters.dns"
     cluster.cluster_type.typed_config.CopyFrom(packed(_dns(single, upstreams)))
     # A name that can't be looked up must not keep everything else waiting.

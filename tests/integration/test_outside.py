@@ -25,6 +25,7 @@ from tests.integration.outside import (
     start_outside,
     wait_for_call,
 )
+from tests.integration.outside_rules import BY_NAME, BY_SERVER_NAME, WILD, WILD_TLS, WILD_V1
 from tests.waiting import wait_for
 
 SYSTEM_AUTHORITIES = "/etc/ssl/certs/ca-certificates.crt"
@@ -173,48 +174,6 @@ def test_a_port_that_no_rule_declares_stays_as_it_was(lab: Lab) -> None:
         wait_for_call(lab["narrow"], "https://outside.example/", "200")
 
 
-WILD = """
-apiVersion: config.istio.io/v1alpha2
-kind: EgressRule
-metadata: {name: wild}
-spec:
-  destination: {service: "*.wild.example"}
-  ports: [{port: 80, protocol: http}, {port: 443, protocol: https}]
----
-apiVersion: config.istio.io/v1alpha2
-kind: RouteRule
-metadata: {name: wild-timeout}
-spec:
-  destination: {service: "*.wild.example"}
-  httpReqTimeout: {simpleTimeout: {timeout: 1s}}
-"""
-
-
-WILD_V1 = """
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {name: wild}
-spec:
-  hosts: ["*.wild.example"]
-  resolution: NONE
-  ports: [{number: 80, name: http, protocol: HTTP}, {number: 443, name: http-tls, protocol: HTTP}]
----
-apiVersion: networking.istio.io/v1
-kind: DestinationRule
-metadata: {name: wild}
-spec:
-  host: "*.wild.example"
-  trafficPolicy: {portLevelSettings: [{port: {number: 443}, tls: {mode: SIMPLE}}]}
----
-apiVersion: networking.istio.io/v1
-kind: VirtualService
-metadata: {name: wild}
-spec:
-  hosts: ["*.wild.example"]
-  http: [{timeout: 1s, route: [{destination: {host: "*.wild.example"}}]}]
-"""
-
-
 @pytest.fixture
 def registry_only(lab: Lab) -> Iterator[None]:
     hostmesh(lab, "mesh", "set", "outboundTrafficPolicy=REGISTRY_ONLY")
@@ -242,24 +201,6 @@ def test_a_wildcard_passes_and_others_are_blocked(lab: Lab, text: str) -> None:
         assert not node_status(wide).faults
 
 
-BY_NAME = """
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {name: wild}
-spec:
-  hosts: ["*.wild.example"]
-  resolution: DYNAMIC_DNS
-  ports: [{number: 80, name: http, protocol: HTTP}, {number: 443, name: http-tls, protocol: HTTP}]
----
-apiVersion: networking.istio.io/v1
-kind: DestinationRule
-metadata: {name: wild}
-spec:
-  host: "*.wild.example"
-  trafficPolicy: {portLevelSettings: [{port: {number: 443}, tls: {mode: SIMPLE}}]}
-"""
-
-
 @pytest.mark.usefixtures("registry_only")
 def test_a_wildcard_goes_where_its_name_leads_whatever_the_address(lab: Lab) -> None:
     wide, elsewhere = lab["wide"], ("--connect-to", "::10.78.31.200:")
@@ -269,19 +210,6 @@ def test_a_wildcard_goes_where_its_name_leads_whatever_the_address(lab: Lab) -> 
         assert call(wide, "http://other.example/", *elsewhere)[0] == "502"
 
 
-BY_SERVER_NAME = """
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {name: wild}
-spec:
-  hosts: ["*.wild.example"]
-  resolution: DYNAMIC_DNS
-  ports:
-  - {number: 443, name: tls, protocol: TLS}
-  - {number: 8443, name: tls-more, protocol: TLS, targetPort: 443}
-"""
-
-
 @pytest.mark.usefixtures("registry_only")
 def test_tls_of_a_wildcard_goes_where_its_server_name_leads(lab: Lab) -> None:
     wide, elsewhere = lab["wide"], ("--connect-to", "::10.78.31.200:")
@@ -289,24 +217,6 @@ def test_tls_of_a_wildcard_goes_where_its_server_name_leads(lab: Lab) -> None:
         assert wait_for_call(wide, "https://a.wild.example/", "200", *elsewhere)["sni"] == "a.wild.example"
         assert call(wide, "https://b.wild.example:8443/", *elsewhere)[0] == "200", "the very first connection"
         assert call(wide, "https://other.example/", "-k", *elsewhere)[0] == "000"
-
-
-WILD_TLS = """
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {name: wild-tls}
-spec:
-  hosts: ["*.wild.example"]
-  ports: [{number: 443, name: tls, protocol: TLS}]
----
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {name: by-address}
-spec:
-  hosts: [greeter.example]
-  addresses: [10.78.31.96/27]
-  ports: [{number: 9080, name: tcp, protocol: TCP}]
-"""
 
 
 @pytest.mark.usefixtures("registry_only")

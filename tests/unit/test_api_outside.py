@@ -129,7 +129,7 @@ def test_what_is_not_honoured_is_named(spec: str, place: str) -> None:
     assert (problem.verdict, problem.path) == ("unsupported", place)
 
 
-def workload(name: str, spec: str, namespace: str = "default") -> Document:
+def workload_entry(name: str, spec: str, namespace: str = "default") -> Document:
     head = f"apiVersion: networking.istio.io/v1\nkind: WorkloadEntry\nmetadata: {{name: {name}}}\n"
     return one(f"{head}spec: {spec}\n", namespace)
 
@@ -142,10 +142,10 @@ SELECTING = (
 
 def test_workload_entries_that_an_entry_selects_are_its_endpoints() -> None:
     entries = [
-        workload("two", "{address: 10.0.0.2, labels: {app: a, v: '2'}, weight: 3, ports: {http: 9090}}"),
-        workload("one", "{address: 10.0.0.1, labels: {app: a}}"),
-        workload("other", "{address: 10.0.0.3, labels: {app: b}}"),
-        workload("elsewhere", "{address: 10.0.0.4, labels: {app: a}}", "shop"),
+        workload_entry("two", "{address: 10.0.0.2, labels: {app: a, v: '2'}, weight: 3, ports: {http: 9090}}"),
+        workload_entry("one", "{address: 10.0.0.1, labels: {app: a}}"),
+        workload_entry("other", "{address: 10.0.0.3, labels: {app: b}}"),
+        workload_entry("elsewhere", "{address: 10.0.0.4, labels: {app: a}}", "shop"),
     ]
     found = only(entry(SELECTING), *entries)
     assert [(i.address, i.target_port(80), i.weight) for i in found.instances] == [
@@ -161,7 +161,11 @@ def by_key(documents: list[Document]) -> dict[str, Document]:
 
 
 def test_workload_entries_that_come_and_go_are_seen() -> None:
-    lowerer, selecting, other = Lowerer(), entry(SELECTING), workload("w", "{address: 10.0.0.2, labels: {app: a}}")
+    lowerer, selecting, other = (
+        Lowerer(),
+        entry(SELECTING),
+        workload_entry("w", "{address: 10.0.0.2, labels: {app: a}}"),
+    )
     counts = [
         len(
             lowerer.lower(by_key(documents), dict.fromkeys(CATALOG, True))

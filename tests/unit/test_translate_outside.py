@@ -9,6 +9,7 @@ import pytest
 from envoy.config.cluster.v3 import cluster_pb2
 from envoy.config.listener.v3 import listener_pb2
 from envoy.config.route.v3 import route_pb2
+from envoy.extensions.clusters.dns.v3 import dns_cluster_pb2
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import structs
@@ -24,7 +25,7 @@ from agent.translate.netfilter import NetfilterOptions, OutboundMode
 from agent.translate.plan import Planner, PlanOptions
 from tests.unit.api_samples import mutated
 from tests.unit.mesh_samples import V4, V6, mesh, service, workload
-from tests.unit.test_api_outside import egress, entry
+from tests.unit.test_api_outside import egress, entry, workload_entry
 
 UPSTREAMS = ("10.0.0.53",)
 CAPTURE = NetfilterOptions(proxy_uid=1337, service_cidr_v4=V4, service_cidr_v6=V6)
@@ -64,6 +65,18 @@ def listener(desired: Desired, name: str) -> listener_pb2.Listener:
 
 def chains(desired: Desired, name: str) -> list[str]:
     return [chain.name for chain in listener(desired, name).filter_chains]
+
+
+def test_round_robin_of_several_workloads_is_plain_dns() -> None:
+    """Envoy refuses a cluster of one name at a time that has two."""
+    selecting = (
+        "{hosts: [a.example], resolution: DNS_ROUND_ROBIN, ports: [{number: 80, name: http}], workloadSelector: {}}"
+    )
+    for count, single in ((1, True), (2, False)):
+        workloads = [workload_entry(f"w{number}", f"{{address: w{number}.example}}") for number in range(count)]
+        made = cluster(plan(snapshot(entry(selecting), *workloads)), "outbound|80||a.example")
+        dns = dns_cluster_pb2.DnsCluster.FromString(made.cluster_type.typed_config.value)
+        assert dns.all_addresses_in_single_endpoint is single
 
 
 def test_an_exact_host_has_a_name_a_cluster_and_a_place_in_the_table() -> None:

@@ -199,7 +199,8 @@ class _Nodes:
 
     def _declare(self, key: str) -> Mapping[ServiceKey, tuple[Document, Service]]:
         document = self._document(key)
-        entries = (self._workload_entries.get(_ALL) or ()) if document.spec.get("workloadSelector") else ()
+        selecting = document.spec.get("workloadSelector") is not None
+        entries = (self._workload_entries.get(_ALL) or ()) if selecting else ()
         return {service.key: (document, service) for service in declared_services(document, entries)}
 
     def _host(self, key: ServiceKey) -> _Host:
