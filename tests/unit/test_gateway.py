@@ -177,6 +177,16 @@ def test_tls_and_tcp_routes_are_for_gateways() -> None:
             "means nothing with SIMPLE",
         ),
         (
+            "{port: {number: 1, name: x, protocol: HTTP}, hosts: ['*'],"
+            " tls: {httpsRedirect: true, minProtocolVersion: TLSV1_3}}",
+            "means nothing on a server that speaks plain text",
+        ),
+        (
+            "{port: {number: 1, name: x, protocol: HTTPS}, hosts: ['*'],"
+            " tls: {mode: ISTIO_MUTUAL, caCertCredentialName: x}}",
+            "means nothing with ISTIO_MUTUAL",
+        ),
+        (
             "{port: {number: 1, name: x, protocol: TLS}, hosts: ['*'],"
             " tls: {mode: OPTIONAL_MUTUAL, credentialName: x, subjectAltNames: [a]}}",
             "would refuse clients without a certificate",

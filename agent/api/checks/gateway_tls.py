@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from agent.api.checks.addresses import TLS_PROTOCOLS
@@ -52,6 +53,8 @@ _CLIENTS = (
     "verifyCertificateHash",
 )
 """What says which clients' certificates are believed."""
+_TERMS = ("cipherSuites", "minProtocolVersion", "maxProtocolVersion")
+"""How TLS is spoken."""
 _OWN = (*_FILES, "credentialName", "credentialNames", "caCertCredentialName", "tlsCertificates")
 
 
@@ -68,20 +71,20 @@ def name_unenforceable(report: Report, path: str, server: dict[str, Any]) -> Non
         report.unsupported(child(path, "defaultEndpoint"), reason)
     if protocol in TLS_PROTOCOLS:
         _tls(report, child(path, "tls"), tls)
+    else:
+        _name_idle(report, child(path, "tls"), tls, (*_OWN, *_CLIENTS, *_TERMS), "on a server that speaks plain text")
 
 
 def _tls(report: Report, path: str, tls: dict[str, Any]) -> None:
     chosen = mode(tls)
     if chosen in PASSING:
-        for key in (*_OWN, *_CLIENTS, "cipherSuites"):
-            if tls.get(key):
-                report.unsupported(child(path, key), f"means nothing with {chosen}, which does not end TLS (remove it)")
+        _name_idle(report, path, tls, (*_OWN, *_CLIENTS, *_TERMS), f"with {chosen}, which does not end TLS")
         return
     if chosen == "SIMPLE":
-        for key in _CLIENTS:
-            if tls.get(key):
-                reason = "means nothing with SIMPLE, which asks clients for no certificate (write MUTUAL, or remove it)"
-                report.unsupported(child(path, key), reason)
+        _name_idle(report, path, tls, _CLIENTS, "with SIMPLE, which asks clients for no certificate (MUTUAL does)")
+    if chosen == "ISTIO_MUTUAL":
+        authorities = ("caCertCredentialName", "caCrl")
+        _name_idle(report, path, tls, authorities, "with ISTIO_MUTUAL, whose authorities are the mesh's")
     if chosen == "OPTIONAL_MUTUAL":
         for key in ("subjectAltNames", "verifyCertificateSpki", "verifyCertificateHash"):
             if tls.get(key):
@@ -95,6 +98,13 @@ def _tls(report: Report, path: str, tls: dict[str, Any]) -> None:
         if name and name not in CIPHERS:
             reason = f'"{name}" is no cipher suite of Envoy\'s for TLS 1.2 (allowed: {", ".join(sorted(CIPHERS))})'
             report.unsupported(f"{child(path, 'cipherSuites')}[{index}]", reason)
+
+
+def _name_idle(report: Report, path: str, tls: dict[str, Any], keys: Iterable[str], where: str) -> None:
+    """Name the fields that would do nothing; a version left to Envoy says nothing either."""
+    for key in dict.fromkeys(keys):
+        if tls.get(key) and tls[key] != "TLS_AUTO":
+            report.unsupported(child(path, key), f"means nothing {where} (remove it)")
 
 
 def _sources(report: Report, path: str, tls: dict[str, Any]) -> None:
