@@ -64,9 +64,9 @@ def mutated_document(random: Random, most: int = 4) -> Any:
     """Return a real document with up to so many fields of it damaged; at least one."""
     document = copy.deepcopy(random.choice(documents()))
     for _ in range(random.randint(1, most)):
-        places = list(_places(document))
-        owner, key = random.choice(places)
-        random.choice(_MUTATIONS)(random, owner, key)
+        if places := list(_places(document)):
+            owner, key = random.choice(places)
+            random.choice(_MUTATIONS)(random, owner, key)
     return document
 
 
@@ -94,7 +94,7 @@ def _double(_random: Random, owner: Any, key: Any) -> None:
 
 def _rename(random: Random, owner: Any, key: Any) -> None:
     if isinstance(owner, dict):
-        other = random.choice(("", "x", key[::-1], key.upper(), key + "s", "exact", "prefix", "regex"))
+        other = random.choice(("", "x", f"{key}"[::-1], f"{key}".upper(), f"{key}s", "exact", "prefix", "regex"))
         owner[other] = owner.pop(key)
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from agent.api.analysis.analyze import analyze
 from agent.api.conversion.convert import convert
-from agent.api.document import Document, from_json, read_documents, to_json
+from agent.api.document import Document, from_json, merge_documents, read_documents, to_json
 from agent.api.enforce import enforceable
 from agent.api.validate import find_problems, is_invalid, validate
 from agent.errors import ValidationError
@@ -57,6 +57,18 @@ def test_any_document_is_used_or_refused(random: Random) -> None:
         assert documents or problems
         use(documents)
         stored(plain)
+
+
+@FEW
+@given(RANDOM)
+def test_documents_are_used_together(random: Random) -> None:
+    """Most of them are whole or nearly so, and they name the same hosts often."""
+    with soon():
+        found: list[Document] = []
+        for _ in range(5):
+            text = yaml.safe_dump(mutated_document(random, most=1), allow_unicode=True)
+            found += read_documents(text, "x.yaml", "default")[0]
+        use(merge_documents(found)[0])
 
 
 def use(documents: list[Document]) -> None:
