@@ -40,6 +40,11 @@ spec:
   destination: {name: web}
   match: {request: {headers: {x-abort: {exact: "yes"}}}}
   httpFault: {abort: {percent: 100, httpStatus: 418}}
+---
+apiVersion: config.istio.io/v1alpha2
+kind: RouteRule
+metadata: {name: page}
+spec: {destination: {name: page}, route: [{destination: {name: web}}]}
 """
 NEW_RULES = """
 apiVersion: networking.istio.io/v1
@@ -52,6 +57,11 @@ spec:
     fault: {abort: {percentage: {value: 100}, httpStatus: 418}}
     route: [{destination: {host: web}}]
   - route: [{destination: {host: web}}]
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: page}
+spec: {hosts: [page], http: [{route: [{destination: {host: web}}]}]}
 ---
 apiVersion: networking.istio.io/v1
 kind: VirtualService
@@ -68,6 +78,7 @@ class Pair:
         net = loopback_network()
         self.server, self.client = f"{net}.10", f"{net}.1"
         self.ports = {name: free_port() for name in NAMES}
+        self.page_port = free_port()
         self.authority = TestAuthority()
         self.certs = {
             node: str(self.authority.write(folder / node, f"spiffe://{DOMAIN}/ns/default/sa/{node}"))
@@ -86,7 +97,7 @@ nodes: [{{name: server, address: {self.server}}}, {{name: client, address: {self
 services:
 {services}- name: page
   serviceAccount: client
-  ports: [{{name: http, port: 9996}}]
+  ports: [{{name: http, port: {self.page_port}}}]
   instances: [{{node: client, proxied: true}}]
 """
 
@@ -137,6 +148,11 @@ def test_http_is_found_and_follows_rules_about_requests(pair: Pair, mode: str) -
         # The instance's Envoy, which sees no bytes before the handshake, knows it for HTTP too.
         assert ("sa/client" in by) is (mode != "disabled")
         assert client.get("web", x_abort="yes").status == 418
+
+
+def test_routes_of_another_service_lead_there_too(pair: Pair, mode: str) -> None:
+    with closing(Client(pair.client, pair.page_port)) as client:
+        assert client.get("page").name == "web"
 
 
 def test_http_2_is_found(pair: Pair, mode: str) -> None:
