@@ -49,6 +49,9 @@ def instance_text(record: Record) -> str:
         return "\n".join([*lines, f"Proxy:     {reason}", ""])
     revision = f"revision {proxy['acknowledged']} of {proxy['sent']}"
     lines.append(f"Proxy:     {proxy['state']}, {revision}, Envoy {proxy['envoy'] or '-'}")
+    scope = proxy["scope"]
+    if scope["sidecar"]:
+        lines.append(f"Scope:     {scope['services']} of {scope['known']} services, by {scope['sidecar']}")
     return "\n".join([*lines, *_inbound(record["envoy"]), *(f"  {fault}" for fault in proxy["faults"]), ""])
 
 

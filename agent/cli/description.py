@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 from agent.api.analysis.analyze import analyze
 from agent.api.analysis.world import World
 from agent.api.lowering.lower import lower
@@ -104,6 +106,7 @@ def _proxy(status: NodeStatus) -> Record:
         "acknowledged": status.proxy.acked_revision,
         "sent": status.proxy.config_revision,
         "envoy": status.proxy.version,
+        "scope": msgspec.to_builtins(status.scope),
         "faults": [f"{fault.subject}: {fault.reason}" for fault in faults],
     }
 

@@ -13,7 +13,7 @@ from agent.cli.description import instance_record, service_record
 from agent.mesh.routes import Fault
 from agent.mesh.service import Instance, Port, Protocol, Service, ServiceKey
 from agent.mesh.settings import MeshSettings
-from agent.mesh.status import NodeStatus, ProxyStatus
+from agent.mesh.status import NodeStatus, ProxyStatus, ScopeStatus
 
 REVIEWS = ServiceKey("default", "reviews")
 RULE = """apiVersion: config.istio.io/v1alpha2
@@ -149,7 +149,8 @@ def test_a_service_of_connections() -> None:
 
 def test_an_instance_and_its_envoy() -> None:
     proxy = ProxyStatus(True, "1.40", 5, 5, (Fault("listener x", "bad"),))
-    record = instance_record(world(), instance(), NodeStatus("vm-1", proxy=proxy))
+    scope = ScopeStatus("Sidecar/s.default", 3, 12)
+    record = instance_record(world(), instance(), NodeStatus("vm-1", proxy=proxy, scope=scope))
     record["envoy"] = inbound_record(read_inbound(INBOUND), instance())
     assert record["envoy"]["ports"] == [
         {"number": 9080, "takes": ["mutual TLS", "plain text"], "requests": 7, "answered5xx": 0, "connections": 0}
@@ -158,6 +159,7 @@ def test_an_instance_and_its_envoy() -> None:
     assert "Envoy:     9080: mutual TLS, plain text; 7 requests, 0 answered 5xx, 0 connections" in text
     assert "Proxy:     NACK, revision 5 of 5, Envoy 1.40" in text
     assert "  listener x: bad" in text
+    assert "Scope:     3 of 12 services, by Sidecar/s.default" in text
     record["envoy"] = {"error": "vm-1: 10.0.0.1 port 15022 cannot be reached"}
     assert "Envoy:     cannot be asked: vm-1: 10.0.0.1 port 15022 cannot be reached" in instance_text(record)
 
