@@ -7,11 +7,13 @@ one valid label get in. Hosts outside, which operators' rules name, get in whole
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Collection, Iterable, Mapping
 from functools import lru_cache
 
 from msgspec import Struct
 
+from agent.flow.table import changed_keys
 from agent.mesh.names import hosts_by_service
 from agent.mesh.service import ServiceKey
 from agent.mesh.snapshot import Vip
@@ -60,6 +62,28 @@ def host_lines(services: Collection[ServiceKey], vips: Mapping[ServiceKey, Vip],
 def hosts_text(lines: Iterable[Lines]) -> str:
     """Return the hosts file of all services' lines."""
     return HEADER + "".join(text for _, text in sorted(lines))
+
+
+class HostsFile:
+    """The text of lines that come in groups: made anew where they have changed, which takes no sorting of all."""
+
+    def __init__(self) -> None:
+        self._groups: Mapping[str, tuple[Lines, ...]] = {}
+        self._lines: list[Lines] = []
+        self._text = hosts_text(())
+
+    def text(self, groups: Mapping[str, tuple[Lines, ...]]) -> str:
+        """Return the hosts file of all these lines; the same object as long as they are the same."""
+        changed = changed_keys(self._groups, groups)
+        for group in changed:
+            for line in self._groups.get(group, ()):
+                del self._lines[bisect_left(self._lines, line)]
+        if changed:
+            self._lines += [line for group in changed for line in groups.get(group, ())]
+            self._lines.sort()  # most of it is in order: that is quick
+            self._text = HEADER + "".join([text for _, text in self._lines])
+        self._groups = groups
+        return self._text
 
 
 def dnsmasq_conf(options: DnsmasqOptions) -> str:

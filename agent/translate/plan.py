@@ -16,7 +16,7 @@ from agent.mesh import names
 from agent.mesh.routes import Fault
 from agent.mesh.service import ServiceKey
 from agent.mesh.snapshot import Desired, MeshSnapshot
-from agent.translate.dns import hosts_text
+from agent.translate.dns import HostsFile
 from agent.translate.facts import ServiceSubset
 from agent.translate.inbound import inbound_resources
 from agent.translate.netfilter import NetfilterText, ruleset
@@ -88,7 +88,7 @@ class _Plan:
         for node in faulty:
             self._faults.count(node, lambda value: value.faults)
         self._names = Tabled(outbound.names)
-        self._hosts_file = self._names.table(), hosts_text(())
+        self._hosts_file = HostsFile()
 
     def desired(self, snapshot: MeshSnapshot) -> Desired:
         """Return the desired state."""
@@ -102,10 +102,7 @@ class _Plan:
 
     def _dns_hosts(self) -> str:
         """Return the names dnsmasq gives out."""
-        names_now = self._names.table()
-        if names_now is not self._hosts_file[0]:
-            self._hosts_file = names_now, hosts_text(line for lines in names_now.values() for line in lines)
-        return self._hosts_file[1]
+        return self._hosts_file.text(self._names.table())
 
     def _host(self) -> Made:
         """Return what belongs to the host and not to a service: its own workloads, its secrets."""
