@@ -16,6 +16,7 @@ from agent.adapters.xds.delta import WILDCARD_TYPES, DeltaStream
 from agent.mesh.names import XDS_ORDER
 from agent.mesh.service import Health, Port, Protocol, ServiceKey, Workload
 from agent.mesh.snapshot import Certificate, Desired
+from agent.runtime import garbage
 from agent.runtime.events import CertificatesChanged, WorkloadsChanged
 from agent.runtime.state import Event, MeshState
 from agent.translate.netfilter import NetfilterOptions
@@ -111,9 +112,11 @@ def measure(size: Mesh, count: int) -> Result:
         CatalogSynced(),
     ]
     rules = {key: (1, value) for key, value in size.rules()}
+    gc.unfreeze()
     gc.collect()
+    garbage.begin()  # as the agent does
     cold, desired = agent.take([*catalog, ConfigUpdate(1, dict(rules))])
-    gc.freeze()  # as the agent does (runtime/garbage.py)
+    gc.freeze()
     resources = sum(len(of_type) for of_type in desired.resources.by_type.values())
     changes = tuple(_change(agent, size, rules, kind, events, count) for kind, events in _KINDS.items())
     return Result(size.services, len(rules), resources, size.shared_port, cold, changes)
