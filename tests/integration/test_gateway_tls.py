@@ -113,6 +113,10 @@ spec:
       maxProtocolVersion: TLSV1_2
       subjectAltNames: [known.example.com, revoked.example.com]
       verifyCertificateHash: ["{leaf(self.known).fingerprint(SHA256()).hex()}"]
+  - port: {{number: {self.tls}, name: listed, protocol: HTTPS}}
+    bind: {self.address}
+    hosts: [files.example.com]
+    tls: {{mode: SIMPLE, tlsCertificates: [{{serverCertificate: {by_file}/tls.crt, privateKey: {by_file}/tls.key}}]}}
   - port: {{number: {self.tls}, name: optional, protocol: HTTPS}}
     bind: {self.address}
     hosts: [optional.example.com]
@@ -241,7 +245,7 @@ def greeting(edge: Edge, name: str, tls: ssl.SSLContext) -> str:
 
 
 def test_each_server_name_has_its_own_of_several_certificates(edge: Edge) -> None:
-    for name in ("one.example.com", "two.example.com"):
+    for name in ("one.example.com", "two.example.com", "files.example.com"):
         tls = context(edge.authority.root)
         tls.check_hostname = True
         assert ask(edge, edge.tls, name, tls)

@@ -176,6 +176,49 @@ def test_a_secure_ingress(lab: Lab, tmp_path: Path) -> None:
         wait_for(lambda: not faults(lab, "edge", "Ingress/"), "nothing is missed")
 
 
+HOSTS = """
+apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata: {name: hosts}
+spec:
+  defaultBackend: {service: {name: httpbin, port: {number: 8000}}}
+  rules:
+  - host: a.example.com
+    http: {paths: [{path: /details/0, pathType: Exact, backend: {service: {name: details, port: {number: 9080}}}}]}
+  - host: "*.b.example.com"
+    http: {paths: [{path: /details, pathType: Prefix, backend: {service: {name: details, port: {name: http}}}}]}
+---
+apiVersion: config.istio.io/v1alpha2
+kind: IngressRule
+metadata: {name: books}
+spec:
+  destination: {name: details}
+  precedence: 1
+  match: {request: {headers: {authority: {exact: books.example.com}, uri: {prefix: /}}}}
+---
+apiVersion: config.istio.io/v1alpha2
+kind: IngressRule
+metadata: {name: books-status}
+spec:
+  destination: {name: httpbin}
+  destinationPortName: http
+  precedence: 5
+  match: {request: {headers: {authority: {exact: books.example.com}, uri: {prefix: /status/}}}}
+"""
+
+
+def test_hosts_exact_paths_a_default_and_precedence(lab: Lab) -> None:
+    with rules(lab, HOSTS):
+        wait_for(lambda: ask(lab, "http://a.example.com/details/0")[0] == 200, "the ingress serves")
+        assert json.loads(ask(lab, "http://a.example.com/details/0")[1])["id"] == 0
+        assert ask(lab, "http://a.example.com/details/1")[0] == 404, "httpbin has no such path"
+        assert ask(lab, "http://x.b.example.com/details/1")[0] == 200
+        for host in ("a.example.com", "x.b.example.com", "other.example.com"):
+            assert "headers" in json.loads(ask(lab, f"http://{host}/headers")[1])
+        assert ask(lab, "http://books.example.com/details/7")[0] == 200
+        assert ask(lab, "http://books.example.com/status/418")[0] == 418
+
+
 def faults(lab: Lab, host: str, subject: str) -> list[str]:
     return [fault.reason for fault in node_status(lab[host]).faults if fault.subject.startswith(subject)]
 
