@@ -10,6 +10,7 @@ from random import Random
 from typing import Any
 
 import yaml
+from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -18,11 +19,12 @@ from agent.api.conversion.convert import convert
 from agent.api.document import Document, from_json, merge_documents, read_documents, to_json
 from agent.api.enforce import enforceable
 from agent.api.validate import find_problems, is_invalid, validate
+from agent.cli.main import cli
 from agent.errors import ValidationError
 from agent.translate.plan import Planner
 from agent.translate.static import static_bootstrap
 from tests.unit.fuzzed_mesh import HOSTS, snapshot
-from tests.unit.mutations import mutated_document, mutated_text
+from tests.unit.mutations import mutated_document, mutated_text, texts
 
 SECONDS = 4.0
 """CPU time that the handling of one file may take, on a busy machine too."""
@@ -45,6 +47,19 @@ def test_any_text_is_read_or_refused(random: Random) -> None:
         documents, problems = read_documents(mutated_text(random), "x.yaml", "default")
         assert all("\n" not in problem and problem.startswith("x.yaml:") for problem in problems)
         use(documents)
+
+
+@settings(FEW, max_examples=40)
+@given(RANDOM, st.lists(st.tuples(st.integers(0, 10_000), st.binary(max_size=4)), max_size=3))
+def test_any_bytes_get_an_answer(random: Random, damage: list[tuple[int, bytes]]) -> None:
+    given = random.choice(texts()).encode()
+    for place, put in damage:
+        given = given[:place] + put + given[place + 1 :]
+    for command in (["validate", "-f", "-"], ["convert", "-f", "-"], ["analyze", "-f", "-"]):
+        with soon():
+            answer = CliRunner().invoke(cli, command, input=given)
+        assert answer.exception is None or isinstance(answer.exception, SystemExit), command
+        assert answer.exit_code in (0, 1, 79), answer.output  # 79: analyze has found something
 
 
 @FEW
