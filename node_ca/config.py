@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from node_ca.errors import ConfigError
 from node_ca.identity import is_trust_domain
+from node_ca.records import KEEP_ENDED
 from node_ca.template import IpAddress
 
 DEFAULT_CONFIG = Path("/etc/hostmesh/ca.yaml")
@@ -68,6 +69,21 @@ class ServerNames(Struct, frozen=True, rename="camel"):
         return tuple(ipaddress.ip_address(ip) for ip in self.ips)
 
 
+class RateLimit(Struct, frozen=True, rename="camel"):
+    """So many calls a second for long, and so many at once before that counts."""
+
+    per_second: float = 20
+    burst: int = 200
+
+
+class RateLimits(Struct, frozen=True, rename="camel"):
+    """Of the calls on the enrolment and the renewal port, each port for itself."""
+
+    per_caller: RateLimit = RateLimit()
+    """Of one address (in IPv6: one /64)."""
+    total: RateLimit = RateLimit(2000, 20_000)
+
+
 class Config(Struct, frozen=True, rename="camel"):
     """hostmesh-ca's configuration."""
 
@@ -83,6 +99,16 @@ class Config(Struct, frozen=True, rename="camel"):
     enrolment: Listener = Listener(15012)
     renewal: Listener = Listener(15013)
     server_names: ServerNames = ServerNames()
+    metrics: Listener = Listener(15014)
+    """Prometheus metrics and /healthz, by plain HTTP; nothing there is secret."""
+    limits: RateLimits = RateLimits()
+    grace_renewal: Seconds = Seconds(86400)
+    """How long after its end a certificate may still renew, once; 0s: never."""
+
+    @property
+    def listeners(self) -> dict[str, Listener]:
+        """Return the ports by their settings' names."""
+        return {"enrolment": self.enrolment, "renewal": self.renewal, "metrics": self.metrics}
 
 
 def load_config(path: Path) -> Config:
@@ -151,13 +177,19 @@ def _faults(config: Config) -> list[str]:
             faults.append(f"{name}: must be from {MIN_LIFETIME:.0f}s to {MAX_LIFETIME / 86400:.0f}d")
     if config.skew_margin > 3600:
         faults.append("skewMargin: must be at most 1h")
-    for name, listener in (("enrolment", config.enrolment), ("renewal", config.renewal)):
+    for name, listener in config.listeners.items():
         if not 0 <= listener.port <= 65535:
             faults.append(f"{name}.port: {listener.port} is not a port (0-65535; 0 takes any free one)")
         if not _is_ip(listener.address):
             faults.append(f"{name}.address: {listener.address!r} is not an IP address")
-    if config.enrolment.port and config.enrolment.port == config.renewal.port:
-        faults.append("renewal.port: must differ from enrolment.port")
+    ports = [listener.port for listener in config.listeners.values() if listener.port]
+    if len(ports) != len(set(ports)):
+        faults.append(f"{', '.join(f'{name}.port' for name in config.listeners)}: must differ from each other")
+    for name, rate in (("perCaller", config.limits.per_caller), ("total", config.limits.total)):
+        if not (rate.per_second > 0 and rate.burst >= 1):
+            faults.append(f"limits.{name}: perSecond must be more than 0 and burst at least 1")
+    if config.grace_renewal > KEEP_ENDED:
+        faults.append(f"graceRenewal: must be at most {KEEP_ENDED // 86400}d: so long records are kept")
     faults += [f"serverNames.dns: {name!r} is not a DNS name" for name in config.server_names.dns if not _is_dns(name)]
     faults += [f"serverNames.ips: {ip!r} is not an IP address" for ip in config.server_names.ips if not _is_ip(ip)]
     for name, path in (("stateDir", config.state_dir), ("adminSocket", config.admin_socket)):

@@ -3,6 +3,7 @@
 CaError
 ├── ConfigError     ca.yaml or the state directory is wrong: all problems at once, exit code 1
 ├── Refusal         a caller gets no; `reason` says how, and becomes the gRPC status
+├── EntryFault      who vouches for callers can't be asked: nothing is issued, trying again may help
 ├── InventoryError  the record can't be written or read: nothing is issued, trying again may help
 └── SigningFault    what was signed is not what the template says: a bug or an attack; nothing is issued
 """
@@ -30,6 +31,8 @@ class RefusalKind(StrEnum):
     UNAUTHENTICATED = "unauthenticated"
     PERMISSION_DENIED = "permission_denied"
     INVALID_ARGUMENT = "invalid_argument"
+    NOT_FOUND = "not_found"
+    RESOURCE_EXHAUSTED = "resource_exhausted"
 
 
 class Refusal(CaError):
@@ -53,6 +56,20 @@ class Refusal(CaError):
     def invalid(cls, text: str) -> Refusal:
         """Return a refusal of a malformed request."""
         return cls(RefusalKind.INVALID_ARGUMENT, text)
+
+    @classmethod
+    def unknown(cls, text: str) -> Refusal:
+        """Return a refusal of a request about something that is not there."""
+        return cls(RefusalKind.NOT_FOUND, text)
+
+    @classmethod
+    def too_much(cls, text: str) -> Refusal:
+        """Return a refusal of one call too many; the same call may be made later."""
+        return cls(RefusalKind.RESOURCE_EXHAUSTED, text)
+
+
+class EntryFault(CaError):
+    """Another system, which knows who a caller is, can't be asked now."""
 
 
 class InventoryError(CaError):

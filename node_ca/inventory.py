@@ -1,26 +1,35 @@
-"""Issued certificates and join tokens in SQLite: what is answered has been recorded durably before.
+"""The records of one CA in SQLite: what is answered has been recorded durably before.
 
-WAL with synchronous FULL: a commit is on the disk when it returns. All work is done in one thread of its own, off the
-event loop. May not decide entitlement (policy does), nor see a token's secret.
+May not decide entitlement (policy does), nor see a token's secret.
 """
 
 from __future__ import annotations
 
-import asyncio
 import sqlite3
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 from node_ca.errors import InventoryError, Refusal
+from node_ca.group_commit import GroupCommit
 from node_ca.identity import WorkloadIdentity
-from node_ca.policy import TokenRecord, check_use
+from node_ca.policy import TokenRecord, check_lives, check_use
+from node_ca.records import (
+    KEEP_ENDED,
+    KEEP_EXPIRED_TOKENS,
+    Claim,
+    IssueRecord,
+    LateSuccession,
+    Revocation,
+    Revoked,
+    Search,
+    TokenUse,
+)
 
-_SCHEMA_VERSION = 1
-_SCHEMA = """
+_SCHEMA_VERSION = 2
+_SCHEMAS = {
+    1: """
 CREATE TABLE certificates (
   serial TEXT PRIMARY KEY, name TEXT NOT NULL, not_before INTEGER NOT NULL, not_after INTEGER NOT NULL,
   issued_at REAL NOT NULL, issued_by TEXT NOT NULL
@@ -33,166 +42,213 @@ CREATE TABLE tokens (
 CREATE TABLE token_keys (
   token_id TEXT NOT NULL, key_hash BLOB NOT NULL, PRIMARY KEY (token_id, key_hash)
 ) WITHOUT ROWID;
-"""
-_KEEP_EXPIRED_TOKENS = 30 * 86400
-"""Seconds; so long `token list` can still say what became of one."""
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class IssueRecord:
-    """One issued certificate."""
-
-    serial: str
-    """Hexadecimal, 32 digits."""
-    name: str
-    """The identity (ns/…/sa/…), or `server` for the CA's own."""
-    not_before: int
-    """Unix time, seconds."""
-    not_after: int
-    issued_at: float
-    issued_by: str
-    """`token:ID`, `certificate:SERIAL` (renewal) or `ca`."""
+""",
+    2: """
+ALTER TABLE certificates ADD COLUMN fingerprint TEXT NOT NULL DEFAULT '';
+ALTER TABLE certificates ADD COLUMN issuer TEXT NOT NULL DEFAULT '';
+ALTER TABLE certificates ADD COLUMN revoked_at INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE certificates ADD COLUMN revoked_for TEXT NOT NULL DEFAULT '';
+CREATE INDEX certificates_revoked ON certificates (not_after) WHERE revoked_at != 0;
+CREATE INDEX certificates_by_end ON certificates (not_after);
+ALTER TABLE tokens ADD COLUMN revoked_at INTEGER NOT NULL DEFAULT 0;
+CREATE TABLE late_successions (
+  serial TEXT PRIMARY KEY, key_hash BLOB NOT NULL, not_after INTEGER NOT NULL
+) WITHOUT ROWID;
+""",
+}
+"""What each version adds to the one before."""
+_PAGE = 500
 
 
-@dataclass(frozen=True)
-class Redemption:
-    """The use of a token that pays for an issue."""
+class SqliteInventory:
+    """`records.Inventory` in a file."""
 
-    token_id: str
-    key_hash: bytes
-
-
-class Inventory:
-    """The records of one CA; every method raises InventoryError when the disk or file fails."""
-
-    def __init__(self, connection: sqlite3.Connection, thread: ThreadPoolExecutor) -> None:
-        self._connection = connection
-        self._thread = thread
+    def __init__(self, database: GroupCommit) -> None:
+        self._database = database
 
     @classmethod
-    async def open(cls, path: Path) -> Inventory:
-        """Open the file, making it (mode 0600) if it doesn't exist."""
-        thread = ThreadPoolExecutor(1, thread_name_prefix="inventory")
-        connection = await _in_thread(thread, lambda: _connect(path))
-        return cls(connection, thread)
+    async def open(cls, path: Path) -> SqliteInventory:
+        """Open the file, making it (mode 0600) or bringing it up to this version's form; raises InventoryError."""
+        return cls(await GroupCommit.open(path, lambda connection: _prepare(connection, path)))
 
     async def close(self) -> None:
         """Finish what is under way and close the file."""
-        await self._run(self._connection.close)
-        self._thread.shutdown()
+        await self._database.close()
 
-    async def record_issue(self, issue: IssueRecord, redemption: Redemption | None = None) -> None:
-        """Record an issue, and with it the use of the token that pays for it: both or neither.
+    async def record_issue(self, issue: IssueRecord, claim: Claim | None = None) -> None:
+        """Record an issue together with the use of what pays for it; raises Refusal if that does not hold."""
 
-        Raises Refusal if the token has been used up or has expired meanwhile.
-        """
-        await self._run(lambda: self._record_issue(issue, redemption))
+        def record(connection: sqlite3.Connection) -> None:
+            if claim is not None:
+                _spend(connection, claim, issue)
+            values = (
+                issue.serial, issue.name, issue.not_before, issue.not_after, issue.issued_at, issue.issued_by,
+                issue.fingerprint, issue.issuer, issue.revoked_at, issue.revoked_for,
+            )  # fmt: skip
+            connection.execute("INSERT INTO certificates VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
+
+        await self._database.run(record)
 
     async def add_token(self, token: TokenRecord) -> None:
         """Record a new token."""
-        await self._run(lambda: self._add_token(token))
+
+        def add(connection: sqlite3.Connection) -> None:
+            values = (
+                token.id, token.secret_hash, str(token.identity), token.created_at, token.expires_at, token.uses,
+                token.revoked_at,
+            )  # fmt: skip
+            connection.execute("INSERT INTO tokens VALUES (?, ?, ?, ?, ?, ?, ?)", values)
+
+        await self._database.run(add)
 
     async def token(self, token_id: str) -> TokenRecord | None:
         """Return a token, or None."""
-        return await self._run(lambda: self._token(token_id))
+        return await self._database.run(lambda connection: _token(connection, token_id))
 
     async def tokens(self) -> list[TokenRecord]:
-        """Return all tokens, oldest first; those long expired are gone."""
-        return await self._run(self._tokens)
+        """Return all tokens, oldest first."""
+        return await self._database.run(lambda connection: _tokens(connection, "1 ORDER BY created_at, id"))
 
-    async def issues(self, name: str | None = None) -> list[IssueRecord]:
-        """Return the issued certificates (of one name), oldest first."""
-        return await self._run(lambda: self._issues(name))
+    async def revoke_token(self, token_id: str, now: float) -> TokenRecord | None:
+        """Make a token unusable; return it, or None if there is none."""
 
-    async def _run(self, work: Callable[[], T]) -> T:
-        return await _in_thread(self._thread, work)
+        def revoke(connection: sqlite3.Connection) -> TokenRecord | None:
+            connection.execute("UPDATE tokens SET revoked_at = ? WHERE id = ? AND revoked_at = 0", (int(now), token_id))
+            return _token(connection, token_id)
 
-    def _record_issue(self, issue: IssueRecord, redemption: Redemption | None) -> None:
-        with self._transaction():
-            if redemption is not None:
-                self._redeem(redemption, issue.issued_at)
-            values = (issue.serial, issue.name, issue.not_before, issue.not_after, issue.issued_at, issue.issued_by)
-            self._connection.execute("INSERT INTO certificates VALUES (?, ?, ?, ?, ?, ?)", values)
+        return await self._database.run(revoke)
 
-    def _redeem(self, redemption: Redemption, now: float) -> None:
-        token = self._token(redemption.token_id)
-        if token is None or now >= token.expires_at:
-            raise Refusal.unauthenticated(f"join token {redemption.token_id}: expired meanwhile")
-        check_use(token, redemption.key_hash)
-        self._connection.execute(
-            "INSERT OR IGNORE INTO token_keys VALUES (?, ?)", (redemption.token_id, redemption.key_hash)
-        )
+    async def search(self, search: Search) -> AsyncIterator[IssueRecord]:
+        """Yield certificates in the order of their serials, read page by page."""
+        last = ""
+        while True:
+            page = await self._database.run(partial(_page, search=search, after=last))
+            for record in page:
+                yield record
+            if len(page) < _PAGE:
+                return
+            last = page[-1].serial
 
-    def _add_token(self, token: TokenRecord) -> None:
-        with self._transaction():
-            dead = (token.created_at - _KEEP_EXPIRED_TOKENS,)
-            self._connection.execute(
+    async def revoke(self, revocation: Revocation, now: float) -> Revoked:
+        """Revoke one certificate, or all of an identity with its tokens."""
+        return await self._database.run(lambda connection: _revoke(connection, revocation, int(now)))
+
+    async def revoked(self, now: float) -> tuple[IssueRecord, ...]:
+        """Return the revoked certificates that have not ended, by serial."""
+
+        def read(connection: sqlite3.Connection) -> tuple[IssueRecord, ...]:
+            where = "WHERE revoked_at != 0 AND not_after > ? ORDER BY serial"
+            return tuple(_issues(connection, where, (now,)))
+
+        return await self._database.run(read)
+
+    async def prune(self, now: float) -> None:
+        """Forget certificates and tokens that ended long ago."""
+
+        def prune(connection: sqlite3.Connection) -> None:
+            ended, dead = (now - KEEP_ENDED,), (now - KEEP_EXPIRED_TOKENS,)
+            connection.execute("DELETE FROM certificates WHERE not_after < ?", ended)
+            connection.execute("DELETE FROM late_successions WHERE not_after < ?", dead)
+            connection.execute(
                 "DELETE FROM token_keys WHERE token_id IN (SELECT id FROM tokens WHERE expires_at < ?)", dead
             )
-            self._connection.execute("DELETE FROM tokens WHERE expires_at < ?", dead)
-            values = (
-                token.id, token.secret_hash, str(token.identity), token.created_at, token.expires_at, token.uses
-            )  # fmt: skip
-            self._connection.execute("INSERT INTO tokens VALUES (?, ?, ?, ?, ?, ?)", values)
+            connection.execute("DELETE FROM tokens WHERE expires_at < ?", dead)
 
-    def _token(self, token_id: str) -> TokenRecord | None:
-        row = self._connection.execute("SELECT * FROM tokens WHERE id = ?", (token_id,)).fetchone()
-        return self._token_from_row(row) if row else None
+        await self._database.run(prune)
 
-    def _tokens(self) -> list[TokenRecord]:
-        rows = self._connection.execute("SELECT * FROM tokens ORDER BY created_at, id").fetchall()
-        return [self._token_from_row(row) for row in rows]
 
-    def _token_from_row(self, row: tuple[str, bytes, str, int, int, int]) -> TokenRecord:
-        token_id, secret_hash, identity, created_at, expires_at, uses = row
-        keys = self._connection.execute("SELECT key_hash FROM token_keys WHERE token_id = ?", (token_id,)).fetchall()
-        return TokenRecord(
+def _spend(connection: sqlite3.Connection, claim: Claim, issue: IssueRecord) -> None:
+    if isinstance(claim, TokenUse):
+        token = _token(connection, claim.token_id)
+        if token is None:
+            raise Refusal.unauthenticated("join token: not known to this CA")
+        check_lives(token, issue.issued_at)
+        check_use(token, claim.key_hash)
+        connection.execute("INSERT OR IGNORE INTO token_keys VALUES (?, ?)", (claim.token_id, claim.key_hash))
+        return
+    found = _issues(connection, "WHERE serial = ?", (claim.serial,))
+    if found and found[0].revoked_at:
+        raise Refusal.denied(f"certificate {claim.serial}: revoked")
+    if isinstance(claim, LateSuccession):
+        _renew_late(connection, claim, found[0].not_after if found else 0)
+
+
+def _renew_late(connection: sqlite3.Connection, claim: LateSuccession, not_after: int) -> None:
+    values = (claim.serial, claim.key_hash, not_after)
+    connection.execute("INSERT OR IGNORE INTO late_successions VALUES (?, ?, ?)", values)
+    (key_hash,) = connection.execute(
+        "SELECT key_hash FROM late_successions WHERE serial = ?", (claim.serial,)
+    ).fetchone()
+    if key_hash != claim.key_hash:
+        raise Refusal.denied(f"certificate {claim.serial}: was renewed after its end already, once is allowed")
+
+
+def _revoke(connection: sqlite3.Connection, revocation: Revocation, now: int) -> Revoked:
+    if revocation.identity is None:
+        which: tuple[str, tuple[object, ...]] = ("serial = ?", (revocation.serial,))
+        tokens = []
+    else:
+        which = "name = ?", (str(revocation.identity),)  # those just ended, too: no late renewal for them
+        living = "identity = ? AND revoked_at = 0 AND expires_at > ?"
+        tokens = _tokens(connection, living, (str(revocation.identity), now))
+    where, values = which
+    found = _issues(connection, f"WHERE {where} AND revoked_at = 0 ORDER BY serial", values)
+    for record in found:
+        connection.execute(
+            "UPDATE certificates SET revoked_at = ?, revoked_for = ? WHERE serial = ?",
+            (now, revocation.reason, record.serial),
+        )
+    for token in tokens:
+        connection.execute("UPDATE tokens SET revoked_at = ? WHERE id = ?", (now, token.id))
+    return Revoked(
+        tuple(replace(record, revoked_at=now, revoked_for=revocation.reason) for record in found),
+        tuple(replace(token, revoked_at=now) for token in tokens),
+    )
+
+
+def _page(connection: sqlite3.Connection, search: Search, after: str) -> list[IssueRecord]:
+    conditions = ["serial > ?", "not_after > ?"]
+    values: list[object] = [after, search.ends_after]
+    for column, value in (("name", search.name), ("serial", search.serial)):
+        if value:
+            conditions.append(f"{column} = ?")
+            values.append(value)
+    if search.revoked_only:
+        conditions.append("revoked_at != 0")
+    return _issues(connection, f"WHERE {' AND '.join(conditions)} ORDER BY serial LIMIT {_PAGE}", values)
+
+
+def _issues(connection: sqlite3.Connection, where: str, values: object) -> list[IssueRecord]:
+    rows = connection.execute(f"SELECT * FROM certificates {where}", values)  # type: ignore[arg-type]
+    return [IssueRecord(*row) for row in rows]
+
+
+def _token(connection: sqlite3.Connection, token_id: str) -> TokenRecord | None:
+    found = _tokens(connection, "id = ?", (token_id,))
+    return found[0] if found else None
+
+
+def _tokens(connection: sqlite3.Connection, where: str, values: tuple[object, ...] = ()) -> list[TokenRecord]:
+    rows = connection.execute(f"SELECT * FROM tokens WHERE {where}", values).fetchall()
+    keys = "SELECT key_hash FROM token_keys WHERE token_id = ?"
+    return [
+        TokenRecord(
             id=token_id,
             secret_hash=secret_hash,
             identity=WorkloadIdentity.from_path(identity),
             created_at=created_at,
             expires_at=expires_at,
             uses=uses,
-            keys=frozenset(key for (key,) in keys),
+            keys=frozenset(key for (key,) in connection.execute(keys, (token_id,))),
+            revoked_at=revoked_at,
         )
-
-    def _issues(self, name: str | None) -> list[IssueRecord]:
-        where, values = ("", ()) if name is None else ("WHERE name = ? ", (name,))
-        rows = self._connection.execute(f"SELECT * FROM certificates {where}ORDER BY issued_at", values).fetchall()
-        return [IssueRecord(*row) for row in rows]
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._connection.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self._connection.execute("COMMIT")
-        except BaseException:
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
-            raise
+        for token_id, secret_hash, identity, created_at, expires_at, uses, revoked_at in rows
+    ]
 
 
-def _connect(path: Path) -> sqlite3.Connection:
-    path.touch(mode=0o600)  # SQLite gives its -wal and -shm files the mode of the database
-    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = FULL")
+def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if version == 0:
-        connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {_SCHEMA_VERSION}; COMMIT;")
-    elif version != _SCHEMA_VERSION:
+    if version > _SCHEMA_VERSION:
         raise InventoryError(f"{path}: was written by another version of hostmesh-ca (schema {version})")
-    return connection
-
-
-async def _in_thread(thread: ThreadPoolExecutor, work: Callable[[], T]) -> T:
-    def translated() -> T:
-        try:
-            return work()
-        except (sqlite3.Error, OSError) as error:
-            raise InventoryError(f"inventory: {error}") from error
-
-    return await asyncio.get_running_loop().run_in_executor(thread, translated)
+    for step in range(version + 1, _SCHEMA_VERSION + 1):
+        connection.executescript(f"BEGIN; {_SCHEMAS[step]} PRAGMA user_version = {step}; COMMIT;")

@@ -8,24 +8,25 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from node_ca.authority import Authority
 from node_ca.errors import Refusal
 from node_ca.identity import WorkloadIdentity
-from node_ca.inventory import Inventory, IssueRecord, Redemption
-from node_ca.policy import TokenRecord, check_use, check_wanted, entitled_by_certificate, entitled_by_token
+from node_ca.late_renewal import Nonces, check_lateness, check_proof, read_expired
+from node_ca.policy import check_use, check_wanted, entitled_by_certificate, entitled_by_token, named_identity
 from node_ca.proto.token import JoinToken
+from node_ca.records import Claim, Inventory, IssueRecord, LateSuccession, Search, Succession, TokenUse
 from node_ca.request import CertificateRequest
 from node_ca.template import IpAddress, Template, Validity, server_template, workload_template
 
-DEFAULT_TOKEN_TTL = 3600
-"""Seconds."""
-MAX_TOKEN_TTL = 30 * 86400
-MAX_TOKEN_USES = 100_000
+MIN_LIFETIME, MAX_LIFETIME = 2, 90 * 86400
+"""Seconds; what an operator may ask for."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,24 @@ class Issued:
     trust_bundle_pem: bytes
 
 
+@dataclass(frozen=True)
+class Vouched:
+    """A caller that somebody else than this CA has identified."""
+
+    identity: WorkloadIdentity
+    by: str
+    """For the record: who vouched, and for what."""
+
+
+class Entry(Protocol):
+    """Another way in than a join token: somebody who knows what a secret stands for."""
+
+    async def vouch(self, secret: str, wanted: WorkloadIdentity) -> Vouched:
+        """Return who the bearer is; raises Refusal, or EntryFault if that can't be found out now."""
+
+
 class Issuer:
-    """Issues certificates and join tokens of one trust domain."""
+    """Issues certificates of one trust domain."""
 
     def __init__(
         self,
@@ -47,15 +64,25 @@ class Issuer:
         trust_domain: str,
         validity: Validity,
         now: Callable[[], float] = time.time,
+        *,
+        grace: float = 0.0,
+        entry: Entry | None = None,
     ) -> None:
+        """Take `grace` in seconds: how long after its end a certificate may renew, once."""
         self._authority = authority
         self._inventory = inventory
         self._trust_domain = trust_domain
         self._validity = validity
         self._now = now
+        self._grace = grace
+        self._entry = entry
+        self._nonces = Nonces(now)
 
-    async def enrol(self, csr_pem: bytes, token_text: str, wanted: str = "") -> Issued:
-        """Issue for a join token; raises Refusal or InventoryError, and then the token is as it was before."""
+    async def enrol(self, csr_pem: bytes, token_text: str, wanted: str = "", lifetime: float = 0) -> Issued:
+        """Issue for a join token; raises Refusal or InventoryError, and then the token is as it was before.
+
+        A lifetime (seconds) can only shorten the default one.
+        """
         try:
             token = JoinToken.from_text(token_text)
         except ValueError as error:
@@ -66,33 +93,48 @@ class Issuer:
         request = CertificateRequest.from_pem(csr_pem)
         if record is not None:  # refuse before signing; record_issue decides for good
             check_use(record, request.key_hash)
-        return await self._issue(request, identity, f"token:{token.id}", Redemption(token.id, request.key_hash))
+        claim = TokenUse(token.id, request.key_hash)
+        return await self._issue(request, identity, f"token:{token.id}", claim, lifetime)
+
+    async def enrol_vouched(self, csr_pem: bytes, secret: str, wanted: str) -> Issued:
+        """Issue for a secret that another system knows; raises Refusal, InventoryError or EntryFault."""
+        if self._entry is None:
+            raise Refusal.unauthenticated("Consul token: this CA takes none (ca.yaml: consulEntry); use a join token")
+        identity = named_identity(wanted)
+        request = CertificateRequest.from_pem(csr_pem)
+        vouched = await self._entry.vouch(secret, identity)
+        return await self._issue(request, vouched.identity, vouched.by, None)
 
     async def renew(self, csr_pem: bytes, peer: x509.Certificate) -> Issued:
         """Issue for the certificate that TLS has verified; raises Refusal or InventoryError."""
         identity = entitled_by_certificate(peer, self._trust_domain)
         request = CertificateRequest.from_pem(csr_pem)
-        return await self._issue(request, identity, f"certificate:{serial_text(peer)}", None)
+        serial = serial_text(peer)
+        return await self._issue(request, identity, f"certificate:{serial}", Succession(serial))
 
-    async def create_token(self, identity: str, ttl: int, uses: int) -> tuple[JoinToken, TokenRecord]:
-        """Make and record a join token; ttl in seconds, 0 for an hour; uses 0 for one. Raises Refusal."""
-        ttl, uses = ttl or DEFAULT_TOKEN_TTL, uses or 1
-        if not 0 < ttl <= MAX_TOKEN_TTL:
-            raise Refusal.invalid(f"ttl: {ttl} s is not allowed, 1 s to {MAX_TOKEN_TTL} s (30 days) are")
-        if not 0 < uses <= MAX_TOKEN_USES:
-            raise Refusal.invalid(f"uses: {uses} is not allowed, 1 to {MAX_TOKEN_USES} are")
-        try:
-            parsed = WorkloadIdentity.from_path(identity)
-        except ValueError as error:
-            raise Refusal.invalid(f"identity: {error}") from error
-        token, created = JoinToken.new(self._authority.root_fingerprint), int(self._now())
-        record = TokenRecord(token.id, token.secret_hash, parsed, created, created + ttl, uses)
-        await self._inventory.add_token(record)
-        return token, record
+    def challenge(self) -> bytes:
+        """Return a nonce for `renew_expired`."""
+        return self._nonces.new()
 
-    async def tokens(self) -> list[TokenRecord]:
-        """Return all tokens."""
-        return await self._inventory.tokens()
+    async def renew_expired(self, csr_pem: bytes, chain_pem: bytes, nonce: bytes, signature: bytes) -> Issued:
+        """Issue for a certificate that ended not long ago and whose key signed our nonce; raises Refusal or others."""
+        self._nonces.check(nonce)
+        peer = read_expired(chain_pem)
+        check_proof(peer, nonce, csr_pem, signature)
+        self._nonces.use(nonce)
+        serial = serial_text(peer)
+        await self._check_ours(peer, serial)
+        check_lateness(peer, self._now(), self._grace)
+        identity = entitled_by_certificate(peer, self._trust_domain)
+        request = CertificateRequest.from_pem(csr_pem)
+        return await self._issue(request, identity, f"expired:{serial}", LateSuccession(serial, request.key_hash))
+
+    async def issue_directly(self, csr_pem: bytes, identity: str, lifetime: float) -> Issued:
+        """Issue for the operator, who is entitled to everything; lifetime in seconds, 0 for the default."""
+        if lifetime and not MIN_LIFETIME <= lifetime <= MAX_LIFETIME:
+            raise Refusal.invalid(f"lifetime: {lifetime:.0f} s, {MIN_LIFETIME} s to {MAX_LIFETIME} s are allowed")
+        request = CertificateRequest.from_pem(csr_pem)
+        return await self._issue(request, named_identity(identity), "admin", None, lifetime, may_lengthen=True)
 
     async def issue_server(
         self, key: ec.EllipticCurvePublicKey, dns: tuple[str, ...], ips: tuple[IpAddress, ...], lifetime: float
@@ -103,17 +145,34 @@ class Issuer:
         template = server_template(key, dns, ips, validity, now)
         return await self._sign_and_record(template, "server", "ca", now, None), now
 
+    async def _check_ours(self, certificate: x509.Certificate, serial: str) -> None:
+        """Refuse a certificate that is not, byte by byte, in our records: by them we know that we signed it."""
+        fingerprint = certificate.fingerprint(hashes.SHA256()).hex()
+        async for record in self._inventory.search(Search(serial=serial)):
+            if record.fingerprint == fingerprint:
+                return
+        raise Refusal.denied("certificate: not in this CA's records; enrol anew with a join token")
+
     async def _issue(
-        self, request: CertificateRequest, identity: WorkloadIdentity, by: str, redemption: Redemption | None
+        self,
+        request: CertificateRequest,
+        identity: WorkloadIdentity,
+        by: str,
+        claim: Claim | None,
+        lifetime: float = 0,
+        *,
+        may_lengthen: bool = False,
     ) -> Issued:
         check_wanted(identity, self._trust_domain, "", request.uris)
-        now = self._now()
-        template = workload_template(request, identity, self._trust_domain, self._validity, now)
-        return await self._sign_and_record(template, str(identity), by, now, redemption)
+        now, validity = self._now(), self._validity
+        if lifetime:
+            wanted = max(lifetime, MIN_LIFETIME)
+            validity = Validity(wanted if may_lengthen else min(wanted, validity.lifetime), validity.skew_margin)
+        template = workload_template(request, identity, self._trust_domain, validity, now)
+        return await self._sign_and_record(template, str(identity), by, now, claim)
 
-    async def _sign_and_record(
-        self, template: Template, name: str, by: str, now: float, redemption: Redemption | None
-    ) -> Issued:
+    async def _sign_and_record(self, template: Template, name: str, by: str, now: float, claim: Claim | None) -> Issued:
+        issuer = self._authority.certificate
         certificate = self._authority.sign(template)
         record = IssueRecord(
             serial=serial_text(certificate),
@@ -122,11 +181,18 @@ class Issuer:
             not_after=int(template.not_after.timestamp()),
             issued_at=now,
             issued_by=by,
+            fingerprint=certificate.fingerprint(hashes.SHA256()).hex(),
+            issuer=issuer_id(issuer),
         )
-        await self._inventory.record_issue(record, redemption)
+        await self._inventory.record_issue(record, claim)
         return Issued(record, certificate.public_bytes(Encoding.PEM), self._authority.trust_bundle_pem)
 
 
 def serial_text(certificate: x509.Certificate) -> str:
     """Return a serial number as it is written everywhere: 32 hexadecimal digits."""
     return f"{certificate.serial_number:032x}"
+
+
+def issuer_id(certificate: x509.Certificate) -> str:
+    """Return an issuer's name in records and lists: the first 16 hexadecimal digits of its SHA-256."""
+    return certificate.fingerprint(hashes.SHA256()).hex()[:16]

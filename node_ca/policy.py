@@ -29,6 +29,8 @@ class TokenRecord:
     """How many keys may be enrolled with it."""
     keys: frozenset[bytes] = frozenset()
     """Hashes of the public keys enrolled with it."""
+    revoked_at: int = 0
+    """Unix time; 0 if it was not revoked."""
 
 
 def entitled_by_token(token: JoinToken, record: TokenRecord | None, now: float) -> WorkloadIdentity:
@@ -39,11 +41,17 @@ def entitled_by_token(token: JoinToken, record: TokenRecord | None, now: float) 
     known = record.secret_hash if record else bytes(32)
     if not hmac.compare_digest(token.secret_hash, known) or record is None:
         raise Refusal.unauthenticated("join token: not known to this CA")
-    if now >= record.expires_at:
-        raise Refusal.unauthenticated(
-            f"join token {record.id}: expired; make a new one with `hostmesh ca token create`"
-        )
+    check_lives(record, now)
     return record.identity
+
+
+def check_lives(record: TokenRecord, now: float) -> None:
+    """Refuse (UNAUTHENTICATED) a token that was revoked or has expired."""
+    ended = "revoked" if record.revoked_at else "expired" if now >= record.expires_at else ""
+    if ended:
+        raise Refusal.unauthenticated(
+            f"join token {record.id}: {ended}; make a new one with `hostmesh ca token create`"
+        )
 
 
 def check_use(record: TokenRecord, key_hash: bytes) -> None:
@@ -73,6 +81,14 @@ def entitled_by_certificate(certificate: x509.Certificate, trust_domain: str) ->
         return WorkloadIdentity.from_spiffe_id(names[0].value, trust_domain)
     except ValueError as error:
         raise Refusal.denied(f"client certificate: {error}") from error
+
+
+def named_identity(text: str) -> WorkloadIdentity:
+    """Return the identity of that name; raises Refusal (INVALID_ARGUMENT)."""
+    try:
+        return WorkloadIdentity.from_path(text)
+    except ValueError as error:
+        raise Refusal.invalid(f"identity: {error}") from error
 
 
 def check_wanted(entitled: WorkloadIdentity, trust_domain: str, wanted: str, uris: tuple[str, ...]) -> None:

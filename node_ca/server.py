@@ -1,38 +1,39 @@
-"""Builds a CA from its configuration, opens its three doors and closes them again. Wiring only."""
+"""Builds a CA from its configuration, opens its doors and closes them again. Wiring only."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import fcntl
+import logging
 import os
 import time
 from pathlib import Path
 from typing import Any
 
-import grpc
-
+from node_ca.administration import AdministrationService
 from node_ca.authority import Authority
-from node_ca.config import Config, Listener
-from node_ca.errors import ConfigError
-from node_ca.inventory import Inventory
+from node_ca.config import Config
+from node_ca.door import Door
+from node_ca.errors import CaError, ConfigError
+from node_ca.inventory import SqliteInventory
 from node_ca.issuer import Issuer
-from node_ca.proto import ca_pb2_grpc
+from node_ca.limits import Limits, Rate
+from node_ca.metrics import Metrics, MetricsPort
+from node_ca.outcomes import Outcomes
+from node_ca.ports import add_health_and_reflection, bind_port, bind_socket, new_server
+from node_ca.proto import ca_pb2, ca_pb2_grpc, istio_ca_pb2, istio_ca_pb2_grpc
+from node_ca.records import Inventory
+from node_ca.registrar import Registrar
 from node_ca.server_certificate import ServerCertificate
-from node_ca.service import AdministrationService, BundleService, EnrolmentService, RenewalService
+from node_ca.service import BundleService, EnrolmentService, IstioService, RenewalService
 from node_ca.template import Validity
-from node_ca.trust import Trust, TrustBundle
+from node_ca.trust import RevokedCertificate, Trust, TrustBundle
 
-_OPTIONS = (
-    ("grpc.max_receive_message_length", 64 * 1024),
-    ("grpc.max_send_message_length", 4 * 1024 * 1024),
-    ("grpc.so_reuseport", 0),  # a second CA on this port must fail, not share it
-    ("grpc.server_handshake_timeout_ms", 10_000),
-    ("grpc.max_concurrent_streams", 100),
-    ("grpc.max_connection_idle_ms", 60_000),
-)
-_MAX_CALLS = 1000
-"""Calls under way at once on a port; more get RESOURCE_EXHAUSTED."""
+_LOG = logging.getLogger("hostmesh.ca")
+_SERVICES = ca_pb2.DESCRIPTOR.services_by_name
+_ISTIO = istio_ca_pb2.DESCRIPTOR.services_by_name["IstioCertificateService"].full_name
+_PRUNE_SECONDS = 3600.0
 
 
 class CaServer:
@@ -40,15 +41,23 @@ class CaServer:
 
     def __init__(self, config: Config, authority: Authority, inventory: Inventory, lock: int) -> None:
         self._config = config
+        self._authority = authority
         self._inventory = inventory
         self._lock = lock
-        validity = Validity(config.lifetime, config.skew_margin)
-        self._issuer = Issuer(authority, inventory, config.trust_domain, validity)
-        self._certificate = ServerCertificate(self._issuer, config.server_names, config.server_lifetime)
-        self._authority = authority
+        self._metrics = Metrics()
+        self._metrics.watch_issuer(lambda: authority.certificate.not_valid_after_utc.timestamp() - time.time())
+        self._metrics_port = MetricsPort(self._metrics)
+        self._issuer = Issuer(
+            authority,
+            inventory,
+            config.trust_domain,
+            Validity(config.lifetime, config.skew_margin),
+            grace=config.grace_renewal,
+        )
         self._trust = Trust(self._gather_trust, TrustBundle(config.trust_domain, authority.trust_bundle_pem))
+        self._certificate = ServerCertificate(self._issuer, config.server_names, config.server_lifetime)
         self._servers: list[Any] = []
-        self._renewing: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         self.enrolment_port = 0
         self.renewal_port = 0
         self.root_pem = authority.root_pem
@@ -60,7 +69,7 @@ class CaServer:
         lock = _lock_state(directory)
         try:
             authority = Authority.open(directory, config.trust_domain, time.time())
-            inventory = await Inventory.open(directory / "inventory.db")
+            inventory = await SqliteInventory.open(directory / "inventory.db")
         except BaseException:
             os.close(lock)
             raise
@@ -68,54 +77,82 @@ class CaServer:
 
     async def start(self) -> None:
         """Open the doors; raises ConfigError if a port or the socket can't be had."""
+        await self._trust.refresh()
         await self._certificate.renew()
-        enrolment, renewal, administration = _new_server(), _new_server(), _new_server()
-        self._servers = [enrolment, renewal, administration]
-        ca_pb2_grpc.add_EnrolmentServicer_to_server(EnrolmentService(self._issuer), enrolment)
-        ca_pb2_grpc.add_BundleServicer_to_server(BundleService(self._trust), enrolment)
-        ca_pb2_grpc.add_RenewalServicer_to_server(RenewalService(self._issuer), renewal)
-        ca_pb2_grpc.add_AdministrationServicer_to_server(AdministrationService(self._issuer), administration)
-        self.enrolment_port = self._bind(enrolment, self._config.enrolment, "enrolment", require_client=False)
-        self.renewal_port = self._bind(renewal, self._config.renewal, "renewal", require_client=True)
-        _bind_socket(administration, Path(self._config.admin_socket))
+        self._servers = [await self._enrolment(), await self._renewal(), await self._administration()]
         for server in self._servers:
             await server.start()
-        self._renewing = asyncio.create_task(self._certificate.keep_fresh(), name="server certificate")
+        await self._metrics_port.start(self._config.metrics.address, self._config.metrics.port)
+        self._tasks = [
+            asyncio.create_task(self._certificate.keep_fresh(), name="server certificate"),
+            asyncio.create_task(self._prune(), name="prune"),
+        ]
 
     async def stop(self, grace: float = 5.0) -> None:
         """Take no more calls, give those under way `grace` seconds, close everything."""
-        if self._renewing is not None:
-            self._renewing.cancel()
-            await asyncio.gather(self._renewing, return_exceptions=True)
-        await asyncio.gather(*(server.stop(grace) for server in self._servers))
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*(server.stop(grace) for server in self._servers), self._metrics_port.stop())
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._config.admin_socket)
         await self._inventory.close()
         os.close(self._lock)
 
+    async def _enrolment(self) -> Any:
+        server, outcomes = new_server(self._door()), Outcomes(self._metrics)
+        ca_pb2_grpc.add_EnrolmentServicer_to_server(EnrolmentService(self._issuer, outcomes), server)
+        ca_pb2_grpc.add_BundleServicer_to_server(BundleService(self._trust), server)
+        istio_ca_pb2_grpc.add_IstioCertificateServiceServicer_to_server(IstioService(self._issuer, outcomes), server)
+        names = [_SERVICES["Enrolment"].full_name, _SERVICES["Bundle"].full_name, _ISTIO]
+        await add_health_and_reflection(server, names)
+        credentials = self._certificate.credentials(require_client=False)
+        self.enrolment_port = bind_port(server, self._config.enrolment, "enrolment", credentials)
+        return server
+
+    async def _renewal(self) -> Any:
+        server = new_server(self._door())
+        service = RenewalService(self._issuer, Outcomes(self._metrics))
+        ca_pb2_grpc.add_RenewalServicer_to_server(service, server)
+        await add_health_and_reflection(server, [_SERVICES["Renewal"].full_name])
+        credentials = self._certificate.credentials(require_client=True)
+        self.renewal_port = bind_port(server, self._config.renewal, "renewal", credentials)
+        return server
+
+    async def _administration(self) -> Any:
+        server = new_server(Door(None, self._metrics))
+        registrar = Registrar(self._inventory, lambda: self._authority.root_fingerprint, self._trust.refresh)
+        service = AdministrationService(self._issuer, registrar, Outcomes(self._metrics))
+        ca_pb2_grpc.add_AdministrationServicer_to_server(service, server)
+        await add_health_and_reflection(server, [_SERVICES["Administration"].full_name])
+        bind_socket(server, Path(self._config.admin_socket))
+        return server
+
+    def _door(self) -> Door:
+        each, total = self._config.limits.per_caller, self._config.limits.total
+        limits = Limits(Rate(each.per_second, each.burst), Rate(total.per_second, total.burst), time.monotonic)
+        return Door(limits, self._metrics)
+
     async def _gather_trust(self) -> TrustBundle:
-        return TrustBundle(self._config.trust_domain, self._authority.trust_bundle_pem)
+        revoked = await self._inventory.revoked(time.time())
+        return TrustBundle(
+            self._config.trust_domain,
+            self._authority.trust_bundle_pem,
+            revoked=tuple(
+                RevokedCertificate(record.serial, record.name, record.fingerprint, record.revoked_at, record.not_after)
+                for record in revoked
+            ),
+        )
 
-    def _bind(self, server: Any, listener: Listener, name: str, *, require_client: bool) -> int:
-        credentials = self._certificate.credentials(require_client=require_client)
-        try:
-            return int(server.add_secure_port(listener.target, credentials))
-        except RuntimeError as error:  # grpcio's own, for a port in use or an absent address
-            raise ConfigError([f"{name}: cannot listen on {listener.target}: is it in use?"]) from error
-
-
-def _new_server() -> Any:
-    return grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=_MAX_CALLS)
-
-
-def _bind_socket(server: Any, path: Path) -> None:
-    before = os.umask(0o177)  # gRPC makes the socket; it must never be open to others, not for a moment
-    try:
-        server.add_insecure_port(f"unix:{path}")
-    except RuntimeError as error:
-        raise ConfigError([f"adminSocket: cannot listen on {path}: is its folder there and writable?"]) from error
-    finally:
-        os.umask(before)
+    async def _prune(self) -> None:
+        """Drop what ended from the records and the bundle, for ever."""
+        while True:
+            try:
+                await self._inventory.prune(time.time())
+                await self._trust.refresh()
+            except CaError as error:
+                _LOG.error("%s", error)
+            await asyncio.sleep(_PRUNE_SECONDS)
 
 
 def _lock_state(directory: Path) -> int:

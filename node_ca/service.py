@@ -1,43 +1,60 @@
-"""The gRPC face: takes messages apart, calls the issuer, turns outcomes into statuses, writes the audit log.
+"""The gRPC face to the mesh: enrolment, renewal, bundles, and Istio's clients. Takes messages apart, calls the issuer.
 
-Decides nothing. Whatever goes wrong, the caller gets a status and one line; what is ours to know stays in the log.
+Decides nothing.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import NoReturn
 
 import grpc
 from cryptography import x509
 
-from node_ca.audit import audit
-from node_ca.errors import InventoryError, Refusal, RefusalKind, SigningFault
+from node_ca.errors import Refusal
 from node_ca.issuer import Issued, Issuer
-from node_ca.policy import TokenRecord
-from node_ca.proto import ca_pb2, ca_pb2_grpc
+from node_ca.late_renewal import NONCE_SECONDS
+from node_ca.outcomes import Outcomes
+from node_ca.proto import ca_pb2, ca_pb2_grpc, istio_ca_pb2, istio_ca_pb2_grpc
 from node_ca.trust import Trust, TrustBundle
 
-_LOG = logging.getLogger("hostmesh.ca")
-_STATUS = {
-    RefusalKind.UNAUTHENTICATED: grpc.StatusCode.UNAUTHENTICATED,
-    RefusalKind.PERMISSION_DENIED: grpc.StatusCode.PERMISSION_DENIED,
-    RefusalKind.INVALID_ARGUMENT: grpc.StatusCode.INVALID_ARGUMENT,
-}
+_BEARER = "bearer "
+_END = b"-----END CERTIFICATE-----\n"
 
 
 class EnrolmentService(ca_pb2_grpc.EnrolmentServicer):
     """hostmesh.ca.v1.Enrolment."""
 
-    def __init__(self, issuer: Issuer) -> None:
+    def __init__(self, issuer: Issuer, outcomes: Outcomes) -> None:
         self._issuer = issuer
+        self._outcomes = outcomes
 
     async def Enrol(self, request: ca_pb2.EnrolRequest, context: grpc.aio.ServicerContext) -> ca_pb2.IssuedCertificate:
-        """Issue a first certificate for a join token."""
-        async with _answered(context, "enrol"):
-            return _answer(await self._issuer.enrol(request.csr_pem, request.token, request.identity), context)
+        """Issue a first certificate for a join token, or a Consul token."""
+        async with self._outcomes.of(context, "Enrol"):
+            if request.token and request.consul_token:
+                raise Refusal.invalid("a join token and a Consul token: give one of the two")
+            issued = await (
+                self._issuer.enrol_vouched(request.csr_pem, request.consul_token, request.identity)
+                if request.consul_token
+                else self._issuer.enrol(request.csr_pem, request.token, request.identity)
+            )
+            return issued_message(self._outcomes.issued(issued, context))
+
+    async def Challenge(
+        self, request: ca_pb2.ChallengeRequest, context: grpc.aio.ServicerContext
+    ) -> ca_pb2.ChallengeResponse:
+        """Return a nonce."""
+        return ca_pb2.ChallengeResponse(nonce=self._issuer.challenge(), ttl_seconds=NONCE_SECONDS)
+
+    async def RenewExpired(
+        self, request: ca_pb2.RenewExpiredRequest, context: grpc.aio.ServicerContext
+    ) -> ca_pb2.IssuedCertificate:
+        """Issue for a certificate that ended not long ago."""
+        async with self._outcomes.of(context, "RenewExpired"):
+            issued = await self._issuer.renew_expired(
+                request.csr_pem, request.chain_pem, request.nonce, request.signature
+            )
+            return issued_message(self._outcomes.issued(issued, context))
 
 
 class BundleService(ca_pb2_grpc.BundleServicer):
@@ -61,68 +78,40 @@ class BundleService(ca_pb2_grpc.BundleServicer):
 class RenewalService(ca_pb2_grpc.RenewalServicer):
     """hostmesh.ca.v1.Renewal; stands only on the port that requires client certificates."""
 
-    def __init__(self, issuer: Issuer) -> None:
+    def __init__(self, issuer: Issuer, outcomes: Outcomes) -> None:
         self._issuer = issuer
+        self._outcomes = outcomes
 
     async def Renew(self, request: ca_pb2.RenewRequest, context: grpc.aio.ServicerContext) -> ca_pb2.IssuedCertificate:
         """Issue the next certificate for the present one."""
-        async with _answered(context, "renew"):
-            return _answer(await self._issuer.renew(request.csr_pem, _peer_certificate(context)), context)
+        async with self._outcomes.of(context, "Renew"):
+            issued = await self._issuer.renew(request.csr_pem, _peer_certificate(context))
+            return issued_message(self._outcomes.issued(issued, context))
 
 
-class AdministrationService(ca_pb2_grpc.AdministrationServicer):
-    """hostmesh.ca.v1.Administration; stands only on the Unix socket, whose mode says who may."""
+class IstioService(istio_ca_pb2_grpc.IstioCertificateServiceServicer):
+    """istio.v1.auth.IstioCertificateService, with our join tokens for Kubernetes' service account tokens."""
 
-    def __init__(self, issuer: Issuer) -> None:
+    def __init__(self, issuer: Issuer, outcomes: Outcomes) -> None:
         self._issuer = issuer
+        self._outcomes = outcomes
 
-    async def CreateToken(
-        self, request: ca_pb2.CreateTokenRequest, context: grpc.aio.ServicerContext
-    ) -> ca_pb2.CreateTokenResponse:
-        """Make a join token."""
-        async with _answered(context, "create-token"):
-            token, record = await self._issuer.create_token(request.identity, request.ttl_seconds, request.uses)
-            audit("token created", token=record.id, identity=str(record.identity), expiresAt=record.expires_at)
-            return ca_pb2.CreateTokenResponse(token=token.text(), record=_token_message(record))
-
-    async def ListTokens(
-        self, request: ca_pb2.ListTokensRequest, context: grpc.aio.ServicerContext
-    ) -> ca_pb2.ListTokensResponse:
-        """List the join tokens without their secrets."""
-        async with _answered(context, "list-tokens"):
-            return ca_pb2.ListTokensResponse(tokens=[_token_message(token) for token in await self._issuer.tokens()])
+    async def CreateCertificate(
+        self, request: istio_ca_pb2.IstioCertificateRequest, context: grpc.aio.ServicerContext
+    ) -> istio_ca_pb2.IstioCertificateResponse:
+        """Issue a certificate; the chain comes in parts, the root last."""
+        async with self._outcomes.of(context, "CreateCertificate"):
+            if request.validity_duration < 0:
+                raise Refusal.invalid(f"validity_duration: {request.validity_duration} s is less than nothing")
+            token, lifetime = _bearer_token(context), float(request.validity_duration)
+            issued = await self._issuer.enrol(request.csr.encode(), token, "", lifetime)
+            self._outcomes.issued(issued, context)
+            parts = _certificates(issued.chain_pem) + _certificates(issued.trust_bundle_pem)
+            return istio_ca_pb2.IstioCertificateResponse(cert_chain=parts)
 
 
-@asynccontextmanager
-async def _answered(context: grpc.aio.ServicerContext, call: str) -> AsyncIterator[None]:
-    try:
-        yield
-    except Refusal as error:
-        await _refuse(context, call, _STATUS[error.kind], str(error))
-    except InventoryError as error:
-        _LOG.error("%s", error)
-        await _refuse(context, call, grpc.StatusCode.UNAVAILABLE, "the CA cannot record it now; nothing was issued")
-    except SigningFault as error:
-        _LOG.critical("%s", error)
-        await _refuse(context, call, grpc.StatusCode.INTERNAL, "the CA's own check failed; nothing was issued")
-
-
-async def _refuse(context: grpc.aio.ServicerContext, call: str, status: grpc.StatusCode, reason: str) -> NoReturn:
-    audit("refused", call=call, peer=context.peer(), status=status.name, reason=reason)
-    await context.abort(status, reason)
-    raise AssertionError("abort() always raises")
-
-
-def _answer(issued: Issued, context: grpc.aio.ServicerContext) -> ca_pb2.IssuedCertificate:
-    record = issued.record
-    audit(
-        "issued",
-        identity=record.name,
-        serial=record.serial,
-        by=record.issued_by,
-        peer=context.peer(),
-        notAfter=record.not_after,
-    )
+def issued_message(issued: Issued) -> ca_pb2.IssuedCertificate:
+    """Return an answer as it is sent."""
     return ca_pb2.IssuedCertificate(chain_pem=issued.chain_pem, trust_bundle_pem=issued.trust_bundle_pem)
 
 
@@ -134,6 +123,17 @@ def _peer_certificate(context: grpc.aio.ServicerContext) -> x509.Certificate:
         return x509.load_pem_x509_certificate(pems[0])
     except ValueError as error:
         raise Refusal.unauthenticated("client certificate: not readable") from error
+
+
+def _bearer_token(context: grpc.aio.ServicerContext) -> str:
+    values = [value for key, value in context.invocation_metadata() or () if key == "authorization"]
+    if len(values) != 1 or not isinstance(values[0], str) or not values[0].lower().startswith(_BEARER):
+        raise Refusal.unauthenticated("authorization: send one, `Bearer TOKEN`, with a join token")
+    return values[0][len(_BEARER) :]
+
+
+def _certificates(pem: bytes) -> list[str]:
+    return [(part.lstrip() + _END).decode() for part in pem.split(_END) if part.strip()]
 
 
 def _bundle_message(bundle: TrustBundle) -> ca_pb2.TrustBundle:
@@ -153,15 +153,4 @@ def _bundle_message(bundle: TrustBundle) -> ca_pb2.TrustBundle:
         crls_pem=bundle.crls_pem,
         revoked=revoked,
         version=bundle.version,
-    )
-
-
-def _token_message(record: TokenRecord) -> ca_pb2.Token:
-    return ca_pb2.Token(
-        id=record.id,
-        identity=str(record.identity),
-        created_at=record.created_at,
-        expires_at=record.expires_at,
-        uses=record.uses,
-        used=len(record.keys),
     )

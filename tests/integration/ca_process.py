@@ -38,6 +38,7 @@ class CaProcess:
             "adminSocket": str(self.socket),
             "enrolment": {"address": "127.0.0.1", "port": self.enrolment_port},
             "renewal": {"address": "127.0.0.1", "port": self.renewal_port},
+            "metrics": {"address": "127.0.0.1", "port": 0},
             "lifetime": "60s",
         }
         self.config.write_text(yaml.safe_dump(document | settings))
