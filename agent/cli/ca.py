@@ -1,50 +1,15 @@
-"""`hostmesh ca`: the certificate authority's join tokens, by its socket on its own machine."""
+"""`hostmesh ca`: the certificate authority, by its socket on its own machine; here its join tokens."""
 
 from __future__ import annotations
 
-import re
 import time
-from typing import Any
 
 import click
 
-from agent.cli.command import Group, given_flags
-from agent.cli.connection import resolve
+from agent.cli.ca_cert import cert
+from agent.cli.ca_options import Duration, socket_option, utc
+from agent.cli.command import Group
 from agent.cli.output import output_option, print_records, table
-from agent.errors import UserError
-
-_DEFAULT_SOCKET = "/run/hostmesh-ca/admin.sock"
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-
-
-class _Duration(click.ParamType[int]):
-    """A duration such as `30m` or `1h30m`, in seconds."""
-
-    name = "duration"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Return the seconds."""
-        if not re.fullmatch(r"(\d+[smhd])+", str(value)):
-            self.fail(f"{value!r} is not a duration; write 90s, 30m, 1h or 7d", param, ctx)
-        return sum(int(number) * _UNITS[unit] for number, unit in re.findall(r"(\d+)([smhd])", str(value)))
-
-
-def _default_socket() -> str:
-    """Return the context's socket; a context that can't be read is an error of the commands that need Consul."""
-    try:
-        return resolve(given_flags(click.get_current_context())).ca_admin_socket or _DEFAULT_SOCKET
-    except UserError:
-        return _DEFAULT_SOCKET
-
-
-_socket = click.option(
-    "--socket",
-    metavar="PATH",
-    default=_default_socket,
-    show_default=f"the context's, or {_DEFAULT_SOCKET}",
-    envvar="HOSTMESH_CA_SOCKET",
-    help="hostmesh-ca's administration socket.",
-)
 
 
 @click.group(
@@ -75,9 +40,9 @@ hostmesh ca token create --identity ns/default/sa/reviews --ttl 2d --uses 10 -o 
 """
 )
 @click.option("--identity", required=True, metavar="ns/NAMESPACE/sa/ACCOUNT", help="Who its bearer may become.")
-@click.option("--ttl", type=_Duration(), default="1h", show_default=True, help="How long it can be used.")
+@click.option("--ttl", type=Duration(), default="1h", show_default=True, help="How long it can be used.")
 @click.option("--uses", type=click.IntRange(1), default=1, show_default=True, help="How many hosts may use it.")
-@_socket
+@socket_option
 @output_option("text", "json", "yaml")
 def create(identity: str, ttl: int, uses: int, socket: str, output: str) -> None:
     """Make a join token and print it, this once: the CA keeps only a hash."""
@@ -92,7 +57,7 @@ def create(identity: str, ttl: int, uses: int, socket: str, output: str) -> None
 
 
 @token.command("list", examples="hostmesh ca token list -o json")
-@_socket
+@socket_option
 @output_option("table", "json", "yaml")
 def list_tokens(socket: str, output: str) -> None:
     """List the join tokens, without their secrets."""
@@ -106,10 +71,20 @@ def list_tokens(socket: str, output: str) -> None:
         return
     now = time.time()
     rows = [
-        (info.id, info.identity, info.state(now), f"{info.used}/{info.uses}", _utc(info.expires_at)) for info in tokens
+        (info.id, info.identity, info.state(now), f"{info.used}/{info.uses}", utc(info.expires_at)) for info in tokens
     ]
     click.echo(table(("ID", "IDENTITY", "STATE", "USED", "EXPIRES"), rows))
 
 
-def _utc(unix: int) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(unix))
+@token.command(examples="hostmesh ca token revoke 5f0c1d2e3a4b")
+@click.argument("token_id", metavar="ID")
+@socket_option
+def revoke(token_id: str, socket: str) -> None:
+    """Make a join token unusable; certificates that were issued for it stay."""
+    from agent.adapters.identity.administration import CaAdministration
+
+    info = CaAdministration(socket).revoke_token(token_id)
+    click.echo(f"Revoked join token {info.id} ({info.identity}), used {info.used} of {info.uses} times")
+
+
+ca.add_command(cert)

@@ -29,7 +29,7 @@ class CaProcess:
         """Write the configuration; `settings` are ca.yaml's (`lifetime="4s"`)."""
         directory.mkdir(exist_ok=True)
         self.directory = directory
-        self.enrolment_port, self.renewal_port = free_ports(2)
+        self.enrolment_port, self.renewal_port, self.metrics_port = free_ports(3)
         self.socket = directory / "admin.sock"
         self.log_path = directory / "log"
         self.config = directory / "ca.yaml"
@@ -38,7 +38,7 @@ class CaProcess:
             "adminSocket": str(self.socket),
             "enrolment": {"address": "127.0.0.1", "port": self.enrolment_port},
             "renewal": {"address": "127.0.0.1", "port": self.renewal_port},
-            "metrics": {"address": "127.0.0.1", "port": 0},
+            "metrics": {"address": "127.0.0.1", "port": self.metrics_port},
             "lifetime": "60s",
         }
         self.config.write_text(yaml.safe_dump(document | settings))

@@ -30,12 +30,47 @@ class TokenInfo(Struct, frozen=True, rename="camel"):
     expires_at: int
     uses: int
     used: int
+    revoked_at: int = 0
+    """Unix time; 0 if it was not revoked."""
 
     def state(self, now: float) -> str:
-        """Return one word for a table: valid, used or expired."""
+        """Return one word for a table: valid, revoked, used or expired."""
+        if self.revoked_at:
+            return "revoked"
         if now >= self.expires_at:
             return "expired"
         return "used" if self.used >= self.uses else "valid"
+
+
+class CertificateInfo(Struct, frozen=True, rename="camel"):
+    """An issued certificate as the CA's records have it."""
+
+    serial: str
+    """Hexadecimal, 32 digits."""
+    identity: str
+    not_before: int
+    """Unix time, seconds."""
+    not_after: int
+    issued_at: int
+    issued_by: str
+    fingerprint: str
+    """SHA-256 of the certificate (DER), hexadecimal."""
+    revoked_at: int
+    """Unix time; 0 if it was not revoked."""
+    revoked_for: str
+
+    def state(self, now: float) -> str:
+        """Return one word for a table: valid, revoked or expired."""
+        if self.revoked_at:
+            return "revoked"
+        return "expired" if now >= self.not_after else "valid"
+
+
+class IssuedFiles(Struct, frozen=True):
+    """An issued certificate; PEM."""
+
+    chain: bytes
+    roots: bytes
 
 
 class CaAdministration:
@@ -55,6 +90,33 @@ class CaAdministration:
         answer = self._call(lambda stub: stub.ListTokens(ca_pb2.ListTokensRequest(), timeout=_TIMEOUT_SECONDS))
         return [_info(token) for token in answer.tokens]
 
+    def revoke_token(self, token_id: str) -> TokenInfo:
+        """Make a join token unusable."""
+        request = ca_pb2.RevokeTokenRequest(id=token_id)
+        return _info(self._call(lambda stub: stub.RevokeToken(request, timeout=_TIMEOUT_SECONDS)))
+
+    def issue(self, identity: str, csr_pem: bytes, lifetime_seconds: int) -> IssuedFiles:
+        """Issue a certificate; 0 seconds for the CA's default lifetime."""
+        request = ca_pb2.IssueCertificateRequest(identity=identity, csr_pem=csr_pem, lifetime_seconds=lifetime_seconds)
+        answer = self._call(lambda stub: stub.IssueCertificate(request, timeout=_TIMEOUT_SECONDS))
+        return IssuedFiles(answer.chain_pem, answer.trust_bundle_pem)
+
+    def certificates(
+        self, identity: str = "", serial: str = "", *, expired: bool = False, revoked_only: bool = False
+    ) -> list[CertificateInfo]:
+        """Return issued certificates, latest first; of one identity, of one serial number, or all."""
+        request = ca_pb2.ListCertificatesRequest(
+            identity=identity, serial=serial, expired=expired, revoked_only=revoked_only
+        )
+        answers = self._call(lambda stub: [_certificate(answer) for answer in stub.ListCertificates(request)])
+        return sorted(answers, key=lambda info: (-info.issued_at, info.serial))
+
+    def revoke(self, serial: str, identity: str, reason: str) -> tuple[list[CertificateInfo], list[TokenInfo]]:
+        """Revoke a certificate, or an identity's all and its join tokens; return what was revoked by this call."""
+        request = ca_pb2.RevokeCertificatesRequest(serial=serial, identity=identity, reason=reason)
+        answer = self._call(lambda stub: stub.RevokeCertificates(request, timeout=_TIMEOUT_SECONDS))
+        return [_certificate(each) for each in answer.certificates], [_info(token) for token in answer.tokens]
+
     def _call(self, call: Callable[[Any], Any]) -> Any:
         self._check_socket()
         with self._stub() as stub:
@@ -62,7 +124,7 @@ class CaAdministration:
                 return call(stub)
             except grpc.RpcError as error:
                 status, reason = error.code(), " ".join(str(error.details()).split())
-                if status is grpc.StatusCode.INVALID_ARGUMENT:
+                if status in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND):
                     raise UserError(reason) from error
                 if status in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
                     raise CaUnavailable(
@@ -99,4 +161,19 @@ def _info(token: ca_pb2.Token) -> TokenInfo:
         expires_at=token.expires_at,
         uses=token.uses,
         used=token.used,
+        revoked_at=token.revoked_at,
+    )
+
+
+def _certificate(message: ca_pb2.Certificate) -> CertificateInfo:
+    return CertificateInfo(
+        serial=message.serial,
+        identity=message.identity,
+        not_before=message.not_before,
+        not_after=message.not_after,
+        issued_at=message.issued_at,
+        issued_by=message.issued_by,
+        fingerprint=message.fingerprint,
+        revoked_at=message.revoked_at,
+        revoked_for=message.revoked_for,
     )
