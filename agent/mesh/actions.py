@@ -117,3 +117,7 @@ class HttpActions(Struct, frozen=True):
     def empty(cls) -> HttpActions:
         """Return the actions of a route that changes nothing."""
         return cls()
+
+
+LOST = HttpActions(DirectResponse(503))
+"""What is done where none of a route's destinations is there: requests are answered, connections closed."""

@@ -166,8 +166,8 @@ class ServicePolicy(Struct, frozen=True):
     routes: tuple[Route, ...] = ()
     """Of requests, on HTTP ports."""
     default_route: bool = True
-    """A request that no route matches goes to all instances (v1alpha2); False: where there are routes it gets 404
-    (VirtualService), and a TLS connection is closed. What comes to TCP ports always goes to all instances then."""
+    """A request that no route matches goes to all instances (v1alpha2); False: where there are routes for the caller
+    it gets 404 (VirtualService), and a TLS connection is closed. What comes to TCP ports goes to all instances."""
     connections: tuple[PolicyRule, ...] = ()
     """How the service's instances are connected to; which of them is for this host's caller is decided at planning."""
     tls: tuple[Route, ...] = ()

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from msgspec import Struct, structs
 
-from agent.mesh.actions import Headers, HttpActions
+from agent.mesh.actions import LOST, Headers, HttpActions
 from agent.mesh.names import outbound_cluster
 from agent.mesh.routes import ConnectionMatch, Destination, Fault, HttpMatch, Route, ServicePolicy
 from agent.mesh.service import Port, Protocol, ServiceKey
@@ -86,8 +86,9 @@ def resolve_port(
     Where HTTP is detected, both.
     """
     if port.protocol.may_be_http:
-        default = policy.default_route or not policy.routes
-        requests = structs.replace(resolve_requests(policy.routes, port.number, caller, known), default_route=default)
+        requests = resolve_requests(policy.routes, port.number, caller, known)
+        # Routes that are all for other callers, ports or gateways say nothing about this one, as in Istio.
+        requests = structs.replace(requests, default_route=policy.default_route or not requests.routes)
         if port.protocol.is_http:
             return requests
         connections = resolve_connections(policy.tcp, port.number, caller, known)
@@ -122,23 +123,21 @@ def resolve_connections(
 def _resolve(
     routes: Iterable[tuple[Route, tuple[HttpMatch, ...]]], port: int, known: Mapping[ServiceKey, ServiceFacts]
 ) -> ResolvedPort:
-    """Resolve routes with what remains of their matches; one whose destination isn't there is reported instead."""
+    """Resolve routes with what remains of their matches; destinations that are not there are reported instead."""
     found: list[ResolvedRoute] = []
     subsets: set[tuple[ServiceKey, ServiceSubset]] = set()
     faults: list[Fault] = []
     for route, matches in routes:
         if not matches:
             continue
-        clusters = _clusters(route, port, known)
-        if isinstance(clusters, Fault):
-            faults.append(clusters)
-            continue
-        found.append(_resolved(route, matches, clusters))
-        used = {w.destination for w in route.destinations if w.weight > 0} | {m.destination for m in route.mirrors}
+        clusters, missing = _clusters(route, port, known)
+        faults += missing
+        resolved = _resolved(route, matches, clusters)
+        found.append(resolved)
         subsets.update(
             (destination.service, ServiceSubset(number, destination.subset))
-            for destination, (_, number) in clusters.items()
-            if destination.subset and destination in used
+            for destination, (cluster, number) in clusters.items()
+            if destination.subset and cluster in resolved.clusters
         )
     return ResolvedPort(tuple(found), False, tuple(sorted(subsets)), distinct(faults))
 
@@ -179,34 +178,38 @@ _Clusters = Mapping[Destination, tuple[str, int]]
 
 
 def _resolved(route: Route, matches: tuple[HttpMatch, ...], clusters: _Clusters) -> ResolvedRoute:
-    return ResolvedRoute(
-        f"{route.origin}/{route.name}" if route.name else str(route.origin),
-        matches,
-        tuple(
-            Target(clusters[weighted.destination][0], weighted.weight, weighted.headers)
-            for weighted in route.destinations
-            if weighted.weight > 0
-        ),
-        route.actions,
-        tuple(Shadow(clusters[mirror.destination][0], mirror.percent) for mirror in route.mirrors),
+    """Return the route with the destinations that are there.
+
+    If none is, it answers 503 and closes connections, as in Istio: without it, they would go where the next one leads.
+    """
+    name = f"{route.origin}/{route.name}" if route.name else str(route.origin)
+    targets = tuple(
+        Target(clusters[weighted.destination][0], weighted.weight, weighted.headers)
+        for weighted in route.destinations
+        if weighted.weight > 0 and weighted.destination in clusters
     )
+    if not targets and route.actions.answer is None:
+        return ResolvedRoute(name, matches, (), LOST)
+    shadows = (
+        Shadow(clusters[mirror.destination][0], mirror.percent)
+        for mirror in route.mirrors
+        if mirror.destination in clusters
+    )
+    return ResolvedRoute(name, matches, targets, route.actions, tuple(shadows))
 
 
-def _clusters(route: Route, port: int, known: Mapping[ServiceKey, ServiceFacts]) -> _Clusters | Fault:
-    found = {}
+def _clusters(route: Route, port: int, known: Mapping[ServiceKey, ServiceFacts]) -> tuple[_Clusters, tuple[Fault, ...]]:
+    """Return the destinations that are there, and a fault for each other one."""
+    found, missing = dict[Destination, tuple[str, int]](), []
     for destination in route.all_destinations:
         facts = known.get(destination.service)
         number = facts.destination_port(destination, port) if facts else None
         if facts is None:
-            return Fault(str(route.origin), f"left out: there is no service {destination.service} in the catalog")
-        if number is None:
-            wanted = destination.port or port
+            missing.append(f"there is no service {destination.service} in the catalog")
+        elif number is None:
+            wanted = destination.port_name or destination.port or port
             have = ", ".join(str(p.number) for p in facts.ports)
-            return Fault(
-                str(route.origin),
-                f"left out for port {port}: {destination.service} has no port {wanted} (it has {have})",
-            )
-        found[destination] = outbound_cluster(destination.service, number, destination.subset), number
-    if route.actions.answer is None and not any(weighted.weight > 0 for weighted in route.destinations):
-        return Fault(str(route.origin), "left out: no destination has a weight above 0")
-    return found
+            missing.append(f"for port {port}: {destination.service} has no port {wanted} (it has {have})")
+        else:
+            found[destination] = outbound_cluster(destination.service, number, destination.subset), number
+    return found, tuple(Fault(str(route.origin), reason) for reason in missing)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from agent.mesh.actions import DirectResponse
 from agent.mesh.routes import (
     ConnectionMatch,
     Destination,
     HttpMatch,
     MatchKind,
+    Mirror,
     ObjectRef,
     Route,
     ServicePolicy,
@@ -107,9 +109,31 @@ def test_destination_port(destination: Destination, called: int, cluster: str | 
     assert [fault.subject for fault in resolved.faults] == ([] if cluster else ["RouteRule/r.default"])
 
 
-def test_one_bad_destination_leaves_out_the_whole_rule_and_no_other() -> None:
+def test_others_share_what_a_destination_that_is_not_there_would_get() -> None:
     targets = (WeightedDestination(Destination(REVIEWS), 50), WeightedDestination(Destination(key("gone")), 50))
-    bad = Route("", ObjectRef("RouteRule", "default", "bad"), targets)
+    mirrors = (Mirror(Destination(key("gone"))), Mirror(Destination(REVIEWS)))
+    bad = Route("", ObjectRef("VirtualService", "default", "bad"), targets, mirrors=mirrors)
     resolved = resolve(bad, matching())
-    assert [each.name for each in resolved.routes] == ["RouteRule/r.default"]
-    assert [fault.subject for fault in resolved.faults] == ["RouteRule/bad.default"]
+    assert [each.name for each in resolved.routes] == ["VirtualService/bad.default", "RouteRule/r.default"]
+    assert [len(each.targets) for each in resolved.routes] == [1, 1]
+    assert len(resolved.routes[0].shadows) == 1
+    assert [fault.subject for fault in resolved.faults] == ["VirtualService/bad.default"]
+
+
+def test_a_route_whose_destination_has_no_such_port_answers_503_and_the_next_one_is_not_asked() -> None:
+    lost = Route("", ObjectRef("VirtualService", "default", "lost"), (WeightedDestination(Destination(API, port=1)),))
+    resolved = resolve(lost, matching())
+    assert resolved.routes[0].actions.answer == DirectResponse(503)
+    assert [len(each.targets) for each in resolved.routes] == [0, 1]
+
+
+@pytest.mark.parametrize(("match", "default"), [(HttpMatch(port=1), True), (HttpMatch(port=9080), False)])
+def test_a_virtual_service_without_a_route_for_this_caller_and_port_changes_nothing(
+    match: HttpMatch, default: bool
+) -> None:
+    only = Route(
+        "", ObjectRef("VirtualService", "default", "v"), (WeightedDestination(Destination(REVIEWS)),), (match,)
+    )
+    port = Port(9080, "http", Protocol.HTTP)
+    resolved = resolve_port(ServicePolicy((only,), False), port, CALLER, {REVIEWS: facts(REVIEWS, 9080)})
+    assert resolved.default_route is default

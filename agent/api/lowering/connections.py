@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from agent.api.lowering.gateway import matches_through
-from agent.api.lowering.targets import LOST, Resolver, weighted
-from agent.mesh.actions import HttpActions
+from agent.api.lowering.targets import Resolver, weighted
+from agent.mesh.actions import LOST, HttpActions
 from agent.mesh.routes import ConnectionMatch, HttpMatch, ObjectRef, Route, SourceMatch
 from agent.mesh.service import labels_of
 

@@ -7,12 +7,9 @@ from typing import Any
 
 from agent.api.lowering.actions import lower_headers
 from agent.api.lowering.catalog import Catalog
-from agent.mesh.actions import DirectResponse, HttpActions
 from agent.mesh.routes import Destination, ObjectRef, Subset, WeightedDestination
 from agent.mesh.service import ServiceKey
 
-LOST = HttpActions(DirectResponse(503))
-"""What is done where none of a route's destinations is there: requests are answered, connections closed."""
 Subsets = Mapping[ServiceKey, Mapping[str, Subset]]
 """Service → subset name → subset."""
 

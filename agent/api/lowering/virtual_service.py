@@ -18,7 +18,8 @@ from agent.api.lowering.catalog import Catalog
 from agent.api.lowering.connections import connection_routes, source_of
 from agent.api.lowering.delegation import Delegates, Problem, owned_routes
 from agent.api.lowering.matching import header_matches, query_matches, string_match
-from agent.api.lowering.targets import LOST, Resolver, Subsets, weighted
+from agent.api.lowering.targets import Resolver, Subsets, weighted
+from agent.mesh.actions import LOST
 from agent.mesh.routes import Fault, HttpMatch, Mirror, ObjectRef, Route, Subset
 from agent.mesh.service import labels_of
 
