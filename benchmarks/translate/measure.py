@@ -118,7 +118,7 @@ def measure(size: Mesh, count: int) -> Result:
     cold, desired = agent.take([*catalog, ConfigUpdate(1, dict(rules))])
     gc.freeze()
     resources = sum(len(of_type) for of_type in desired.resources.by_type.values())
-    changes = tuple(_change(agent, size, rules, kind, events, count) for kind, events in _KINDS.items())
+    changes = tuple(_change(agent, size, rules, kind, events, count) for kind, events in CHANGES.items())
     return Result(size.services, len(rules), resources, size.shared_port, cold, changes)
 
 
@@ -182,7 +182,7 @@ def _service_comes_and_goes(size: Mesh, _rules: _Rules, number: int) -> Event:
     return ServiceEntries(mesh.name(other), () if number % 2 else size.members(other))
 
 
-_KINDS: Mapping[str, _Events] = {
+CHANGES: Mapping[str, _Events] = {  # what is changed → the event of its n-th change
     "RouteRule changed": lambda size, rules, number: _update(
         rules, dict([mesh.route_rule(_even(size, number), 40 + number % 20)])
     ),
