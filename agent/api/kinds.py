@@ -87,7 +87,7 @@ KINDS: tuple[Kind, ...] = (
     Kind("Sidecar", NETWORKING, supported=True),
     Kind("EnvoyFilter", NETWORKING, verbatim=True),
     Kind("ProxyConfig", NETWORKING),
-    Kind("PeerAuthentication", SECURITY, shorthand="pa"),
+    Kind("PeerAuthentication", SECURITY, supported=True, shorthand="pa"),
     Kind("AuthorizationPolicy", SECURITY, shorthand="ap"),
     Kind("RequestAuthentication", SECURITY, shorthand="ra"),
     Kind("Telemetry", TELEMETRY),

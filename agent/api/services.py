@@ -9,6 +9,7 @@ import yaml
 
 from agent.api.checks import words
 from agent.api.checks.active_check import ACTIVE_CHECK, read_active_check, url_path
+from agent.api.checks.schema import Check as Check_
 from agent.api.checks.schema import Report, boolean, either, integer, listing, mapping, message, one_of, text
 from agent.api.problem import Problem, one_line
 from agent.api.yaml_text import Node, YamlValue, read_yaml
@@ -16,12 +17,15 @@ from agent.errors import ConfigError
 from agent.mesh.names import DEFAULT_NAMESPACE
 from agent.mesh.ports import LISTENER_PORTS, NEVER_CAPTURED
 from agent.mesh.service import (
+    AUTH_ANNOTATION,
     UDP_REFUSAL,
     Check,
     Port,
     Protocol,
     ServiceKey,
     Workload,
+    annotated_modes,
+    annotation_fault,
     labels_of,
     means_udp,
 )
@@ -147,6 +151,21 @@ def _check_whole(report: Report, path: str, check: dict[str, Any]) -> None:
         report.invalid(path, "an instance needs a check (http: /path, or tcp: true)")
 
 
+def _annotations(report: Report, path: str, value: Any) -> None:
+    mapping(text(empty=True))(report, path, value)
+    for name, said in value.items() if isinstance(value, dict) else ():
+        if not isinstance(said, str):
+            continue
+        if not str(name).startswith(AUTH_ANNOTATION):
+            report.invalid(f"{path}.{one_line(name, 60)}", f"is not an annotation of hostmesh ({AUTH_ANNOTATION}PORT)")
+        elif wrong := annotation_fault(name.removeprefix(AUTH_ANNOTATION), said):
+            report.invalid(path, wrong)
+
+
+ANNOTATIONS: Check_ = _annotations
+"""`auth.istio.io/PORT: NONE | MUTUAL_TLS`."""
+
+
 def label_name(key: str) -> str | None:
     """Want a label that an instance can have: a Kubernetes label key that is none of the catalog's own."""
     if key in _RESERVED or key.startswith("hostmesh-"):
@@ -165,6 +184,7 @@ _SERVICE = message(
         "ports": _ports_differ,
         "protocol": _protocol,
         "labels": mapping(text(words.label_value, empty=True), label_name),
+        "annotations": ANNOTATIONS,
         "proxied": boolean,
         "check": message(
             {
@@ -194,6 +214,7 @@ def _workload(service: dict[str, Any], default_address: str) -> Workload:
         proxied=service.get("proxied", True),
         check=_read_check(service.get("check", {})),
         active_check=read_active_check(service.get("activeCheck"), ports),
+        port_modes=annotated_modes(service.get("annotations") or {}),
     )
 
 

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any
 
 import msgspec
 
+from agent.api.checks.words import dns_label
 from agent.api.problem import nearest, one_line
 from agent.api.yaml_text import YamlValue, read_yaml
 from agent.errors import ValidationError
-from agent.mesh.settings import MeshSettings
+from agent.mesh.settings import MeshSettings, MtlsMode
 
 MAX_SIZE = 64 * 1024
 _TRUST_DOMAIN = re.compile(r"[a-z0-9._-]{1,255}")
 """SPIFFE-ID section 2.1."""
 _FIELDS = {field.encode_name: field for field in msgspec.structs.fields(MeshSettings)}
+_OLDER = "mtls"
+"""What authPolicy was called before; still understood, with these words."""
+_AUTH_POLICY = "authPolicy"
+_OLDER_WORDS = {"disabled": MtlsMode.DISABLED, "permissive": MtlsMode.PERMISSIVE, "strict": MtlsMode.STRICT}
 
 
 def parse_settings(value: bytes | str, source: str) -> MeshSettings:
@@ -34,13 +40,20 @@ def settings_from(plain: object, source: str) -> MeshSettings:
     if not isinstance(plain, dict):
         raise ValidationError([f"{source}: must be a mapping of settings (known: {', '.join(_FIELDS)})"])
     problems = [problem for name, value in plain.items() for problem in _problems(name, value)]
+    if _OLDER in plain and _AUTH_POLICY in plain:
+        problems.append(f"{_OLDER}: is the older name of {_AUTH_POLICY}, which is there too (remove {_OLDER})")
     if problems:
         raise ValidationError([f"{source}: {problem}" for problem in problems])
-    return msgspec.convert({name: value for name, value in plain.items() if value is not None}, MeshSettings)
+    present = {name: value for name, value in plain.items() if value is not None}
+    if _OLDER in present:
+        present[_AUTH_POLICY] = _OLDER_WORDS[present.pop(_OLDER)]
+    return msgspec.convert(present, MeshSettings)
 
 
 def set_field(settings: MeshSettings, name: str, value: str) -> MeshSettings:
     """Return the settings with one field set from the command line (lists: with commas); raises ValidationError."""
+    if name == _OLDER:
+        name, value = _AUTH_POLICY, _OLDER_WORDS.get(value, value)
     field = _FIELDS.get(name)
     plain: object = value
     if field is not None and not _is_text(field.type):
@@ -53,6 +66,13 @@ def settings_fields(settings: MeshSettings) -> dict[str, Any]:
     fields = msgspec.to_builtins(settings)
     assert isinstance(fields, dict)
     return fields
+
+
+def setting_named(fields: Mapping[str, Any], name: str) -> Any:
+    """Return the value of one of `settings_fields`, by its older name in its older words; raises KeyError."""
+    if name == _OLDER:
+        return next(word for word, mode in _OLDER_WORDS.items() if mode == fields[_AUTH_POLICY])
+    return fields[name]
 
 
 def dump_settings(settings: MeshSettings) -> bytes:
@@ -75,6 +95,10 @@ def _read(value: bytes | str, source: str) -> tuple[object, list[str]]:
 
 def _problems(name: str, value: object) -> list[str]:
     field = _FIELDS.get(name)
+    if name == _OLDER:
+        if value is None or value in _OLDER_WORDS:
+            return []
+        return [f'{name}: "{one_line(value, 40)}" is not one of {", ".join(_OLDER_WORDS)}']
     if field is None:
         return [f"{one_line(name, 60)}: unknown setting{nearest(name, _FIELDS)} (known: {', '.join(_FIELDS)})"]
     if value is None:
@@ -84,15 +108,24 @@ def _problems(name: str, value: object) -> list[str]:
     if isinstance(field.type, type) and issubclass(field.type, StrEnum):
         allowed = list(field.type)
         return [] if value in allowed else [f'{name}: "{one_line(value, 40)}" is not one of {", ".join(allowed)}']
-    if not isinstance(value, str) or not _TRUST_DOMAIN.fullmatch(value):
-        return [f'{name}: "{one_line(value, 60)}" is not a trust domain (lower case letters, digits, ".", "-" and "_")']
-    return []
+    if name == "rootNamespace":
+        wrong = dns_label(value) if isinstance(value, str) else "must be text"
+        return [f"{name}: {wrong}"] if wrong else []
+    return [] if _is_trust_domain(value) else [f'{name}: "{one_line(value, 60)}" {_NO_TRUST_DOMAIN}']
 
 
 def _list_problems(name: str, value: object) -> list[str]:
-    if isinstance(value, list | tuple) and all(isinstance(item, str) and item for item in value):
-        return []
-    return [f"{name}: must be a list of names"]
+    if not isinstance(value, list | tuple) or not all(isinstance(item, str) and item for item in value):
+        return [f"{name}: must be a list of names"]
+    wrong = [item for item in value if name == "trustDomainAliases" and not _is_trust_domain(item)]
+    return [f'{name}: "{one_line(item, 60)}" {_NO_TRUST_DOMAIN}' for item in wrong]
+
+
+_NO_TRUST_DOMAIN = 'is not a trust domain (lower case letters, digits, ".", "-" and "_")'
+
+
+def _is_trust_domain(value: object) -> bool:
+    return isinstance(value, str) and _TRUST_DOMAIN.fullmatch(value) is not None
 
 
 def _is_text(kind: Any) -> bool:

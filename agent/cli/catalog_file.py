@@ -14,6 +14,7 @@ from agent.api.checks import words
 from agent.api.checks.active_check import ACTIVE_CHECK, read_active_check
 from agent.api.checks.schema import Check, Report, boolean, integer, listing, mapping, message, one_of, text
 from agent.api.problem import nearest, one_line
+from agent.api.services import ANNOTATIONS
 from agent.api.settings import settings_from
 from agent.api.yaml_text import YamlValue, read_yaml
 from agent.errors import ConfigError, ValidationError
@@ -26,10 +27,12 @@ from agent.mesh.service import (
     Labels,
     Locality,
     Port,
+    PortModes,
     Protocol,
     Service,
     ServiceKey,
     Workload,
+    annotated_modes,
     labels_of,
     means_udp,
 )
@@ -75,6 +78,7 @@ class Catalog(Struct, frozen=True):
                 labels=instance.labels,
                 service_account=instance.service_account,
                 proxied=instance.proxied,
+                port_modes=instance.port_modes,
             )
             for instance in self.instances
             if instance.node == node
@@ -138,8 +142,11 @@ def _service(plain: dict[str, Any], nodes: dict[str, str], places: dict[str, str
     key = ServiceKey(plain.get("namespace", DEFAULT_NAMESPACE), plain["name"])
     ports = tuple(_port(port) for port in plain["ports"])
     account = plain.get("serviceAccount", "default")
+    modes = annotated_modes(plain.get("annotations", {}))
     instances = tuple(
-        _instance(key, ports, account, item, nodes[item["node"]], item.get("locality") or places[item["node"]], index)
+        _instance(
+            key, ports, account, modes, item, nodes[item["node"]], item.get("locality") or places[item["node"]], index
+        )
         for index, item in enumerate(plain.get("instances", []))
     )
     check = read_active_check(plain.get("activeCheck"), ports)
@@ -150,6 +157,7 @@ def _instance(
     key: ServiceKey,
     ports: tuple[Port, ...],
     account: str,
+    modes: PortModes,
     plain: dict[str, Any],
     address: str,
     locality: str,
@@ -165,6 +173,7 @@ def _instance(
         labels=labels_of(plain.get("labels", {})),
         proxied=plain.get("proxied", False),
         service_account=account,
+        port_modes=modes,
         target_ports=targets,
         locality=Locality.from_text(locality),
     )
@@ -284,6 +293,7 @@ _SERVICE = message(
         "serviceAccount": text(words.subdomain),
         "ports": _ports,
         "activeCheck": ACTIVE_CHECK,
+        "annotations": ANNOTATIONS,
         "instances": listing(_INSTANCE, at_most=MAX_ITEMS),
     },
     required=("name", "ports"),

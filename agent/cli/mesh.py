@@ -14,7 +14,7 @@ from agent.errors import UserError
     help="Show and change the mesh-wide settings; every agent follows a change at once.",
     examples="""
 hostmesh mesh get
-hostmesh mesh set mtls=strict
+hostmesh mesh set authPolicy=MUTUAL_TLS
 """,
 )
 def mesh() -> None:
@@ -24,7 +24,7 @@ def mesh() -> None:
 @mesh.command(
     examples="""
 hostmesh mesh get
-hostmesh mesh get mtls
+hostmesh mesh get authPolicy
 hostmesh mesh get -o json
 """
 )
@@ -33,23 +33,25 @@ hostmesh mesh get -o json
 @click.pass_context
 def get(ctx: click.Context, name: str | None, output: str) -> None:
     """Print the settings in force, defaults included, or the one named."""
+    from agent.api.settings import setting_named
     from agent.cli.connection import resolve
     from agent.cli.settings import read_settings
 
     fields = read_settings(resolve(given_flags(ctx)))
     if name is None:
         print_records(fields, output)
-    elif name not in fields:
-        raise UserError(f"no setting {name!r} (one of: {', '.join(fields)})")
     else:
-        value = fields[name]
+        try:
+            value = setting_named(fields, name)
+        except KeyError:
+            raise UserError(f"no setting {name!r} (one of: {', '.join(fields)})") from None
         click.echo(value if isinstance(value, str) and output == "yaml" else to_json(value))
 
 
 @mesh.command(
     "set",
     examples="""
-hostmesh mesh set mtls=strict
+hostmesh mesh set authPolicy=MUTUAL_TLS
 hostmesh mesh set outboundTrafficPolicy=REGISTRY_ONLY excludedServices=consul,vault
 """,
 )

@@ -39,7 +39,8 @@ def node_snapshot(
     bearers = [workload.identity for workload in workloads]
     if certificates and not bearers:
         bearers = [certificates.identity]
-    sidecar = sidecar_of_host(lowered.sidecars, workloads) if catalog.host.gateway is None else None
+    root = catalog.settings.root_namespace
+    sidecar = sidecar_of_host(lowered.sidecars, workloads, root) if catalog.host.gateway is None else None
     own = [workload.service for workload in workloads]
     scope = Scope.of(sidecar, services, lowered.policies, own)
     return MeshSnapshot(
@@ -55,6 +56,7 @@ def node_snapshot(
         credentials=_credentials(certificates, lowered.ingress.gateways),
         scope=scope,
         sidecars=lowered.sidecars,
+        security=lowered.security,
     )
 
 
@@ -92,11 +94,9 @@ def security_warnings(snapshot: MeshSnapshot, certificates: CertificateFolder | 
     if mode is MtlsMode.DISABLED:
         return []
     if certificates is None and mode is MtlsMode.STRICT:
-        raise UserError("mesh.mtls is strict: give --certs DIR (key.pem, cert-chain.pem, root-cert.pem)")
+        raise UserError("mesh.authPolicy is MUTUAL_TLS: give --certs DIR (key.pem, cert-chain.pem, root-cert.pem)")
     if certificates is None:
-        return [
-            f"mesh.mtls is {mode} and no --certs DIR is given: everything is plain text (or set mesh.mtls: disabled)"
-        ]
+        return [f"mesh.authPolicy is {mode} and no --certs DIR is given: everything is plain text (or set it to NONE)"]
     return [
         f"the certificate is {certificates.spiffe_id or 'without a SPIFFE ID'}, but {workload.service} "
         f"is {workload.identity.spiffe_id(domain)}: its clients will refuse it"

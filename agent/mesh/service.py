@@ -110,6 +110,38 @@ class Port(Struct, frozen=True, order=True):
     protocol: Protocol
 
 
+class MtlsMode(StrEnum):
+    """What a port accepts, in the words of Istio's authPolicy."""
+
+    DISABLED = "NONE"
+    """Plain text only."""
+    PERMISSIVE = "PERMISSIVE"
+    """Mutual TLS and plain text."""
+    STRICT = "MUTUAL_TLS"
+    """Mutual TLS only."""
+
+
+PortModes = tuple[tuple[int, MtlsMode], ...]
+"""What an instance itself says of its ports, sorted (annotations `auth.istio.io/PORT`)."""
+AUTH_ANNOTATION = "auth.istio.io/"
+ANNOTATED_MODES = (MtlsMode.DISABLED, MtlsMode.STRICT)
+
+
+def annotated_modes(annotations: Mapping[str, str]) -> PortModes:
+    """Return what annotations say of ports; one that cannot be read says nothing."""
+    said = ((name.removeprefix(AUTH_ANNOTATION), value) for name, value in annotations.items())
+    return tuple(sorted((int(port), MtlsMode(value)) for port, value in said if not annotation_fault(port, value)))
+
+
+def annotation_fault(port: str, value: str) -> str | None:
+    """Return what is wrong with the annotation `auth.istio.io/PORT: VALUE`, or None."""
+    if not (port.isascii() and port.isdigit() and 0 < int(port[:6]) < 65536):
+        return f"{AUTH_ANNOTATION}{port[:40]}: not a port number (1 to 65535)"
+    if value not in ANNOTATED_MODES:
+        return f"{AUTH_ANNOTATION}{port}: {value[:40]!r} is not one of {', '.join(ANNOTATED_MODES)}"
+    return None
+
+
 class Health(StrEnum):
     """The worst of an instance's Consul checks; what it means for traffic: settings.WarningInstances."""
 
@@ -195,11 +227,18 @@ class Instance(Struct, frozen=True, order=True):
     """Of its service account, where that is not the service's own (`Service.outside`)."""
     active_check: ActiveCheck = ActiveCheck()
     """Of a service the first instance's that has one is for all."""
+    port_modes: PortModes = ()
+    """By the port that it listens on."""
 
     @property
     def identity(self) -> Identity:
         """Return who it is (the trust domain is the mesh's)."""
         return Identity(self.namespace or self.service.namespace, self.service_account)
+
+    @property
+    def serves_tls(self) -> bool:
+        """Tell whether mutual TLS is served on some of its ports: by its agent, or as it says itself."""
+        return self.proxied or any(mode is MtlsMode.STRICT for _, mode in self.port_modes)
 
     def target_port(self, number: int) -> int | None:
         """Return the port to connect to for a service port, or None if this instance does not serve that port."""
@@ -309,6 +348,7 @@ class Workload(Struct, frozen=True):
     proxied: bool = True
     check: Check = Check()
     active_check: ActiveCheck = ActiveCheck()
+    port_modes: PortModes = ()
 
     @property
     def identity(self) -> Identity:

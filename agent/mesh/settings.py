@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from msgspec import Struct
+from msgspec import Struct, field
 
-from agent.mesh.service import Health
+from agent.mesh.service import Health, MtlsMode
 
+__all__ = ["MeshSettings", "MtlsMode", "OutboundTrafficPolicy", "WarningInstances"]
 
-class MtlsMode(StrEnum):
-    """What proxied instances accept: permissive takes both, strict only mutual TLS; disabled uses no TLS at all."""
-
-    DISABLED = "disabled"
-    PERMISSIVE = "permissive"
-    STRICT = "strict"
+ROOT_NAMESPACE = "istio-system"
 
 
 class OutboundTrafficPolicy(StrEnum):
@@ -41,8 +37,15 @@ class MeshSettings(Struct, frozen=True, rename="camel", forbid_unknown_fields=Tr
     """Mesh-wide settings; every field has a default, an absent document means all of them."""
 
     trust_domain: str = "cluster.local"
-    mtls: MtlsMode = MtlsMode.PERMISSIVE
+    mtls: MtlsMode = field(default=MtlsMode.PERMISSIVE, name="authPolicy")
+    """What instances accept where neither a PeerAuthentication nor the service itself says it."""
     outbound_traffic_policy: OutboundTrafficPolicy = OutboundTrafficPolicy.ALLOW_ANY
     excluded_services: tuple[str, ...] = ("consul",)
     """Catalog names that are not mesh services."""
     warning_instances: WarningInstances = WarningInstances.SERVE
+    mtls_excluded_services: tuple[str, ...] = ()
+    """Services that callers send plain text to, whatever serves them: by the names that callers use."""
+    root_namespace: str = ROOT_NAMESPACE
+    """Where objects for all namespaces are."""
+    trust_domain_aliases: tuple[str, ...] = ()
+    """Other trust domains whose identities count as this one's."""

@@ -16,10 +16,9 @@ from agent.mesh.gateway import INGRESS_SERVICE
 from agent.mesh.names import CONSUL_DOMAIN, DEFAULT_NAMESPACE, qualified_hosts
 from agent.mesh.routes import ObjectRef, ServicePolicy
 from agent.mesh.service import Labels, Outside, Port, Protocol, Service, ServiceKey, Workload, selects
-from agent.mesh.settings import OutboundTrafficPolicy
+from agent.mesh.settings import ROOT_NAMESPACE, OutboundTrafficPolicy
 from agent.mesh.traffic_policy import ConnectionPool
 
-ROOT_NAMESPACE = "istio-system"
 ANY = "*"
 LOCALHOST = "127.0.0.1"
 OWN_ADDRESS = frozenset({"0.0.0.0", "::"})
@@ -109,13 +108,15 @@ class Sidecar(Struct, frozen=True):
         return next((listener for listener in self.ingress if listener.number == port), None)
 
 
-def sidecar_for(sidecars: Iterable[Sidecar], namespace: str, labels: Labels) -> Sidecar | None:
+def sidecar_for(
+    sidecars: Iterable[Sidecar], namespace: str, labels: Labels, root: str = ROOT_NAMESPACE
+) -> Sidecar | None:
     """Return the Sidecar of a workload; they come in order of namespace and name, and the first that fits counts."""
     by_rank: dict[int, Sidecar] = {}
     for sidecar in sidecars:
         if sidecar.origin.namespace == namespace and sidecar.selector is not None:
             rank = 0 if selects(sidecar.selector, labels) else None
-        elif sidecar.selector is None and sidecar.origin.namespace in (namespace, ROOT_NAMESPACE):
+        elif sidecar.selector is None and sidecar.origin.namespace in (namespace, root):
             rank = 1 if sidecar.origin.namespace == namespace else 2
         else:
             rank = None
@@ -124,14 +125,16 @@ def sidecar_for(sidecars: Iterable[Sidecar], namespace: str, labels: Labels) -> 
     return by_rank[min(by_rank)] if by_rank else None
 
 
-def sidecar_of_host(sidecars: Iterable[Sidecar], workloads: Sequence[Workload]) -> Sidecar | None:
+def sidecar_of_host(
+    sidecars: Iterable[Sidecar], workloads: Sequence[Workload], root: str = ROOT_NAMESPACE
+) -> Sidecar | None:
     """Return the Sidecar that decides what a host can call: its default workload's; a gateway has none."""
     if not workloads:
-        return sidecar_for(sidecars, DEFAULT_NAMESPACE, ())
+        return sidecar_for(sidecars, DEFAULT_NAMESPACE, (), root)
     first = workloads[0]
     if first.service.name == INGRESS_SERVICE:
         return None
-    return sidecar_for(sidecars, first.service.namespace, first.labels)
+    return sidecar_for(sidecars, first.service.namespace, first.labels, root)
 
 
 def namespaces_of(service: Named) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from msgspec import Struct, field
 
 from agent.mesh.gateway import Credential, Ingress
 from agent.mesh.routes import Fault, ServicePolicy
+from agent.mesh.security import SecurityRules
 from agent.mesh.service import Identity, Service, ServiceKey, Workload
 from agent.mesh.settings import MeshSettings, OutboundTrafficPolicy
 from agent.mesh.sidecar import Scope, Sidecar
@@ -47,6 +48,7 @@ class MeshSnapshot(Struct, frozen=True):
     scope: Scope = Scope()
     sidecars: tuple[Sidecar, ...] = ()
     """In order of namespace and name."""
+    security: SecurityRules = SecurityRules()
 
     @property
     def outbound_traffic_policy(self) -> OutboundTrafficPolicy:

@@ -16,6 +16,7 @@ from agent.flow.table import Table, changed_keys
 from agent.mesh.gateway import Credential, Ingress
 from agent.mesh.names import KV_MESH
 from agent.mesh.routes import Fault, ServicePolicy
+from agent.mesh.security import SecurityRules
 from agent.mesh.selection import Selection
 from agent.mesh.service import Identity, Instance, Service, ServiceKey, Workload
 from agent.mesh.settings import MeshSettings
@@ -90,6 +91,7 @@ class MeshState:
         self._outside: Mapping[ServiceKey, Service] = {}
         self._selection = Selection()
         self._sidecars: tuple[Sidecar, ...] = ()
+        self._security = SecurityRules()
         self._scope: Scope | None = None
         self._faults: dict[str, tuple[Fault, ...]] = {}
         self._names_changed = True
@@ -182,6 +184,7 @@ class MeshState:
         if self._names_changed or lowered.policies is not self._policies or lowered.sidecars is not self._sidecars:
             self._scope = None
         self._policies, self._ingress, self._sidecars = lowered.policies, lowered.ingress, lowered.sidecars
+        self._security = lowered.security
         if self._names_changed or lowered.outside is not self._outside:
             self._scope, self._names_changed = None, False
         declared, self._outside = changed_keys(self._outside, lowered.outside), lowered.outside
@@ -190,7 +193,8 @@ class MeshState:
         self._join(touched)
         if self._scope is None:
             own = [workload.service for workload in self._workloads]
-            self._scope = Scope.of(sidecar_of_host(self._sidecars, self._workloads), self._all, self._policies, own)
+            sidecar = sidecar_of_host(self._sidecars, self._workloads, self._settings.root_namespace)
+            self._scope = Scope.of(sidecar, self._all, self._policies, own)
         return MeshSnapshot(
             node=self._node,
             services=self._scope.limit(self._all),
@@ -204,6 +208,7 @@ class MeshState:
             credentials=self._credentials,
             scope=self._scope,
             sidecars=self._sidecars,
+            security=self._security,
         )
 
     @property
@@ -280,12 +285,14 @@ class MeshState:
 
     def _take_settings(self, value: bytes | None) -> None:
         self._raw_settings = value
-        excluded = self._settings.excluded_services
+        excluded, root = self._settings.excluded_services, self._settings.root_namespace
         try:
             self._settings = parse_settings(value, KV_MESH) if value else MeshSettings()
             self._set_faults("settings", ())
         except ValidationError as error:
             self._set_faults("settings", (Fault(KV_MESH, f"{error.problems[0]}; the last good settings serve on"),))
+        if self._settings.root_namespace != root:
+            self._scope = None
         if self._settings.excluded_services != excluded:
             for name, instances in list(self._entries.items()):
                 self._set_entries(name, instances)

@@ -19,7 +19,6 @@ from agent.mesh.names import (
 )
 from agent.mesh.routes import Fault, Subset
 from agent.mesh.service import Identity, Port, Protocol
-from agent.mesh.settings import MtlsMode
 from agent.mesh.snapshot import Resource
 from agent.mesh.traffic_policy import ClientTls, ConnectionPool, Http2Use, LoadBalancer, TlsMode
 from agent.translate.balancing import set_load_balancer
@@ -175,7 +174,7 @@ def _set_transport(
     if security.certificate and tls and tls.mode is TlsMode.ISTIO_MUTUAL:
         cluster.transport_socket.CopyFrom(_mesh_socket(cluster, facts, security, tls))
         return security.certificate, TRUST_BUNDLE_SECRET
-    if tls is None and security.certificate and security.mode is not MtlsMode.DISABLED and facts.proxied:
+    if tls is None and security.certificate and facts.proxied and not security.peers.excludes(facts.key):
         _set_automatic_mtls(cluster, _mesh_socket(cluster, facts, security, None))
         return security.certificate, TRUST_BUNDLE_SECRET
     return ()
@@ -187,7 +186,7 @@ def _mesh_socket(cluster: Any, facts: ServiceFacts, security: ClientSecurity, tl
     A service of which no instance is proxied may serve it by itself: a gateway does.
     """
     identities = facts.proxied or facts.others or (Identity(facts.key.namespace, "default"),)
-    own = [identity.spiffe_id(security.trust_domain) for identity in identities]
+    own = [identity.spiffe_id(domain) for domain in security.trust_domains for identity in identities]
     own += [name for name in (facts.outside.subject_alt_names if facts.outside else ()) if "://" in name]
     servers = tls.subject_alt_names if tls and tls.subject_alt_names else own
     return client_socket(str(security.certificate), servers, (tls.sni if tls else "") or server_name(cluster.name))

@@ -7,10 +7,11 @@ from typing import Any
 
 from envoy.config.endpoint.v3 import endpoint_pb2
 
+from agent.mesh.authentication import PeerModes
 from agent.mesh.names import ENDPOINT_TYPE, outbound_cluster
 from agent.mesh.routes import Fault, Subset
 from agent.mesh.service import NOWHERE, Instance, Service, selects
-from agent.mesh.settings import MtlsMode, WarningInstances
+from agent.mesh.settings import WarningInstances
 from agent.mesh.snapshot import Resource
 from agent.mesh.traffic_policy import TrafficPolicy
 from agent.translate.facts import ClientSecurity, ServiceFacts, ServiceSubset
@@ -32,23 +33,20 @@ def service_endpoints(
 ) -> tuple[Resource, ...]:
     """Return the endpoints of each cluster of a service, named as the clusters.
 
-    Only serving instances with an IP address; without a certificate under `strict` only those that are not proxied, and
-    none where this host cannot connect as a rule orders.
+    Only serving instances with an IP address; without a certificate none that refuse plain text, and none at all where
+    this host cannot connect as a rule orders.
     """
     if not facts.has_endpoints:
         return ()
     callable_ = tuple(i for i in service.instances if warning.serves(i.health) and _is_address(service, i.address))
-    if security.withholds_proxied:
-        callable_ = tuple(instance for instance in callable_ if not instance.proxied)
-    marks = security.mode is not MtlsMode.DISABLED
     wanted: list[tuple[int, Subset | None]] = [(port.number, None) for port in facts.ports]
     wanted += [(s.port, s.subset) for s in subsets]
     made = []
     for port, subset in wanted:
         policy = traffic.of(port, subset)
-        chosen = () if security.obstacle(policy.tls) else _of_port(callable_, port, subset)
+        chosen = () if security.obstacle(policy.tls) else _of_port(callable_, port, subset, security)
         name, checked = outbound_cluster(facts.key, port, subset), facts.active_check.port
-        made.append(_assignment(name, port, chosen, policy, traffic.place, marks, checked))
+        made.append(_assignment(name, port, chosen, policy, traffic.place, security.peers, checked))
     return tuple(made)
 
 
@@ -66,12 +64,16 @@ def _is_address(service: Service, text: str) -> bool:
     return is_ip(text) or (service.outside is not None and text.startswith(UNIX))
 
 
-def _of_port(instances: Iterable[Instance], port: int, subset: Subset | None) -> tuple[Instance, ...]:
+def _of_port(
+    instances: Iterable[Instance], port: int, subset: Subset | None, security: ClientSecurity
+) -> tuple[Instance, ...]:
     """Return who serves the port in the subset; of two entries for one address the first in the catalog's order."""
     by_address: dict[tuple[str, int], Instance] = {}
     for instance in instances:
         number = instance.target_port(port)
-        if number is not None and (subset is None or selects(subset.labels, instance.labels)):
+        if number is None or (security.certificate is None and security.withholds(instance, number)):
+            continue
+        if subset is None or selects(subset.labels, instance.labels):
             by_address.setdefault((instance.address, number), instance)
     return tuple(by_address.values())
 
@@ -82,7 +84,7 @@ def _assignment(
     instances: tuple[Instance, ...],
     policy: TrafficPolicy,
     caller: Place,
-    marks: bool,
+    peers: PeerModes,
     checked: int,
 ) -> Resource:
     """Return the endpoints of a cluster; `checked` is the service port that active checks look at, or 0."""
@@ -95,7 +97,8 @@ def _assignment(
         if group.weight is not None:
             locality.load_balancing_weight.value = group.weight
         for instance in group.instances:
-            _add(locality, instance, instance.target_port(port) or port, instance.proxied and marks)
+            number = instance.target_port(port) or port
+            _add(locality, instance, number, peers.takes_tls(instance, number))
             if checked not in (0, port):
                 looked_at = locality.lb_endpoints[-1].endpoint.health_check_config
                 looked_at.port_value = instance.target_port(checked) or 0  # 0: the endpoint's own

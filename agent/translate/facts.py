@@ -7,11 +7,21 @@ from ipaddress import ip_address, ip_network
 
 from msgspec import Struct
 
+from agent.mesh.authentication import PeerModes
 from agent.mesh.gateway import INGRESS_SERVICE, selects_gateway
 from agent.mesh.names import DEFAULT_NAMESPACE, certificate_secret
 from agent.mesh.routes import Destination, Fault, SourceMatch, Subset
-from agent.mesh.service import ActiveCheck, Identity, Labels, Outside, Port, Resolution, Service, ServiceKey
-from agent.mesh.settings import MtlsMode
+from agent.mesh.service import (
+    ActiveCheck,
+    Identity,
+    Instance,
+    Labels,
+    Outside,
+    Port,
+    Resolution,
+    Service,
+    ServiceKey,
+)
 from agent.mesh.snapshot import MeshSnapshot
 from agent.mesh.traffic_policy import ClientTls, TlsMode
 from agent.translate.resource import is_ip
@@ -25,8 +35,8 @@ class ServiceFacts(Struct, frozen=True):
     key: ServiceKey
     ports: tuple[Port, ...]
     proxied: tuple[Identity, ...]
-    """Who the proxied instances are, healthy or not: the only ones that serve mutual TLS, so the only ones that a
-    client must believe. Empty: no instance is proxied."""
+    """Who the instances are that serve mutual TLS, healthy or not: the only ones that a client must believe. Empty: no
+    instance does."""
     outside: Outside | None = None
     others: tuple[Identity, ...] = ()
     """Who the instances are, where none is proxied."""
@@ -37,7 +47,7 @@ class ServiceFacts(Struct, frozen=True):
         """Return the facts; ports that no connection can have are left out."""
         ports = tuple(port for port in service.ports if 0 < port.number <= MAX_PORT)
         instances = (*service.instances, *(service.outside.endpoints if service.outside else ()))
-        proxied = {instance.identity for instance in instances if instance.proxied}
+        proxied = {instance.identity for instance in instances if instance.serves_tls}
         others = () if proxied else {instance.identity for instance in instances}
         checks = (instance.active_check for instance in service.instances if instance.active_check.kind)
         check = next(checks, ActiveCheck())
@@ -103,19 +113,27 @@ class HeldCredential(Struct, frozen=True, order=True):
 class Security(Struct, frozen=True):
     """Mutual TLS as this host can do it now."""
 
-    mode: MtlsMode
+    peers: PeerModes
     trust_domain: str
     certificates: frozenset[str]
     """SDS names of the certificates that can be used; none without a trust bundle."""
     client: str | None
     """SDS name of the certificate that outbound connections bear."""
     credentials: tuple[HeldCredential, ...] = ()
+    aliases: tuple[str, ...] = ()
+    """Other trust domains that count as this one."""
+
+    @property
+    def trust_domains(self) -> tuple[str, ...]:
+        """Return all trust domains whose identities are the mesh's."""
+        return tuple(dict.fromkeys((self.trust_domain, *self.aliases)))
 
     @classmethod
     def from_snapshot(cls, snapshot: MeshSnapshot) -> Security:
         """Return the present state. A host without workloads bears the first certificate it has."""
         settings = snapshot.settings
-        usable = snapshot.certificates if snapshot.trust_bundle_pem and settings.mtls is not MtlsMode.DISABLED else {}
+        peers = PeerModes.of(settings, snapshot.security.peers)
+        usable = snapshot.certificates if snapshot.trust_bundle_pem else {}
         workload = snapshot.default_workload
         identity: Identity | None = workload.identity if workload else min(usable, default=None)
         client = certificate_secret(identity, settings.trust_domain) if identity in usable and identity else None
@@ -124,19 +142,19 @@ class Security(Struct, frozen=True):
             HeldCredential(name, bool(held.chain_pem), bool(held.authorities_pem))
             for name, held in snapshot.credentials.items()
         )
-        return cls(settings.mtls, settings.trust_domain, names, client, tuple(credentials))
+        return cls(peers, settings.trust_domain, names, client, tuple(credentials), settings.trust_domain_aliases)
 
     @property
     def outbound(self) -> ClientSecurity:
         """Return the part that outbound clusters and endpoints depend on."""
-        return ClientSecurity(self.mode, self.trust_domain, self.client, self.credentials)
+        return ClientSecurity(self.peers, self.trust_domains, self.client, self.credentials)
 
 
 class ClientSecurity(Struct, frozen=True):
     """How this host's outbound connections are secured."""
 
-    mode: MtlsMode
-    trust_domain: str
+    peers: PeerModes
+    trust_domains: tuple[str, ...]
     certificate: str | None
     credentials: tuple[HeldCredential, ...] = ()
 
@@ -159,13 +177,12 @@ class ClientSecurity(Struct, frozen=True):
             return f"wants the secret {ordered.credential}, {what} (hostmesh secret install)"
         return None
 
-    @property
-    def withholds_proxied(self) -> bool:
-        """Tell whether proxied instances must not be called: they want mutual TLS, and there is no certificate for it.
+    def withholds(self, instance: Instance, port: int) -> bool:
+        """Tell whether a port must not be called: it wants mutual TLS, and there is no certificate for it.
 
-        Under `permissive` they take plain text instead; under `strict` not one byte may go to them in clear.
+        A permissive one takes plain text instead; to a strict one not one byte may go in clear.
         """
-        return self.mode is MtlsMode.STRICT and self.certificate is None
+        return self.certificate is None and self.peers.wants_tls(instance, port)
 
 
 class ServiceSubset(Struct, frozen=True, order=True):

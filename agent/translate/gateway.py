@@ -48,7 +48,7 @@ _Order = tuple[bool, ObjectRef, ObjectRef, tuple[str, ...]]
 
 
 def gateway_port(
-    port: OpenPort, ipv6: bool, approaches: tuple[tuple[str, Approach], ...], trust_domain: str
+    port: OpenPort, ipv6: bool, approaches: tuple[tuple[str, Approach], ...], trust_domains: tuple[str, ...]
 ) -> tuple[tuple[Resource, ...], tuple[Fault, ...]]:
     """Return the listener and the route tables of a port, and what of its routes Envoy cannot do."""
     message = _listener(port, ipv6)
@@ -59,7 +59,7 @@ def gateway_port(
     entries: list[_Entry] = []
     for opened in port.servers:
         if opened.server.kind.passes_whole:
-            passing = _passing(opened, port, dict(approaches), trust_domain)
+            passing = _passing(opened, port, dict(approaches), trust_domains)
             entries += passing
             found = (route for resolved in opened.resolved for route in resolved.routes)
             references += [(CLUSTER_TYPE, cluster) for route in found for cluster in route.clusters]
@@ -75,7 +75,7 @@ def gateway_port(
         filters = [gateway_http(f"gateway_{port.number}", name)]
         chain = listener_components_pb2.FilterChain(name=name, filters=filters)
         if port.is_tls:
-            _end_tls(chain, servers[0], trust_domain)
+            _end_tls(chain, servers[0], trust_domains)
             references += _secrets(servers[0])
         way = Way((ConnectionMatch(),), chain)
         hosts = server_names(servers[0].server) if port.is_tls else {"*"}
@@ -132,7 +132,9 @@ class _Entry(Struct, frozen=True):
         return Fault(str(self.origin), f"{self.way.chain.name} has no effect: {reason}")
 
 
-def _passing(opened: OpenServer, port: OpenPort, approaches: Mapping[str, Approach], trust_domain: str) -> list[_Entry]:
+def _passing(
+    opened: OpenServer, port: OpenPort, approaches: Mapping[str, Approach], trust_domains: tuple[str, ...]
+) -> list[_Entry]:
     """Return where a server's connections go whole: for each of its hosts the routes in order."""
     server, entries = opened.server, []
     hosts = server.hosts if server.kind.is_tls else (("*", "*"),)
@@ -142,7 +144,7 @@ def _passing(opened: OpenServer, port: OpenPort, approaches: Mapping[str, Approa
                 continue
             for route in resolved.routes:
                 chain = connection_chain(f"gateway_{port.number}", route.name, route.targets, approaches)
-                _end_tls(chain, opened, trust_domain)
+                _end_tls(chain, opened, trust_domains)
                 way = Way(tuple(match.connection for match in route.matches), chain)
                 if server.kind.is_tls:
                     way = _for_host(_for_hosts(way, bound.hosts), host)
@@ -175,12 +177,12 @@ def _unheard(opened: OpenServer) -> Fault:
     return Fault(str(opened.origin), reason)
 
 
-def _end_tls(chain: Any, opened: OpenServer, trust_domain: str) -> None:
+def _end_tls(chain: Any, opened: OpenServer, trust_domains: tuple[str, ...]) -> None:
     """Make a chain end TLS if its server does."""
     tls = opened.server.tls
     if tls is None:
         return
-    chain.transport_socket.CopyFrom(gateway_socket(tls, opened.certificate, trust_domain))
+    chain.transport_socket.CopyFrom(gateway_socket(tls, opened.certificate, trust_domains))
     chain.transport_socket_connect_timeout.CopyFrom(seconds(HANDSHAKE_SECONDS))
 
 

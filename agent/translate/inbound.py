@@ -88,7 +88,7 @@ def _listener(
     if captured:
         message.listener_filters.append(original_dst_filter())
     if references:
-        _inspect(message, ports, security.mode, captured)
+        _inspect(message, ports, captured)
     if not message.filter_chains:
         # A listener without a chain is refused; this one matches no connection there can be.
         message.filter_chains.add(name="closed").filter_chain_match.destination_port.value = number
@@ -99,17 +99,17 @@ def _chains(served: InboundPort, security: Security) -> list[Any]:
     """Return the filter chains of a port: [mutual TLS] [plain text], as the mode says and the certificate allows."""
     port, chains = served.port, []
     detects = port.protocol is Protocol.AUTO
-    if security.mode is not MtlsMode.DISABLED and served.certificate in security.certificates:
-        socket = server_socket(served.certificate, security.trust_domain)
+    if served.mode is not MtlsMode.DISABLED and served.certificate in security.certificates:
+        socket = server_socket(served.certificate, security.trust_domains)
         if detects:
             chains.append(_chain("mtls-http", served, socket, as_http=True))
             chains[-1].filter_chain_match.application_protocols.append(MESH_HTTP_ALPN)
         chains.append(_chain("mtls", served, socket))
-        if security.mode is MtlsMode.PERMISSIVE:
+        if served.mode is MtlsMode.PERMISSIVE:
             # By ALPN alone: Envoy never falls back from a chain for `tls` to one without, which the application's own
             # TLS must come to.
             chains[-1].filter_chain_match.application_protocols.append(MESH_ALPN)
-    if security.mode is not MtlsMode.STRICT:
+    if served.mode is not MtlsMode.STRICT:
         chains.append(_chain("plain", served))
         chains += _plain_detected(served) if detects else ()
     return chains
@@ -142,19 +142,28 @@ def _approach(served: InboundPort) -> Approach:
     return Approach.from_policy(TrafficPolicy(connections=served.pool))
 
 
-def _inspect(message: Any, ports: tuple[InboundPort, ...], mode: MtlsMode, captured: bool) -> None:
+def _inspect(message: Any, ports: tuple[InboundPort, ...], captured: bool) -> None:
     """Let the listener look at the first bytes where chains are chosen by them, and nowhere else."""
-    detecting = [served.port.number for served in ports if served.port.protocol is Protocol.AUTO]
-    if mode is MtlsMode.PERMISSIVE or (mode is MtlsMode.STRICT and detecting):
+    detecting = [served for served in ports if served.port.protocol is Protocol.AUTO]
+    told_by_tls = [
+        served
+        for served in ports
+        if served.mode is MtlsMode.PERMISSIVE or (served.mode is MtlsMode.STRICT and served in detecting)
+    ]
+    if told_by_tls:
         inspector = message.listener_filters.add(
             name="envoy.filters.listener.tls_inspector", typed_config=packed(tls_inspector_pb2.TlsInspector())
         )
-        if mode is MtlsMode.STRICT and captured:
-            restrict(inspector, detecting)
-    if mode is not MtlsMode.STRICT and detecting:
-        message.listener_filters.append(http_inspector(detecting if captured else ()))
-    if mode is MtlsMode.PERMISSIVE or detecting:
-        client_first = mode is MtlsMode.STRICT or all(served.port.protocol.is_http for served in ports)
+        if captured and len(told_by_tls) < len(ports):
+            restrict(inspector, _numbers(told_by_tls))
+    if told_by_bytes := [served for served in detecting if served.mode is not MtlsMode.STRICT]:
+        message.listener_filters.append(http_inspector(_numbers(told_by_bytes) if captured else ()))
+    if waiting := [*told_by_tls, *detecting]:
+        client_first = all(served.mode is MtlsMode.STRICT or served.port.protocol.is_http for served in waiting)
         wait = CLIENT_FIRST_SECONDS if client_first else SERVER_FIRST_SECONDS
         message.listener_filters_timeout.CopyFrom(seconds(wait))
         message.continue_on_listener_filters_timeout = True
+
+
+def _numbers(ports: list[InboundPort]) -> list[int]:
+    return [served.port.number for served in ports]

@@ -19,10 +19,11 @@ from envoy.extensions.filters.network.sni_dynamic_forward_proxy.v3 import (
 from envoy.extensions.network.dns_resolver.cares.v3 import cares_dns_resolver_pb2
 from msgspec import structs
 
+from agent.mesh.authentication import PeerModes
 from agent.mesh.ports import DNS_PORT, LISTENER_PORTS
 from agent.mesh.routes import Fault, Subset
 from agent.mesh.service import Instance, Outside, Port, Protocol, Resolution, Service, ServiceKey, selects
-from agent.mesh.settings import MtlsMode, OutboundTrafficPolicy
+from agent.mesh.settings import OutboundTrafficPolicy
 from agent.mesh.traffic_policy import ClientTls, TlsMode
 from agent.translate.facts import ClientSecurity, ServiceFacts
 from agent.translate.options import PlanOptions
@@ -131,8 +132,7 @@ def set_discovery(
         _leave_balancing(cluster)
         return
     chosen = [e for e in outside.endpoints if subset is None or selects(subset.labels, e.labels)]
-    if security.withholds_proxied:
-        chosen = [endpoint for endpoint in chosen if not endpoint.proxied]
+    chosen = [endpoint for endpoint in chosen if not security.withholds(endpoint, _target(endpoint, port.number))]
     # Envoy takes one endpoint only for this; a selector may have found several.
     single = outside.resolution is Resolution.DNS_ROUND_ROBIN and len(chosen) == 1
     cluster.cluster_type.name = "envoy.clusters.dns"
@@ -140,7 +140,7 @@ def set_discovery(
     # A name that can't be looked up must not keep everything else waiting.
     cluster.wait_for_warm_on_init.value = False
     cluster.load_assignment.cluster_name = cluster.name
-    _add_endpoints(cluster.load_assignment, chosen, port.number, security.mode is not MtlsMode.DISABLED)
+    _add_endpoints(cluster.load_assignment, chosen, port.number, security.peers)
 
 
 def _leave_balancing(cluster: Any) -> None:
@@ -200,7 +200,7 @@ def _dns(single: bool, upstreams: tuple[str, ...]) -> Any:
     return dns
 
 
-def _add_endpoints(assignment: Any, endpoints: Iterable[Instance], port: int, marks: bool) -> None:
+def _add_endpoints(assignment: Any, endpoints: Iterable[Instance], port: int, peers: PeerModes) -> None:
     by_locality: dict[Any, Any] = {}
     for endpoint in endpoints:
         if endpoint.locality not in by_locality:
@@ -208,13 +208,17 @@ def _add_endpoints(assignment: Any, endpoints: Iterable[Instance], port: int, ma
             if str(endpoint.locality):
                 group.locality.region, group.locality.zone = endpoint.locality.region, endpoint.locality.zone
                 group.locality.sub_zone = endpoint.locality.subzone
-        target = dict(endpoint.target_ports).get(port, port)
+        target = _target(endpoint, port)
         added = by_locality[endpoint.locality].lb_endpoints.add()
         added.endpoint.address.CopyFrom(socket_address(endpoint.address, target))
         if endpoint.weight != 1:
             added.load_balancing_weight.value = endpoint.weight
-        if endpoint.proxied and marks:
+        if peers.takes_tls(endpoint, target):
             added.metadata.CopyFrom(_MESH_METADATA)
+
+
+def _target(endpoint: Instance, port: int) -> int:
+    return dict(endpoint.target_ports).get(port, port)
 
 
 def _server(text: str) -> Any:

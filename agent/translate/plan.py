@@ -108,9 +108,7 @@ class _Plan:
         """Return what belongs to the host and not to a service: its own workloads, its secrets."""
         inputs, options = self._inputs, self.options
         security, settings = inputs.security.get(), inputs.settings.get()
-        ports, faults = inbound_ports(
-            inputs.workloads.get(), inputs.sidecars.get(), security.trust_domain, options.bind_inbound
-        )
+        ports, faults = inbound_ports(inputs.workloads.get(), inputs.sidecars.get(), security, options.bind_inbound)
         clusters, listeners = inbound_resources(ports, security, options)
         certificates, bundle, credentials = inputs.secrets.get()
         secrets = [
@@ -121,7 +119,7 @@ class _Plan:
         for name, credential in sorted(credentials.items()):
             secrets += credential_resources(name, credential)
         unblocked = policy_faults(inputs.traffic_policy.get(), options)
-        return Made((*clusters, *listeners, *secrets), (*faults, *unblocked))
+        return Made((*clusters, *listeners, *secrets), (*faults, *unblocked, *security.peers.faults))
 
     def _ruleset(self) -> NetfilterText:
         interception = self.options.interception

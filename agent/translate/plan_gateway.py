@@ -132,7 +132,7 @@ class GatewayHost:
         resolved = (found for opened in port.servers for found in opened.resolved)
         used = (name for found in resolved for route in found.routes for name in route.clusters)
         ways = self._destinations.approaches_of(used)
-        made, faults = gateway_port(port, self._inputs.options.ipv6, ways, self._inputs.security.get().trust_domain)
+        made, faults = gateway_port(port, self._inputs.options.ipv6, ways, self._inputs.security.get().trust_domains)
         return Made(made, faults)
 
     def _pass_on(self, key: str) -> Made | None:

@@ -11,9 +11,10 @@ from msgspec import Struct, structs
 
 from agent.mesh.names import certificate_secret
 from agent.mesh.routes import Fault
-from agent.mesh.service import Port, Workload
+from agent.mesh.service import MtlsMode, Port, Workload
 from agent.mesh.sidecar import LOCALHOST, OWN_ADDRESS, IngressListener, Sidecar, sidecar_for
 from agent.mesh.traffic_policy import ConnectionPool
+from agent.translate.facts import Security
 
 
 class InboundPort(Struct, frozen=True):
@@ -28,10 +29,11 @@ class InboundPort(Struct, frozen=True):
     """Its port there."""
     pool: ConnectionPool | None = None
     """Limits of the connections to it."""
+    mode: MtlsMode = MtlsMode.PERMISSIVE
 
 
 def inbound_ports(
-    workloads: Sequence[Workload], sidecars: Sequence[Sidecar], trust_domain: str, bind: str | None
+    workloads: Sequence[Workload], sidecars: Sequence[Sidecar], security: Security, bind: str | None
 ) -> tuple[tuple[InboundPort, ...], tuple[Fault, ...]]:
     """Return the ports to serve; of two workloads on one port the first has it, and the other is reported."""
     ports: dict[int, InboundPort] = {}
@@ -39,16 +41,17 @@ def inbound_ports(
     proxied = [workload for workload in workloads if workload.proxied and bind is None]
     captured = {port.number for workload in proxied for port in workload.ports}
     for workload in workloads:
-        sidecar = sidecar_for(sidecars, workload.service.namespace, workload.labels)
+        sidecar = sidecar_for(sidecars, workload.service.namespace, workload.labels, security.peers.root)
         faults += _unserved(workload, sidecar)
-        name = certificate_secret(workload.identity, trust_domain)
+        name = certificate_secret(workload.identity, security.trust_domain)
         address = LOCALHOST if bind is None or bind == workload.address else workload.address
         for port in workload.ports if workload.proxied else ():
             if port.number in ports:
                 reason = f"port {port.number} has no inbound proxy: another service of this host has that port"
                 faults.append(Fault(f"service {workload.service}", reason))
                 continue
-            plain = InboundPort(port, name, address, port.number, sidecar.pool if sidecar else None)
+            mode = security.peers.mode(workload.service.namespace, workload.labels, port.number, workload.port_modes)
+            plain = InboundPort(port, name, address, port.number, sidecar.pool if sidecar else None, mode)
             listener = sidecar.ingress_of(port.number) if sidecar else None
             served = _as_said(plain, listener, workload.address, captured) if listener else plain
             if isinstance(served, str):

@@ -78,20 +78,22 @@ def with_proxy_protocol(socket: Any, version: int) -> Any:
     return _socket("envoy.transport_sockets.upstream_proxy_protocol", wrapped)
 
 
-def server_socket(certificate: str, trust_domain: str) -> Any:
-    """Return the transport socket of a server: its certificate; the client must have one of the trust domain."""
-    context = tls_pb2.DownstreamTlsContext(common_tls_context=_common(certificate, [_of_domain(trust_domain)]))
+def server_socket(certificate: str, trust_domains: Iterable[str]) -> Any:
+    """Return the transport socket of a server: its certificate; the client must have one of the trust domains."""
+    everybody = [_of_domain(domain) for domain in trust_domains]
+    context = tls_pb2.DownstreamTlsContext(common_tls_context=_common(certificate, everybody))
     context.require_client_certificate.value = True
     return _socket("envoy.transport_sockets.tls", context)
 
 
-def gateway_socket(tls: ServerTls, certificate: str, trust_domain: str) -> Any:
+def gateway_socket(tls: ServerTls, certificate: str, trust_domains: Iterable[str]) -> Any:
     """Return the transport socket of a gateway's server.
 
     Its certificates are secrets of the gateway host, or (ISTIO_MUTUAL) the mesh certificate of that SDS name.
     """
     names = [_san(name) for name in tls.subject_alt_names]
-    common = _common(certificate, names or [_of_domain(trust_domain)]) if tls.is_mesh else _by_credentials(tls, names)
+    everybody = [_of_domain(domain) for domain in trust_domains]
+    common = _common(certificate, names or everybody) if tls.is_mesh else _by_credentials(tls, names)
     common.alpn_protocols.extend(["h2", "http/1.1"])
     kinds = common_pb2.TlsParameters.TlsProtocol
     if tls.min_version not in ("", "TLS_AUTO"):

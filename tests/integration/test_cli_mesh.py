@@ -87,7 +87,7 @@ def test_mesh_settings(hostmesh: CommandLine) -> None:
     )
     assert json.loads(hostmesh.ok("mesh", "get", "-o", "json")) == {
         "trustDomain": "cluster.local",
-        "mtls": "strict",
+        "authPolicy": "MUTUAL_TLS",
         "outboundTrafficPolicy": "ALLOW_ANY",
         "excludedServices": ["consul", "vault"],
         "warningInstances": "serve",

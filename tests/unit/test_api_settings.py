@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.api.settings import dump_settings, parse_settings, set_field, settings_fields
+from agent.api.settings import dump_settings, parse_settings, set_field, setting_named, settings_fields
 from agent.errors import ValidationError
 from agent.mesh.settings import MeshSettings, MtlsMode, OutboundTrafficPolicy
 
@@ -31,12 +31,19 @@ def test_yaml_and_json_alike() -> None:
     [
         ("mtls: on", 'x: mtls: "True" is not one of disabled, permissive, strict'),
         ("mtls: Strict", 'x: mtls: "Strict" is not one of disabled, permissive, strict'),
+        ("authPolicy: strict", 'x: authPolicy: "strict" is not one of NONE, PERMISSIVE, MUTUAL_TLS'),
+        ("{authPolicy: NONE, mtls: strict}", "x: mtls: is the older name of authPolicy, which is there too"),
+        ("rootNamespace: A b", 'x: rootNamespace: "A b" is not a name'),
+        ("trustDomainAliases: [A b]", 'x: trustDomainAliases: "A b" is not a trust domain'),
         ("outboundTrafficPolicy: 3", 'x: outboundTrafficPolicy: "3" is not one of ALLOW_ANY, REGISTRY_ONLY'),
         ("trustDomain: A b", 'x: trustDomain: "A b" is not a trust domain'),
         ("trustDomain: 3", 'x: trustDomain: "3" is not a trust domain'),
         ("excludedServices: consul", "x: excludedServices: must be a list of names"),
-        ("trust_domain: a", "x: trust_domain: unknown setting (did you mean trustDomain?) (known: trustDomain, mtls, "),
-        ("- 1", "x: must be a mapping of settings (known: trustDomain, mtls, "),
+        (
+            "trust_domain: a",
+            "x: trust_domain: unknown setting (did you mean trustDomain?) (known: trustDomain, authPolicy, ",
+        ),
+        ("- 1", "x: must be a mapping of settings (known: trustDomain, authPolicy, "),
         ("a: 1\n---\nb: 2", "x: holds 2 documents (one is allowed)"),
         (b"\xff", "x: not UTF-8 text (byte 0)"),
         ("a" * 70_000, "x: 70000 characters are too many (at most 65536)"),
@@ -56,7 +63,10 @@ def test_every_problem_at_once() -> None:
 
 
 def test_one_field_is_set() -> None:
+    assert set_field(DEFAULTS, "authPolicy", "MUTUAL_TLS").mtls is MtlsMode.STRICT
     assert set_field(DEFAULTS, "mtls", "strict").mtls is MtlsMode.STRICT
+    assert settings_fields(set_field(DEFAULTS, "mtls", "disabled"))["authPolicy"] == "NONE", "one truth"
+    assert setting_named(settings_fields(DEFAULTS), "mtls") == "permissive"
     assert set_field(DEFAULTS, "excludedServices", "consul, vault").excluded_services == ("consul", "vault")
     assert set_field(DEFAULTS, "excludedServices", "").excluded_services == ()
     assert settings_fields(DEFAULTS)["outboundTrafficPolicy"] == "ALLOW_ANY"

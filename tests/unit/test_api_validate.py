@@ -236,6 +236,7 @@ def test_kinds_are_named_without_ambiguity() -> None:
         "WorkloadEntry",
         "Sidecar",
         "Gateway",
+        "PeerAuthentication",
     }
 
 

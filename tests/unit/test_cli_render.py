@@ -118,7 +118,7 @@ def test_two_tcp_services_on_one_bound_port_are_told_apart(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("arguments", "mode", "said"),
     [
-        (["vm-1"], "strict", "mesh.mtls is strict: give --certs DIR"),
+        (["vm-1"], "strict", "mesh.authPolicy is MUTUAL_TLS: give --certs DIR"),
         (["vm-1", "--bind-inbound", "10.0.0.1", "--bind-outbound", "10.0.0.1"], "disabled", "both need port 9080"),
         (["vm-1", "--certs", "/nowhere"], "strict", "/nowhere/cert-chain.pem: cannot be read"),
         (["vm-1", "--admin", "here"], "disabled", "neither the path of a socket"),

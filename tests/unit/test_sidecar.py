@@ -20,6 +20,7 @@ from agent.mesh.service import Outside, Port, Protocol, Resolution, Service, Ser
 from agent.mesh.settings import MeshSettings, OutboundTrafficPolicy
 from agent.mesh.sidecar import EgressListener, HostPattern, Scope, Sidecar, sidecar_for, sidecar_of_host
 from agent.mesh.snapshot import Desired, MeshSnapshot
+from agent.translate.facts import Security
 from agent.translate.plan import Planner
 from agent.translate.served import inbound_ports
 from tests.unit.api_samples import mutated, one
@@ -162,7 +163,7 @@ def test_ingress_listeners_say_where_applications_are() -> None:
     )
     said = sidecar(f"ingress: [{listeners}]\n  inboundConnectionPool: {{http: {{http1MaxPendingRequests: 3}}}}")
     ports = tuple(Port(9080 + number, f"http-{number}", Protocol.HTTP) for number in range(5))
-    served, faults = inbound_ports((workload("page", *ports),), (said,), "cluster.local", None)
+    served, faults = inbound_ports((workload("page", *ports),), (said,), Security.from_snapshot(mesh([])), None)
     places = [(each.port.protocol.value, each.address, each.target) for each in served]
     assert places == [
         ("tcp", "unix:///run/app.sock", 0),

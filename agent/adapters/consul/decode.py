@@ -30,8 +30,11 @@ from agent.mesh.service import (
     Labels,
     Locality,
     Port,
+    PortModes,
     Protocol,
     ServiceKey,
+    annotated_modes,
+    annotation_fault,
     means_udp,
 )
 
@@ -178,6 +181,7 @@ def _instance(name: str, entry: _Entry) -> Instance | None:
         proxied=pairs.get(meta.TLS) == "true",
         service_account=sys.intern(account),
         locality=_locality(entry.node),
+        port_modes=_port_modes(pairs),
         active_check=ActiveCheck() if isinstance(check := _active_check(service.port, pairs, ports), str) else check,
     )
 
@@ -191,7 +195,20 @@ def _part_faults(name: str, entry: _Entry) -> list[Fault]:
         reasons.append(f"port {', '.join(map(str, numbers))}: {UDP_REFUSAL}")
     if isinstance(check := _active_check(entry.service.port, pairs, _ports(entry.service.port, pairs)), str):
         reasons.append(check)
+    wrong = (annotation_fault(port, value) for port, value in _auth_annotations(pairs).items())
+    reasons += [f"{reason}; it says nothing" for reason in wrong if reason]
     return [Fault(f"service {name}", f"{where}: {reason}") for reason in reasons]
+
+
+def _auth_annotations(pairs: Mapping[str, str]) -> dict[str, str]:
+    return {
+        key.removeprefix(meta.AUTH_PREFIX): value for key, value in pairs.items() if key.startswith(meta.AUTH_PREFIX)
+    }
+
+
+def _port_modes(pairs: Mapping[str, str]) -> PortModes:
+    said = _auth_annotations(pairs)
+    return annotated_modes(said) if said else ()
 
 
 def _udp_ports(number: int, pairs: Mapping[str, str]) -> list[int]:

@@ -19,7 +19,16 @@ from agent.adapters.consul.decode import decode_instances, name_fault
 from agent.adapters.consul.meta import ANNOTATION_PREFIX, MAX_VALUE, registration, service_id
 from agent.adapters.consul.store import KvConnection
 from agent.errors import ConflictError, ConsulRefused
-from agent.mesh.service import ActiveCheck, Instance, Labels, Port, ServiceKey
+from agent.mesh.service import (
+    AUTH_ANNOTATION,
+    ActiveCheck,
+    Instance,
+    Labels,
+    Port,
+    ServiceKey,
+    annotated_modes,
+    annotation_fault,
+)
 
 NODE_PREFIX = "hostmesh-external-"
 NODE_META = {"external-node": "true", "external-probe": "false", "hostmesh-external": "true"}
@@ -58,10 +67,14 @@ class ExternalInstances:
             instance.labels,
             instance.service_account,
             active_check=instance.active_check,
-            annotations=dict(instance.annotations),
+            annotations={name: value for name, value in instance.annotations if not name.startswith(AUTH_ANNOTATION)},
+            port_modes=annotated_modes(dict(instance.annotations)),
         )
-        for name, _ in instance.annotations:
-            if ANNOTATION_PREFIX + name not in shape.meta:
+        for name, value in instance.annotations:
+            if name.startswith(AUTH_ANNOTATION):
+                if wrong := annotation_fault(name.removeprefix(AUTH_ANNOTATION), value):
+                    raise ConsulRefused(f"annotation {wrong}")
+            elif ANNOTATION_PREFIX + name not in shape.meta:
                 raise ConsulRefused(
                     f"annotation {name[:60]!r}: Consul takes letters, digits, '-' and '_' as its name, and at most "
                     f"{MAX_VALUE} bytes as its value"

@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from agent.adapters.consul.active_check import written
 from agent.mesh.names import DEFAULT_NAMESPACE
-from agent.mesh.service import ActiveCheck, Labels, Port, ServiceKey
+from agent.mesh.service import ActiveCheck, Labels, Port, PortModes, ServiceKey
 
 PROTOCOL = "protocol"
 NAMESPACE = "namespace"
@@ -24,6 +24,8 @@ TLS = "hostmesh-tls"
 OWN_PREFIX = "hostmesh-"
 ACTIVE_CHECK = "hostmesh-active-check"
 ANNOTATION_PREFIX = "hostmesh-annotation-"
+AUTH_PREFIX = "hostmesh-auth-"
+"""`hostmesh-auth-9080` = `NONE` or `MUTUAL_TLS`: the annotation `auth.istio.io/9080`, a name that Consul refuses."""
 PORT_PREFIX = "port-"
 RESERVED = frozenset({PROTOCOL, NAMESPACE, ACCOUNT})
 
@@ -60,6 +62,7 @@ def registration(
     proxied: bool = False,
     active_check: ActiveCheck = _UNCHECKED,
     annotations: Mapping[str, str] | None = None,
+    port_modes: PortModes = (),
 ) -> Registration:
     """Return the meta and tags of an instance; what Consul can't take as meta becomes a tag."""
     ports = tuple(ports)
@@ -71,6 +74,7 @@ def registration(
     if active_check.kind:
         meta[ACTIVE_CHECK] = written(active_check)
     meta.update((f"{PORT_PREFIX}{port.name}", f"{port.number}/{port.protocol.value}") for port in ports)
+    meta.update((f"{AUTH_PREFIX}{port}", mode.value) for port, mode in port_modes)
     for name, text in (annotations or {}).items():
         if _fits(ANNOTATION_PREFIX + name, text):
             meta[ANNOTATION_PREFIX + name] = text

@@ -56,6 +56,7 @@ class Entry(Struct, frozen=True):
             workload.service_account,
             proxied=self.proxied,
             active_check=workload.active_check,
+            port_modes=workload.port_modes,
         )
         return _Standing(
             workload.service.name, workload.address, workload.ports[0].number, dict(shape.meta), list(shape.tags)

@@ -41,7 +41,7 @@ def _kept_from(world: World, document: Document) -> Iterator[Finding]:
         if about.is_destination or about.service is None:
             continue
         for namespace, labels in _callers(document):
-            sidecar = sidecar_for(world.sidecars, namespace, labels)
+            sidecar = sidecar_for(world.sidecars, namespace, labels, world.settings.root_namespace)
             if sidecar is not None and not sidecar.admits(_service(world, about.service)):
                 yield _finding(document, about, namespace, labels, str(sidecar.origin))
 

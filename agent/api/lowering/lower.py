@@ -20,6 +20,7 @@ from agent.api.lowering.ingress import lower_front, lower_ways, ways
 from agent.api.lowering.istio_service import Unresolved
 from agent.api.lowering.outside import declared_services, outside_services
 from agent.api.lowering.route_rule import lower_route_rule
+from agent.api.lowering.security import lower_peers
 from agent.api.lowering.service_rules import (
     DeclaredSubsets,
     Outcome,
@@ -35,6 +36,7 @@ from agent.flow.stage import Flow, Gathered, Node, Source, Stage
 from agent.flow.views import Parts, Tabled, Tally
 from agent.mesh.gateway import BoundRoutes, Ingress, ServerKind
 from agent.mesh.routes import Fault, ObjectRef, ServicePolicy, Subset
+from agent.mesh.security import SecurityRules
 from agent.mesh.service import Service, ServiceKey
 from agent.mesh.sidecar import Sidecar
 
@@ -60,6 +62,7 @@ class Lowered(Struct, frozen=True):
     ingress: Ingress = Ingress()
     sidecars: tuple[Sidecar, ...] = ()
     """In order of namespace and name."""
+    security: SecurityRules = SecurityRules()
 
 
 def lower(documents: Iterable[Document], services: Iterable[ServiceKey]) -> Lowered:
@@ -170,6 +173,8 @@ class _Nodes:
         )
         self._fronts = Stage(flow, (self._gateways, self._bound, self._older), lambda _: self._ingress())
         self._sidecars = _united(flow, Stage(flow, kinds["Sidecar"], lambda key: lower_sidecar(self._document(key))))
+        peers = Stage(flow, kinds["PeerAuthentication"], lambda key: lower_peers(self._document(key)))
+        self._peers = _united(flow, peers)
 
         self._faults: Tally[Fault] = Tally()
         for node in (self._read, self._hosts, self._subset_outcomes, about, bound, self._outcomes, self._fronts):
@@ -186,6 +191,7 @@ class _Nodes:
             self._outside_table.table(),
             fronts.ingress if (fronts := self._fronts.get(_ALL)) else Ingress(),
             self._sidecars.get(_ALL) or (),
+            SecurityRules(self._peers.get(_ALL) or ()),
         )
 
     def _read_document(self, key: str) -> _Read:
