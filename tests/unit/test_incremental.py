@@ -82,7 +82,13 @@ RULES = (
     ("extensions/v1beta1", "Ingress", "default", "i", (
         "{rules: [{http: {paths: [{path: /x, backend: {serviceName: reviews, servicePort: 9080}}]}}]}",
     )),
-    (_NEW, "Sidecar", "default", "s", ("{egress: [{hosts: ['./reviews.default.svc.cluster.local']}]}", "{egress: [{hosts: ['*/*']}]}")),
+    ("security.istio.io/v1", "PeerAuthentication", "default", "default", (
+        "{mtls: {mode: STRICT}}", "{mtls: {mode: DISABLE}}",
+        "{selector: {matchLabels: {app: x}}, mtls: {mode: STRICT}}",
+    )),
+    (_NEW, "Sidecar", "default", "s", (
+        "{egress: [{hosts: ['./reviews.default.svc.cluster.local']}]}", "{egress: [{hosts: ['*/*']}]}",
+    )),
 )  # fmt: skip
 SERVICES = ("reviews.default", "ratings.default", "db.default", "reviews.other", "Reviews.default")
 SETTINGS = (
