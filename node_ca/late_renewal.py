@@ -62,7 +62,7 @@ def read_expired(chain_pem: bytes) -> x509.Certificate:
         raise Refusal.invalid(f"certificate: {len(chain_pem)} bytes, at most {MAX_CHAIN_BYTES} are allowed")
     try:
         return x509.load_pem_x509_certificate(chain_pem)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
         raise Refusal.invalid("certificate: not readable as PEM") from error
 
 

@@ -49,7 +49,13 @@ class CertificateRequest:
             if not csr.is_signature_valid:
                 raise Refusal.invalid("CSR: its signature is not by its own key")
             return cls(key, _uris(csr))
-        except (ValueError, TypeError, UnsupportedAlgorithm, x509.UnsupportedGeneralNameType) as error:
+        except (
+            ValueError,
+            TypeError,
+            UnsupportedAlgorithm,
+            x509.InvalidVersion,
+            x509.UnsupportedGeneralNameType,
+        ) as error:
             # cryptography raises these for what isn't PEM, isn't DER, or is DER of nonsense
             raise Refusal.invalid("CSR: not a readable PKCS #10 request in PEM") from error
 
