@@ -87,6 +87,9 @@ class Shared(Generic[V]):
 class Node(Generic[K, V]):
     """Values by key that others can read."""
 
+    position = 0
+    """In the flow; what comes from outside stands before everything."""
+
     def __init__(self, flow: Flow) -> None:
         self._flow = flow
         self._values: dict[K, V] = {}
@@ -141,6 +144,8 @@ class Node(Generic[K, V]):
         reader = self._flow.reader
         if reader is None:
             return
+        if reader[0].position <= self.position:
+            raise RuntimeError("a function has read a node that is computed after its own")
         if reader[1] is key:
             self._along[reader[0]] = None
         elif reader not in (readers := self._readers.setdefault(key, set())):
@@ -170,7 +175,7 @@ class Source(Node[K, V]):
         self._given: Mapping[K, V] = {}
 
     def set(self, values: Mapping[K, V]) -> None:
-        """Make these the values; quick if they are a Table made from those before."""
+        """Make these the values, which may not change any more; quick if they are a Table made from those before."""
         before, self._given = self._given, values
         for key in changed_keys(before, values):
             value = values.get(key)

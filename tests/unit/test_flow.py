@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -100,6 +101,17 @@ def test_what_nobody_asks_for_any_more_is_forgotten() -> None:
     flow.refresh()
     flow.refresh()
     assert dict(doubled.values()) == {}
+
+
+def test_a_function_may_not_read_what_is_computed_later() -> None:
+    flow = Flow()
+    numbers: Source[str, int] = Source(flow)
+    stages: list[Stage[str, int]] = []
+    stages.append(Stage(flow, numbers, lambda key: stages[1].get(key)))
+    stages.append(Stage(flow, numbers, lambda key: numbers[key]))
+    numbers.set({"a": 1})
+    with pytest.raises(RuntimeError, match="computed after its own"):
+        flow.refresh()
 
 
 def test_parts_are_apart_by_a_property() -> None:
