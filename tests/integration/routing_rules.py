@@ -19,6 +19,28 @@ def _some(strategies: dict[str, Strategy]) -> Strategy:
     return st.fixed_dictionaries({}, optional=strategies)
 
 
+def _weighted(*parts: tuple[int, Strategy]) -> Strategy:
+    """Draw from the strategies by weight (one_of would take the same one given twice for one)."""
+    return st.sampled_from([strategy for weight, strategy in parts for _ in range(weight)]).flatmap(lambda drawn: drawn)
+
+
+def _few(strategies: dict[str, Strategy]) -> Strategy:
+    """Draw one or two of the fields, seldom three: a match with many conditions meets no request."""
+    one = st.one_of(*(strategy.map(_as(name)) for name, strategy in strategies.items()))
+    several = _weighted((4, st.tuples(one)), (2, st.tuples(one, one)), (1, st.tuples(one, one, one)))
+    return several.map(lambda fields: {name: value for field in fields for name, value in field.items()})
+
+
+def _from(strategy: Strategy, least: int, most: int) -> Strategy:
+    """Draw lists of all lengths alike (hypothesis itself prefers short ones)."""
+    counts = st.sampled_from(range(least, most + 1))
+    return counts.flatmap(lambda count: st.lists(strategy, min_size=count, max_size=count))
+
+
+def _as(key: str) -> Any:
+    return lambda value: {key: value}
+
+
 _VALUES = st.one_of(
     st.sampled_from(["", "a", "A", "ab", "a,b"]).map(lambda value: {"exact": value}),
     st.sampled_from(["a", "b", "user="]).map(lambda value: {"prefix": value}),
@@ -57,13 +79,17 @@ _SOURCES = st.sampled_from(
     [{"name": "page"}, {"name": "reviews"}, {"name": "page", "namespace": "other"}]
     + [{"name": "page", "labels": {"version": version}} for version in ("v1", "v2")]
 )
-_OLD_HEADERS = st.dictionaries(_HEADER_NAMES_OF_OLD, st.one_of(_VALUES, _SCALARS), max_size=2)
-_OLD_PSEUDO = _some({"uri": _URIS, "method": _METHODS, "authority": _AUTHORITIES, "scheme": _SCHEMES})
-_OLD_MATCH = st.builds(
-    lambda source, pseudo, headers: {**source, "request": {"headers": {**pseudo, **headers}}},
-    _some({"source": _SOURCES}),
-    _OLD_PSEUDO,
-    _OLD_HEADERS,
+_OLD_HEADERS = st.dictionaries(_HEADER_NAMES_OF_OLD, st.one_of(_VALUES, _SCALARS), min_size=1, max_size=2)
+_OLD_REQUEST = _weighted(
+    (3, _few({"uri": _URIS})),
+    (1, _few({"uri": _URIS, "method": _METHODS, "authority": _AUTHORITIES, "scheme": _SCHEMES})),
+    (2, _OLD_HEADERS),
+    (1, st.tuples(_few({"uri": _URIS, "method": _METHODS}), _OLD_HEADERS).map(lambda two: {**two[0], **two[1]})),
+).map(lambda headers: {"request": {"headers": headers}})
+_OLD_MATCH = _weighted(
+    (4, _OLD_REQUEST),
+    (1, _SOURCES.map(_as("source"))),
+    (1, st.tuples(_SOURCES, _OLD_REQUEST).map(lambda two: {"source": two[0], **two[1]})),
 )
 _OLD_REDIRECTS = st.sampled_from([{"uri": "/new"}, {"uri": "/new", "authority": "elsewhere.example"}])
 
@@ -71,13 +97,12 @@ _OLD_REDIRECTS = st.sampled_from([{"uri": "/new"}, {"uri": "/new", "authority": 
 def _route_rule(name: str) -> Strategy:
     return st.builds(
         lambda optional, action: {"destination": {"name": name}, **optional, **action},
-        _some({"precedence": st.integers(-1, 2), "match": _OLD_MATCH}),
-        st.one_of(*([_ROUTES.map(lambda routes: {"route": routes})] * 4), _OLD_REDIRECTS.map(_as("redirect"))),
+        _weighted(
+            (6, st.fixed_dictionaries({"precedence": st.integers(-1, 4), "match": _OLD_MATCH})),
+            (1, _some({"precedence": st.integers(-1, 4), "match": _OLD_MATCH})),
+        ),
+        _weighted((5, _ROUTES.map(_as("route"))), (1, _OLD_REDIRECTS.map(_as("redirect")))),
     )
-
-
-def _as(key: str) -> Any:
-    return lambda value: {key: value}
 
 
 # The second generation.
@@ -100,7 +125,7 @@ def _virtual_service(name: str, ports: tuple[int, ...]) -> Strategy:
         st.tuples(target, target).map(lambda two: [{"destination": two[0]}, {"destination": two[1], "weight": 1}]),
     )
     headers = st.dictionaries(_HEADER_NAMES, st.one_of(_VALUES, st.just({})), min_size=1, max_size=2)
-    match = _some(
+    match = _few(
         {
             "uri": _URIS,
             "method": _METHODS,
@@ -116,24 +141,24 @@ def _virtual_service(name: str, ports: tuple[int, ...]) -> Strategy:
                 min_size=1,
                 max_size=2,
             ),
-            "ignoreUriCase": st.booleans(),
             "port": st.sampled_from(ports),
             "sourceLabels": _LABELS,
             "sourceNamespace": st.sampled_from(["default", "other"]),
             "gateways": st.sampled_from([["mesh"], ["a-gateway"], ["a-gateway", "mesh"]]),
         }
     )
-    action = st.one_of(
-        *([routes.map(_as("route"))] * 4),
-        st.sampled_from(
-            [{"uri": "/new"}, {"uri": "/new", "redirectCode": 302}, {"authority": "elsewhere.example"}]
-        ).map(_as("redirect")),
-        st.sampled_from([200, 418, 503]).map(lambda status: {"directResponse": {"status": status}}),
+    caseless = st.tuples(match, _URIS).map(lambda two: {**two[0], "uri": two[1], "ignoreUriCase": True})
+    matches = st.lists(_weighted((3, match), (1, caseless)), min_size=1, max_size=2).map(_as("match"))
+    redirects = [{"uri": "/new"}, {"uri": "/new", "redirectCode": 302}, {"authority": "elsewhere.example"}]
+    action = _weighted(
+        (8, routes.map(_as("route"))),
+        (1, st.sampled_from(redirects).map(_as("redirect"))),
+        (1, st.sampled_from([200, 418, 503]).map(lambda status: {"directResponse": {"status": status}})),
     )
-    http = st.lists(
-        st.builds(lambda matches, does: {**matches, **does}, _some({"match": st.lists(match, max_size=2)}), action),
-        min_size=1,
-        max_size=4,
+    http = _from(
+        st.builds(lambda when, does: {**when, **does}, _weighted((8, matches), (1, st.just({}))), action),
+        1,
+        7,
     )
     return http.map(lambda routes: {"hosts": [name], "gateways": ["mesh", "a-gateway"], "http": routes})
 
@@ -154,10 +179,10 @@ def rule_sets(draw: st.DrawFn, ports: tuple[int, ...]) -> list[dict[str, Any]]:
         for name, subsets in (("reviews", _SUBSETS), ("ratings", _SUBSETS[:2]))
     ]
     for name in _NAMES:
-        kinds = draw(st.sampled_from([("old",), ("old",), ("new",), ("new",), ("old", "new"), ()]))
+        kinds = draw(st.sampled_from([("old",), ("old",), ("old",), ("new",), ("new",), ("new",), ("old", "new"), ()]))
         if "old" in kinds:
-            rules = draw(st.lists(_route_rule(name), min_size=1, max_size=5))
-            letters = draw(st.permutations("abcde"))
+            rules = draw(_from(_route_rule(name), 1, 7))
+            letters = draw(st.permutations("abcdefg"))
             objects += [
                 _object("config.istio.io/v1alpha2", "RouteRule", f"{name}-{letter}", rule)
                 for letter, rule in zip(letters, rules, strict=False)
@@ -177,7 +202,7 @@ _TARGETS_OF_REQUESTS = st.builds(
     st.sampled_from(["", "", "", "?", "?k=1", "?k", "?k=", "?k=1&k=2", "?k=2&k=1", "?K=1", "?k=a%20b", "?x=/a&k=12"]),
 )
 _COOKIES = ["user=jason", "a=b; user=jason", "a=b;user=jason;c=d", "user=jason2", "user=Jason", "a=b"]
-_HEADERS = st.lists(
+_HEADERS = _from(
     st.one_of(
         st.tuples(
             st.sampled_from(["foo", "FOO", "x-user", "X-User", "x-other"]),
@@ -185,15 +210,16 @@ _HEADERS = st.lists(
         ),
         st.tuples(st.sampled_from(["cookie", "Cookie"]), st.sampled_from(_COOKIES)),
     ),
-    max_size=4,
+    0,
+    4,
 ).map(tuple)
 
 
 def requests(ports: tuple[int, ...]) -> Strategy:
-    """Draw requests, of which some are for services or ports that there are not."""
-    hosts = ["reviews", "reviews", "ratings", "REVIEWS", "reviews.default", "reviews.default.svc.cluster.local"]
+    """Draw lists of requests, of which some are for services or ports that there are not."""
+    hosts = [*["reviews"] * 12, *["ratings"] * 4, "REVIEWS", "reviews.default", "reviews.default.svc.cluster.local"]
     hosts += [f"reviews:{ports[0]}", "ratings.other", "details", "nobody"]
-    return st.builds(
+    one = st.builds(
         Request,
         st.sampled_from([*ports[:1] * 3, *ports]),
         st.sampled_from(hosts),
@@ -201,3 +227,4 @@ def requests(ports: tuple[int, ...]) -> Strategy:
         st.sampled_from(["GET", "GET", "POST", "PUT", "DELETE"]),
         _HEADERS,
     )
+    return _from(one, 1, 40)

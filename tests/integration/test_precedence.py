@@ -9,8 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, Phase, given, settings
 
 from tests.integration.rendered_mesh import loopback_network
 from tests.integration.routed_envoy import EventLoop, RoutedEnvoy, routed_envoy
@@ -18,7 +17,7 @@ from tests.integration.routing_reference import Instance, Request, Service, Worl
 from tests.integration.routing_rules import CALLER_LABELS, requests, rule_sets
 from tests.ports import free_ports
 
-EXAMPLES = int(os.environ.get("PRECEDENCE_EXAMPLES", "150"))
+EXAMPLES = int(os.environ.get("PRECEDENCE_EXAMPLES", "300"))
 NET = loopback_network()
 PORTS = tuple(sorted(free_ports(2, f"{NET}.1")))
 
@@ -54,9 +53,12 @@ def envoy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RoutedEnvoy]:
 
 
 @settings(
-    max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+    max_examples=EXAMPLES,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
 )
-@given(rule_sets(PORTS), CALLER_LABELS, st.lists(requests(PORTS), min_size=1, max_size=40))
+@given(rule_sets(PORTS), CALLER_LABELS, requests(PORTS))
 def test_requests_go_where_the_documents_say(
     envoy: RoutedEnvoy, documents: list[dict[str, Any]], caller: dict[str, str], asked: list[Request]
 ) -> None:
