@@ -1,145 +1,193 @@
-"""The only holder of the CA's key: makes the root on first start, loads it later, signs templates, re-checks them.
+"""The CA's issuers: the one that signs, the one that will, those that did. Made, loaded, changed step by step, kept.
 
-May not decide who gets what.
+May not decide who gets a certificate, nor when a step may be taken (rotation.py).
 """
 
 from __future__ import annotations
 
-import os
+from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from node_ca.crl import RevocationLists
 from node_ca.errors import ConfigError
-from node_ca.template import Template, Validity, extensions_of, root_template, subject_of
-from node_ca.verify import check_signed
+from node_ca.issuer_book import Entry, IssuerBook, State
+from node_ca.issuer_files import CERTIFICATE_FILE, FILES, IssuerFiles, time_faults
+from node_ca.signer import Signer, encoded_key, self_signed
+from node_ca.template import Template, Validity
 
-KEY_FILE = "ca-key.pem"
-CERTIFICATE_FILE = "ca-cert.pem"
 ROOT_LIFETIME = 3650 * 86400.0
 """Seconds."""
+_SET_BACK = 3600.0
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """What is given to the CA instead of a root of its own making."""
+
+    folder: Path | None = None
+    """Where its files are; None: the state directory, if they are there."""
+    passphrase: bytes | None = None
+    """Of encrypted keys, those that the CA writes too."""
+
+
+@dataclass(frozen=True)
+class Issuing:
+    """One issuer with its place in the book."""
+
+    entry: Entry
+    signer: Signer
 
 
 class Authority:
-    """A CA key with its certificate."""
+    """The only holder of the CA's keys."""
 
-    def __init__(self, key: ec.EllipticCurvePrivateKey, certificate: x509.Certificate) -> None:
-        self._key = key
-        self.certificate = certificate
-        self.root_pem = certificate.public_bytes(Encoding.PEM)
+    def __init__(self, book: IssuerBook, signers: dict[str, Signer], trust_domain: str, plugin: Plugin) -> None:
+        self._book = book
+        self._signers = signers
+        self._trust_domain = trust_domain
+        self._plugin = plugin
+        self._lists = RevocationLists(book.directory / "crls")
+
+    @classmethod
+    def open(cls, directory: Path, trust_domain: str, now: float, plugin: Plugin | None = None) -> Authority:
+        """Load the issuers; at the first start take the plugged-in one or make a root. Raises ConfigError."""
+        plugin, book = plugin or Plugin(), IssuerBook.read(directory)
+        if not book.entries:
+            book = _first(directory, trust_domain, now, plugin)
+        book.sweep()
+        signers: dict[str, Signer] = {}
+        problems: list[str] = []
+        for entry in book.entries:
+            folder = (plugin.folder or directory) if entry.plugged else book.folder(entry.id)
+            try:
+                signer = IssuerFiles.read(folder).signer(f"{folder}/", trust_domain, plugin.passphrase)
+            except ConfigError as error:
+                problems += error.problems
+                continue
+            if signer.id != entry.id:
+                problems.append(
+                    f"{folder}/{CERTIFICATE_FILE}: is not the issuer that this CA works with: put that one back, and "
+                    "change to this one by `hostmesh ca root prepare --from FOLDER`"
+                )
+            if entry.state is State.ACTIVE:
+                problems += time_faults(signer, f"{folder}/", now)
+            signers[entry.id] = signer
+        if problems:
+            raise ConfigError(problems)
+        return cls(book, signers, trust_domain, plugin)
+
+    @property
+    def active(self) -> Signer:
+        """Return the issuer that signs."""
+        return next(issuing.signer for issuing in self.issuers if issuing.entry.state is State.ACTIVE)
+
+    @property
+    def issuers(self) -> tuple[Issuing, ...]:
+        """Return all issuers that are trusted, oldest first."""
+        signers = self._signers  # replaced, never changed: whoever reads sees one moment
+        return tuple(Issuing(entry, signers[entry.id]) for entry in self._book.entries if entry.id in signers)
+
+    @property
+    def certificate(self) -> x509.Certificate:
+        """Return the certificate of the issuer that signs."""
+        return self.active.certificate
+
+    @property
+    def root_pem(self) -> bytes:
+        """Return the root above the issuer that signs."""
+        return self.active.root_pem
 
     @property
     def root_fingerprint(self) -> bytes:
-        """Return the SHA-256 of the root certificate (DER), as tokens carry it."""
-        return self.certificate.fingerprint(hashes.SHA256())
+        """Return the SHA-256 of that root (DER), as tokens carry it."""
+        return self.active.root.fingerprint(hashes.SHA256())
 
     @property
     def trust_bundle_pem(self) -> bytes:
-        """Return all roots to trust now."""
-        return self.root_pem
-
-    @classmethod
-    def open(cls, directory: Path, trust_domain: str, now: float) -> Authority:
-        """Load the root from the directory, or make one there if it is empty; raises ConfigError with every fault."""
-        key_path, certificate_path = directory / KEY_FILE, directory / CERTIFICATE_FILE
-        if certificate_path.exists() and not key_path.exists():
-            raise ConfigError([f"{key_path}: missing beside {CERTIFICATE_FILE}: restore the CA key from its backup"])
-        key = _load_key(key_path) if key_path.exists() else _make_key(key_path)
-        if not certificate_path.exists():  # first start, or the last one died between the two files
-            _write_private(certificate_path, _self_signed(key, trust_domain, now).public_bytes(Encoding.PEM))
-        authority = cls(key, _load_certificate(certificate_path))
-        authority._check(certificate_path, trust_domain, now)
-        return authority
+        """Return all roots to trust now, each once; the one above the issuer that signs comes last."""
+        last = self.root_pem
+        others = {issuing.signer.root_pem for issuing in self.issuers} - {last}
+        return b"".join((*sorted(others), last))
 
     def sign(self, template: Template) -> x509.Certificate:
-        """Return a certificate of these fields, re-checked against them; raises SigningFault."""
-        der = _sign(template, self.certificate.subject, self._key)
-        return check_signed(der, template, self.certificate)
+        """Return a certificate of these fields by the issuer that signs, re-checked; raises SigningFault."""
+        return self.active.sign(template)
 
-    def _check(self, path: Path, trust_domain: str, now: float) -> None:
-        certificate = self.certificate
-        problems = []
-        if certificate.public_key() != self._key.public_key():
-            problems.append(f"{path}: is not the certificate of {KEY_FILE} beside it")
-        if not certificate.not_valid_before_utc.timestamp() <= now < certificate.not_valid_after_utc.timestamp():
-            problems.append(f"{path}: is not valid now (until {certificate.not_valid_after_utc:%Y-%m-%d})")
-        wanted = x509.UniformResourceIdentifier(f"spiffe://{trust_domain}")
-        names = _extension_values(certificate)
-        if wanted not in names:
-            problems.append(f"{path}: is not the root of trust domain {trust_domain}: it names {names}")
-        if problems:
+    def crls_pem(self, revoked: dict[str, dict[int, int]], now: float) -> bytes:
+        """Return a list for each issuer: of its revoked serial numbers with their times (Unix, seconds).
+
+        Raises SigningFault or ConfigError.
+        """
+        issuers = [issuing.signer for issuing in self.issuers if issuing.signer.ends.timestamp() > now]
+        return b"".join(self._lists.of(signer, revoked.get(signer.id, {}), now) for signer in issuers)
+
+    def prepare(self, signer: Signer, now: float) -> Issuing:
+        """Take an issuer among those that are trusted; raises ConfigError if it can't be kept."""
+        IssuerFiles.of(signer, self._plugin.passphrase).write(self._book.folder(signer.id))
+        entry = Entry(signer.id, State.PREPARED, now)
+        self._turn(self._book.with_entries(entry), self._signers | {signer.id: signer})
+        return Issuing(entry, signer)
+
+    def activate(self, issuer: str, now: float) -> None:
+        """Sign by this issuer from now on, by the present one no more; raises ConfigError if it can't be kept."""
+        present = self.active.id
+        plugged = {entry.id: entry.plugged for entry in self._book.entries}
+        entries = (
+            Entry(present, State.RETIRING, now, plugged[present]),
+            Entry(issuer, State.ACTIVE, now, plugged[issuer]),
+        )
+        self._turn(self._book.with_entries(*entries), self._signers)
+
+    def retire(self, issuer: str) -> None:
+        """Trust an issuer no more and remove its key; raises ConfigError if that can't be kept."""
+        left = {name: signer for name, signer in self._signers.items() if name != issuer}
+        self._turn(self._book.without(issuer), left)
+        self._lists.forget(issuer)
+        self._book.sweep()
+
+    def new_root(self, lifetime: float, now: float) -> Signer:
+        """Make a root (lifetime in seconds); it is not kept yet."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        return Signer(key, (self_signed(key, self._trust_domain, Validity(lifetime, _SET_BACK), now),))
+
+    def read_issuer(self, files: IssuerFiles, now: float) -> Signer:
+        """Return a plugged-in issuer if it can be used now; raises ConfigError with every fault."""
+        signer = files.signer("", self._trust_domain, self._plugin.passphrase)
+        if problems := time_faults(signer, "", now):
             raise ConfigError(problems)
+        return signer
+
+    def _turn(self, book: IssuerBook, signers: dict[str, Signer]) -> None:
+        book.write()
+        self._signers = signers
+        self._book = book
 
 
-def _self_signed(key: ec.EllipticCurvePrivateKey, trust_domain: str, now: float) -> x509.Certificate:
-    template = root_template(key.public_key(), trust_domain, Validity(ROOT_LIFETIME, skew_margin=3600), now)
-    certificate = x509.load_der_x509_certificate(_sign(template, subject_of(template), key))
-    return check_signed(certificate.public_bytes(Encoding.DER), template, certificate)
+def _first(directory: Path, trust_domain: str, now: float, plugin: Plugin) -> IssuerBook:
+    """Begin the book with the plugged-in issuer, or with a root made now."""
+    folder = plugin.folder or directory
+    files = IssuerFiles.read(folder)
+    if plugin.folder is not None and not files.certificate:
+        raise ConfigError([f"{folder}/{CERTIFICATE_FILE}: missing: caFiles needs {', '.join(FILES)} there"])
+    if not files.certificate:  # first start, or the last one died between the two files
+        files = _made(files, directory, trust_domain, now, plugin.passphrase)
+    signer = files.signer(f"{folder}/", trust_domain, plugin.passphrase)
+    if problems := time_faults(signer, f"{folder}/", now):
+        raise ConfigError(problems)
+    return IssuerBook(directory).with_entries(Entry(signer.id, State.ACTIVE, now, plugged=True)).write()
 
 
-def _sign(template: Template, issuer: x509.Name, key: ec.EllipticCurvePrivateKey) -> bytes:
-    builder = (
-        x509.CertificateBuilder()
-        .serial_number(template.serial)
-        .issuer_name(issuer)
-        .subject_name(subject_of(template))
-        .not_valid_before(template.not_before)
-        .not_valid_after(template.not_after)
-        .public_key(template.public_key)
-    )
-    for extension, critical in extensions_of(template, key.public_key()):
-        builder = builder.add_extension(extension, critical)
-    return builder.sign(key, hashes.SHA256()).public_bytes(Encoding.DER)
-
-
-def _make_key(path: Path) -> ec.EllipticCurvePrivateKey:
-    key = ec.generate_private_key(ec.SECP256R1())
-    pem = key.private_bytes(Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    _write_private(path, pem)
-    return key
-
-
-def _load_key(path: Path) -> ec.EllipticCurvePrivateKey:
-    try:
-        key = serialization.load_pem_private_key(path.read_bytes(), password=None)
-    except (OSError, ValueError, TypeError) as error:
-        raise ConfigError([f"{path}: cannot be read as an unencrypted PEM private key"]) from error
-    if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise ConfigError([f"{path}: is not an ECDSA key"])
-    return key
-
-
-def _load_certificate(path: Path) -> x509.Certificate:
-    try:
-        return x509.load_pem_x509_certificate(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise ConfigError([f"{path}: cannot be read as a PEM certificate"]) from error
-
-
-def _extension_values(certificate: x509.Certificate) -> list[x509.GeneralName]:
-    try:
-        return list(certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
-    except x509.ExtensionNotFound:
-        return []
-
-
-def _write_private(path: Path, data: bytes) -> None:
-    """Write durably with mode 0600, all or nothing."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        temporary.unlink(missing_ok=True)
-        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(path)
-        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
-    except OSError as error:
-        raise ConfigError([f"{path}: cannot be written: {error.strerror}"]) from error
+def _made(files: IssuerFiles, directory: Path, trust_domain: str, now: float, passphrase: bytes | None) -> IssuerFiles:
+    if not files.key:
+        files = IssuerFiles(encoded_key(ec.generate_private_key(ec.SECP256R1()), passphrase), b"")
+        files.write(directory)
+    key = files.ca_key(f"{directory}/", passphrase)
+    certificate = self_signed(key, trust_domain, Validity(ROOT_LIFETIME, _SET_BACK), now)
+    made = IssuerFiles(files.key, certificate.public_bytes(Encoding.PEM))
+    made.write(directory)
+    return made

@@ -14,6 +14,7 @@ from typing import Any
 from node_ca.administration import AdministrationService
 from node_ca.authority import Authority
 from node_ca.config import Config
+from node_ca.crl import revocations_of
 from node_ca.door import Door
 from node_ca.errors import CaError, ConfigError
 from node_ca.inventory import SqliteInventory
@@ -34,6 +35,8 @@ _LOG = logging.getLogger("hostmesh.ca")
 _SERVICES = ca_pb2.DESCRIPTOR.services_by_name
 _ISTIO = istio_ca_pb2.DESCRIPTOR.services_by_name["IstioCertificateService"].full_name
 _PRUNE_SECONDS = 3600.0
+_KEEP_REVOKED = 3600.0
+"""Seconds that a certificate is on the lists after its end, for hosts whose clock is behind."""
 
 
 class CaServer:
@@ -134,10 +137,13 @@ class CaServer:
         return Door(limits, self._metrics)
 
     async def _gather_trust(self) -> TrustBundle:
-        revoked = await self._inventory.revoked(time.time())
+        now = time.time()
+        revoked = await self._inventory.revoked(now - _KEEP_REVOKED)
+        lists = revocations_of(revoked, self._authority.issuers[0].signer.id)
         return TrustBundle(
             self._config.trust_domain,
             self._authority.trust_bundle_pem,
+            await asyncio.to_thread(self._authority.crls_pem, lists, now),
             revoked=tuple(
                 RevokedCertificate(record.serial, record.name, record.fingerprint, record.revoked_at, record.not_after)
                 for record in revoked

@@ -83,16 +83,18 @@ def server_template(
     )
 
 
-def root_template(key: ec.EllipticCurvePublicKey, trust_domain: str, validity: Validity, now: float) -> Template:
+def root_template(key: WorkloadPublicKey, trust_domain: str, validity: Validity, now: float) -> Template:
     """Return the fields of a self-signed root; its URI is the trust domain's SPIFFE ID (X509-SVID, section 2)."""
     begin, end = validity.window(now)
+    serial = random_serial()
     return Template(
         public_key=key,
-        serial=random_serial(),
+        serial=serial,
         not_before=begin,
         not_after=end,
         names=(x509.UniformResourceIdentifier(f"spiffe://{trust_domain}"),),
-        subject=f"hostmesh root {trust_domain}"[:64],
+        # Each root has a name of its own: chains and revocation lists are looked up by it first.
+        subject=f"hostmesh root {serial >> 96:08x} {trust_domain}"[:64],
         is_ca=True,
     )
 
@@ -109,7 +111,7 @@ def subject_of(template: Template) -> x509.Name:
 
 
 def extensions_of(
-    template: Template, issuer_key: ec.EllipticCurvePublicKey
+    template: Template, issuer_key_id: x509.AuthorityKeyIdentifier
 ) -> tuple[tuple[x509.ExtensionType, bool], ...]:
     """Return every extension the certificate must have, with its critical flag; it may have no other."""
     return (
@@ -117,9 +119,18 @@ def extensions_of(
         (x509.BasicConstraints(ca=template.is_ca, path_length=ROOT_PATH_LENGTH if template.is_ca else None), True),
         (_key_usage(template), True),
         (x509.SubjectKeyIdentifier.from_public_key(template.public_key), False),
-        (x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key), False),
+        (issuer_key_id, False),
         *(((x509.ExtendedKeyUsage(template.usages), False),) if template.usages else ()),
     )
+
+
+def authority_key_of(issuer: x509.Certificate) -> x509.AuthorityKeyIdentifier:
+    """Return how certificates name their issuer's key: as the issuer itself does, where it says."""
+    try:
+        own = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    except x509.ExtensionNotFound:
+        return x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer.public_key())  # type: ignore[arg-type]
+    return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(own)
 
 
 def _key_usage(template: Template) -> x509.KeyUsage:

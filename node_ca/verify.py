@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from node_ca.errors import SigningFault
-from node_ca.template import Template, extensions_of, subject_of
+from node_ca.template import Template, authority_key_of, extensions_of, subject_of
 
 
 def check_signed(der: bytes, template: Template, issuer: x509.Certificate) -> x509.Certificate:
@@ -41,10 +40,8 @@ def _faults(certificate: x509.Certificate, template: Template, issuer: x509.Cert
 
 
 def _extensions_match(certificate: x509.Certificate, template: Template, issuer: x509.Certificate) -> bool:
-    issuer_key = issuer.public_key()
-    if not isinstance(issuer_key, ec.EllipticCurvePublicKey):
-        return False
-    wanted = {(extension.oid, critical, extension) for extension, critical in extensions_of(template, issuer_key)}
+    expected = extensions_of(template, authority_key_of(issuer))
+    wanted = {(extension.oid, critical, extension) for extension, critical in expected}
     present = [(extension.oid, extension.critical, extension.value) for extension in certificate.extensions]
     return len(present) == len(wanted) and set(present) == wanted
 

@@ -22,12 +22,12 @@ from hypothesis import strategies as st
 from agent.adapters.identity import IssuedChain, new_csr, new_key
 from agent.adapters.identity.administration import CaAdministration
 from agent.mesh.service import Identity
-from node_ca.authority import Authority
 from node_ca.identity import WorkloadIdentity
 from node_ca.proto import ca_pb2, istio_ca_pb2
 from node_ca.proto.challenge import proof_payload
 from node_ca.proto.token import JoinToken
 from node_ca.request import CertificateRequest
+from node_ca.signer import Signer
 from node_ca.template import Validity, workload_template
 from tests.integration.ca_process import CaProcess
 from tests.integration.hostile_csrs import as_text, malformed, mismatched
@@ -313,7 +313,7 @@ def _revoked_token(target: Target) -> str:
 def _self_made() -> tuple[bytes, bytes]:
     """A certificate with the right name by an authority with the right name, and none of ours."""
     key = p256()
-    return _pem(key), _made(key, Authority(key, _root(key)))
+    return _pem(key), _made(key, Signer(key, (_root(key),)))
 
 
 def _root(key: ec.EllipticCurvePrivateKey) -> x509.Certificate:
@@ -330,10 +330,10 @@ def _issued_by_workload(target: Target) -> tuple[bytes, bytes]:
     signing = serialization.load_pem_private_key(key_pem, None)
     assert isinstance(signing, ec.EllipticCurvePrivateKey)
     key = p256()
-    return _pem(key), _made(key, Authority(signing, x509.load_pem_x509_certificate(chain))) + chain
+    return _pem(key), _made(key, Signer(signing, (x509.load_pem_x509_certificate(chain),))) + chain
 
 
-def _made(key: ec.EllipticCurvePrivateKey, authority: Authority) -> bytes:
+def _made(key: ec.EllipticCurvePrivateKey, authority: Signer) -> bytes:
     request = CertificateRequest.from_pem(csr(key))
     identity = WorkloadIdentity("default", "reviews")
     template = workload_template(request, identity, "cluster.local", Validity(3600), time.time())
