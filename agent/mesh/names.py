@@ -86,6 +86,16 @@ def resolve_host(host: str, namespace: str, known: Iterable[ServiceKey]) -> Serv
     return None
 
 
+def is_within(host: str, wildcard: str) -> bool:
+    """Tell whether a host (or a narrower wildcard) is one of those that `*.example.com` means; both in lower case."""
+    return host.endswith(wildcard.removeprefix("*"))
+
+
+def host_breadth(host: str) -> int:
+    """Return how much a host in a rule means, to compare: 0 for one service, a shorter wildcard more than a longer."""
+    return 1000 - len(host.rstrip(".")) if host.startswith("*") else 0
+
+
 def outbound_cluster(key: ServiceKey, port: int, subset: Subset | None = None) -> str:
     """Return the cluster (and endpoint) name of a service port: `outbound|9080|v1|reviews.service.consul`."""
     return f"outbound|{port}|{subset.name if subset else ''}|{canonical_host(key)}"

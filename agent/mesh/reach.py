@@ -12,8 +12,8 @@ def idle_rules(key: ServiceKey, policy: ServicePolicy, ports: Iterable[Port]) ->
     """Return a fault for each rule that none of the service's ports can follow: about requests where there is TCP."""
     ports = tuple(ports)
     working = {route.origin for routes in followed_routes(policy, ports).values() for route in routes}
-    if not ports:
-        return ()  # nothing comes to it anyway
+    if not ports or policy.by_wildcard:
+        return ()  # nothing comes to it anyway, or the rule is about others
     have = ", ".join(f"{port.number} {port.protocol}" for port in ports)
     return tuple(
         Fault(str(origin), f"has no effect on {key}: it has no routes for what its ports speak ({have})")

@@ -153,6 +153,8 @@ class PolicyRule(Struct, frozen=True):
     callers: SourceMatch | None = None
     exported_to: tuple[str, ...] = ()
     """Namespaces whose callers it is for; () means all."""
+    breadth: int = 0
+    """Of the host that it names (`names.host_breadth`)."""
 
     @property
     def first_generation(self) -> bool:
@@ -174,6 +176,8 @@ class ServicePolicy(Struct, frozen=True):
     """Of connections to TLS ports. One that has no destinations closes them."""
     tcp: tuple[Route, ...] = ()
     """Of connections to all other ports."""
+    by_wildcard: bool = False
+    """The routes' object names the service by a wildcard: that they are not for its ports is nothing wrong."""
 
     @property
     def has_routes(self) -> bool:

@@ -11,6 +11,7 @@ from agent.mesh.authentication import PeerModes
 from agent.mesh.gateway import INGRESS_SERVICE, selects_gateway
 from agent.mesh.names import DEFAULT_NAMESPACE, certificate_secret
 from agent.mesh.routes import Destination, Fault, SourceMatch, Subset
+from agent.mesh.security import SecurityRules
 from agent.mesh.service import (
     ActiveCheck,
     Identity,
@@ -22,6 +23,7 @@ from agent.mesh.service import (
     Service,
     ServiceKey,
 )
+from agent.mesh.settings import ROOT_NAMESPACE
 from agent.mesh.snapshot import MeshSnapshot
 from agent.mesh.traffic_policy import ClientTls, TlsMode
 from agent.translate.resource import is_ip
@@ -78,16 +80,18 @@ class Caller(Struct, frozen=True):
     labels: Labels
     address: str | None = None
     """IP address; None: each connection's own source counts (a gateway's clients, a host without workloads)."""
+    root_namespace: str = ROOT_NAMESPACE
+    """Rules there are for callers of all namespaces."""
 
     @classmethod
     def from_snapshot(cls, snapshot: MeshSnapshot) -> Caller:
         """Return the default workload as a caller; a host without workloads calls from the default namespace."""
-        workload = snapshot.default_workload
+        workload, root = snapshot.default_workload, snapshot.settings.root_namespace
         if workload is None:
-            return cls(None, DEFAULT_NAMESPACE, ())
+            return cls(None, DEFAULT_NAMESPACE, (), root_namespace=root)
         service = workload.service
         own = is_ip(workload.address) and service.name != INGRESS_SERVICE
-        return cls(service, service.namespace, workload.labels, workload.address if own else None)
+        return cls(service, service.namespace, workload.labels, workload.address if own else None, root)
 
     def is_within(self, subnets: Iterable[str]) -> bool:
         """Tell whether its address, which must be known, lies in one of these addresses and ranges."""
@@ -122,6 +126,7 @@ class Security(Struct, frozen=True):
     credentials: tuple[HeldCredential, ...] = ()
     aliases: tuple[str, ...] = ()
     """Other trust domains that count as this one."""
+    rules: SecurityRules = SecurityRules()
 
     @property
     def trust_domains(self) -> tuple[str, ...]:
@@ -142,7 +147,8 @@ class Security(Struct, frozen=True):
             HeldCredential(name, bool(held.chain_pem), bool(held.authorities_pem))
             for name, held in snapshot.credentials.items()
         )
-        return cls(peers, settings.trust_domain, names, client, tuple(credentials), settings.trust_domain_aliases)
+        aliases = settings.trust_domain_aliases
+        return cls(peers, settings.trust_domain, names, client, tuple(credentials), aliases, snapshot.security)
 
     @property
     def outbound(self) -> ClientSecurity:

@@ -103,11 +103,12 @@ class ServiceTraffic(Struct, frozen=True):
 def followed(key: ServiceKey, rules: Iterable[PolicyRule], caller: Caller) -> tuple[PolicyRule, ...]:
     """Return the rules that this caller follows, the wide before the narrow.
 
-    Of DestinationRules the one of the caller's own namespace, else of the service's (Istio's order; a rule in a third
-    namespace is for its own callers); of several there the one with the narrowest selector. DestinationPolicies add up.
+    Of DestinationRules the one of the caller's own namespace, else of the service's, else of the root namespace
+    (Istio's order; a rule elsewhere is for its own callers); of several there the one with the narrowest selector.
+    DestinationPolicies add up.
     """
     meant = [rule for rule in rules if caller.satisfies(rule.callers) and _is_visible(rule, caller)]
-    for namespace in (caller.namespace, key.namespace):
+    for namespace in (caller.namespace, key.namespace, caller.root_namespace):
         for rule in meant:
             # A host outside is in no namespace: whoever speaks of it first speaks for all.
             if not rule.first_generation and (rule.origin.namespace == namespace or not namespace):

@@ -157,9 +157,9 @@ SUBSETS = f"{DR}  host: reviews\n  subsets: [{{name: v1, labels: {{version: v1}}
         ([f"{VS}  hosts: [reviews]\n  http: [{{route: []}}]\n"], ["IST0106 spec.http[0].route"]),
         (
             [f"{VS}  hosts: [reviews]\n  http: [{{{TO_REVIEWS}}}]\n"] * 2,
-            ["IST0109 spec.hosts[0]"],
+            ["IST0109 spec.hosts[0]"] * 2,
         ),
-        ([f"{SIDECAR}}}", f"{SIDECAR}}}"], ["IST0111 spec"]),
+        ([f"{SIDECAR}}}", f"{SIDECAR}}}"], ["IST0111 spec"] * 2),
         ([f"{SIDECAR}}}".replace("./*", "./nobody.default.svc.cluster.local")], ["HM0110 spec.egress[0].hosts[0]"]),
         (
             [f"{SIDECAR}}}".replace("./*", "other/*"), f"{VS}  hosts: [reviews]\n  http: [{{{TO_REVIEWS}}}]\n"],
@@ -173,10 +173,10 @@ SUBSETS = f"{DR}  host: reviews\n  subsets: [{{name: v1, labels: {{version: v1}}
             ],
             ["HM0111 spec.destination"],
         ),
-        ([f"{SIDECAR}, workloadSelector: {{labels: {{version: v1}}}}}}"] * 2, ["IST0110 spec"]),
+        ([f"{SIDECAR}, workloadSelector: {{labels: {{version: v1}}}}}}"] * 2, ["IST0110 spec"] * 2),
         (
             [f"{SIDECAR}, workloadSelector: {{labels: {{{label}}}}}}}" for label in ("version: v1", "color: red")],
-            ["IST0110 spec"],
+            ["IST0110 spec"] * 2,
         ),
         (
             [f"{SIDECAR}, workloadSelector: {{labels: {{version: {version}}}}}}}" for version in ("v1", "v2")],

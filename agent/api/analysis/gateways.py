@@ -75,7 +75,7 @@ def _hosts(world: World, document: Document, known: dict[ObjectRef, Gateway]) ->
     bound = [known[ref] for ref in bound_gateways(document) if ref in known]
     servers = [server for gateway in bound for server in gateway.servers]
     for index, host in enumerate(document.spec.get("hosts") or () if bound else ()):
-        inside = is_for_mesh(document) and world.catalog.resolve(host, document.namespace) is not None
+        inside = is_for_mesh(document) and bool(world.catalog.meant(host, document.namespace))
         if not inside and not any(_has(server, document.namespace, host) for server in servers):
             names = ", ".join(gateway.origin.name for gateway in bound)
             message = f'no server of the gateway {names} is for "{host}": no request for it comes to these routes'

@@ -13,8 +13,9 @@ from agent.api.analysis.finding import (
     Finding,
     finding,
 )
-from agent.api.analysis.world import World
+from agent.api.analysis.world import Reference, World
 from agent.api.envelope import Document
+from agent.mesh.names import host_breadth
 from agent.mesh.service import Labels, ServiceKey, labels_of, labels_text, selects
 
 
@@ -26,15 +27,22 @@ def find_overlaps(world: World) -> Iterator[Finding]:
 
 
 def _conflicting_hosts(world: World) -> Iterator[Finding]:
-    owners: dict[ServiceKey, Document] = {}
+    owners: dict[tuple[ServiceKey, int], tuple[Document, Reference]] = {}
+    told: set[tuple[str, str]] = set()
     for document in world.of_kind("VirtualService"):
         for reference in world.references(document):
             if reference.is_destination or reference.service is None:
                 continue
-            owner = owners.setdefault(reference.service, document)
-            if owner is not document:
-                message = f"{owner.ref} is about {reference.service} too and comes first by name: this one is not used"
-                yield finding(CONFLICTING_HOSTS, document, reference.path, message)
+            # A narrower host is no conflict: it is taken out of a wildcard.
+            about = reference.service, host_breadth(reference.host)
+            owner, its = owners.setdefault(about, (document, reference))
+            if owner is document or (document.key, reference.path) in told:
+                continue
+            told.add((document.key, reference.path))
+            message = f"{owner.ref} is about {reference.service} too and comes first by name: this one is not used"
+            yield finding(CONFLICTING_HOSTS, document, reference.path, message)
+            message = f"{document.ref} is about {reference.service} too and is not used: this one comes first by name"
+            yield finding(CONFLICTING_HOSTS, owner, its.path, message)
 
 
 def _unused_route_rules(world: World) -> Iterator[Finding]:
@@ -66,6 +74,8 @@ def _sidecars(world: World) -> Iterator[Finding]:
                 whom = "the same workloads" if labels else "every workload of the namespace"
                 message = f"{other.ref} is for {whom} too and comes first by name: for these this one is not used"
                 yield finding(kind, document, "spec", message)
+                message = f"{document.ref} is for {whom} too and is not used for these: this one comes first by name"
+                yield finding(kind, other, "spec", message)
                 break
         others.append((document, labels))
 

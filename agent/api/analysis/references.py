@@ -35,6 +35,8 @@ def find_references(world: World) -> Iterator[Finding]:
 
 
 def _unknown_host(world: World, document: Document, reference: Reference) -> str:
+    if "*" in reference.host:
+        return f'no service of the catalog is within "{reference.host}": {_consequence(document, reference)}'
     near = ", ".join(sorted(str(key) for key in world.catalog.services if key.name == reference.host.split(".")[0])[:3])
     hint = f" (there is {near})" if near else ""
     return f'the service "{reference.host}" is not in the catalog{hint}: {_consequence(document, reference)}'
@@ -109,6 +111,7 @@ def _subsets(world: World) -> Iterator[Finding]:
         if reference.subset
     }
     for document in world.of_kind("DestinationRule"):
+        # What a wildcard says of many need not be for each of them.
         service = world.catalog.resolve(document.spec["host"], document.namespace)
         for index, subset in enumerate(document.spec.get("subsets") or ()):
             name = subset["name"]
@@ -136,10 +139,12 @@ def _plain_text(world: World) -> Iterator[Finding]:
         return
     for document in world.of_kind("DestinationRule"):
         mode = ((document.spec.get("trafficPolicy") or {}).get("tls") or {}).get("mode")
-        key = world.catalog.resolve(document.spec["host"], document.namespace)
-        service = world.services.get(key) if key else None
-        if mode not in ("DISABLE", "SIMPLE", "MUTUAL") or service is None:
+        if mode not in ("DISABLE", "SIMPLE", "MUTUAL"):
             continue
-        if any(instance.proxied for instance in service.instances):
-            message = f"clients use {mode} but the mesh's mtls is strict: {key} refuses every connection"
+        meant = world.catalog.meant(document.spec["host"], document.namespace)
+        services = (world.services[key] for key in meant if key in world.services)
+        refusing = [service.key for service in services if any(instance.proxied for instance in service.instances)]
+        if refusing:
+            which = f"{refusing[0]}" + (f" (and {len(refusing) - 1} more)" if refusing[1:] else "")
+            message = f"clients use {mode} but the mesh's mtls is strict: {which} refuses every connection"
             yield finding(MTLS_CONFLICT, document, "spec.trafficPolicy.tls.mode", message)

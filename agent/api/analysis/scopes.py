@@ -38,8 +38,8 @@ def _unknown_hosts(world: World, document: Document) -> Iterator[Finding]:
 def _kept_from(world: World, document: Document) -> Iterator[Finding]:
     """Find what a rule is about and its callers have out of their scope; what it sends to comes into the scope."""
     for about in world.references(document):
-        if about.is_destination or about.service is None:
-            continue
+        if about.is_destination or about.service is None or "*" in about.host:
+            continue  # a wildcard is for those that the callers know
         for namespace, labels in _callers(document):
             sidecar = sidecar_for(world.sidecars, namespace, labels, world.settings.root_namespace)
             if sidecar is not None and not sidecar.admits(_service(world, about.service)):

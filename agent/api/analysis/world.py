@@ -17,8 +17,10 @@ from agent.api.lowering.gateway import bound_gateways
 from agent.api.lowering.ingress import ways
 from agent.api.lowering.istio_service import Unresolved, resolve_service
 from agent.api.lowering.outside import declared_services, outside_services
+from agent.api.lowering.service_rules import DeclaredSubsets, service_subsets
 from agent.api.lowering.sidecar import lower_sidecar
-from agent.mesh.names import CLUSTER_DOMAIN, CONSUL_DOMAIN
+from agent.api.lowering.virtual_service import declared_subsets
+from agent.mesh.names import CLUSTER_DOMAIN, CONSUL_DOMAIN, host_breadth
 from agent.mesh.selection import Selection
 from agent.mesh.service import Labels, Resolution, Service, ServiceKey, labels_of
 from agent.mesh.settings import MeshSettings
@@ -92,10 +94,11 @@ class World:
     def references(self, document: Document) -> Iterator[Reference]:
         """Yield each place of a document that names a service."""
         for path, plain, extra in _places(document):
-            host, service = self._resolve(plain, document)
-            if "*" in host and service is None:
-                continue  # whether a wildcard can be had is validation's business
-            yield Reference(path, host, service, **extra)
+            host, services = self._resolve(plain, document)
+            if "*" in host and not services and (self.services is None or not isinstance(plain, str)):
+                continue  # without a catalog nobody knows; whether a RouteRule's can be had is validation's business
+            for service in services or (None,):
+                yield Reference(path, host, service, **extra)
 
     def _declared_outside(self, registered: Mapping[ServiceKey, Service]) -> Mapping[ServiceKey, Service]:
         """Return the services that EgressRules and ServiceEntries declare, with the endpoints that they select."""
@@ -109,14 +112,14 @@ class World:
         found = (enforceable(document).document for document in self.of_kind(kind))
         return [document for document in found if document is not None]
 
-    def _resolve(self, plain: Mapping[str, Any] | str, document: Document) -> tuple[str, ServiceKey | None]:
+    def _resolve(self, plain: Mapping[str, Any] | str, document: Document) -> tuple[str, tuple[ServiceKey, ...]]:
         if isinstance(plain, str):
-            return plain, self.catalog.resolve(plain, document.namespace)
+            return plain, self.catalog.meant(plain, document.namespace)
         host = plain.get("service") or plain.get("name") or ""
         try:
-            return host, resolve_service(plain, document.namespace, self.catalog)
+            return host, (resolve_service(plain, document.namespace, self.catalog),)
         except Unresolved:
-            return host, None
+            return host, ()
 
 
 def _places(document: Document) -> Iterator[tuple[str, Any, dict[str, Any]]]:
@@ -166,12 +169,15 @@ def _target(path: str, plain: Mapping[str, Any], weight: int | None) -> Iterator
 def _declared(world: World) -> dict[ServiceKey, dict[str, Labels]]:
     """Return service → subset name → labels."""
     found: dict[ServiceKey, dict[str, Labels]] = {}
+    declared: dict[ServiceKey, list[DeclaredSubsets]] = {}
     for document in world.of_kind("DestinationRule"):
-        service = world.catalog.resolve(document.spec["host"], document.namespace)
-        if service is not None:
-            named = found.setdefault(service, {})
-            for subset in document.spec.get("subsets") or ():
-                named.setdefault(subset["name"], labels_of(subset.get("labels") or {}))
+        host = document.spec["host"]
+        one = DeclaredSubsets(document.ref, declared_subsets(document), host_breadth(host))
+        for service in world.catalog.meant(host, document.namespace):
+            declared.setdefault(service, []).append(one)
+    for service, rules in declared.items():
+        subsets = service_subsets(service, rules).subsets.values()
+        found[service] = {subset.name: subset.labels for subset in subsets}
     return found
 
 

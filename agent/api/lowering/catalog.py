@@ -6,8 +6,11 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from agent.flow.stage import Asked, Flow, Gathered, Node
-from agent.mesh.names import resolve_host
+from agent.mesh.names import CONSUL_DOMAIN, is_within, qualified_hosts, resolve_host
 from agent.mesh.service import ServiceKey
+
+_ALL = ""
+"""The one key of what is one value."""
 
 
 class Catalog:
@@ -27,6 +30,25 @@ class Catalog:
             self._resolved[asked] = resolve_host(host, namespace, self._candidates(host))
         return self._resolved[asked]
 
+    def meant(self, host: str, namespace: str) -> tuple[ServiceKey, ...]:
+        """Return the services that a rule for this host is about: of a wildcard all that have a name within it."""
+        if not host.startswith("*"):
+            found = self.resolve(host, namespace)
+            return () if found is None else (found,)
+        wildcard = host.rstrip(".").lower()
+        return tuple(key for key in sorted(self._all()) if self._has_name_within(key, wildcard, namespace))
+
+    def _has_name_within(self, key: ServiceKey, wildcard: str, namespace: str) -> bool:
+        if key.is_outside:
+            return is_within(key.name, wildcard)
+        if any(is_within(name, wildcard) for name in qualified_hosts(key)):
+            return True
+        unqualified = f"{key.name}.{CONSUL_DOMAIN}"  # of several services one has it, depending on who asks
+        return is_within(unqualified, wildcard) and self.resolve(unqualified, namespace) == key
+
+    def _all(self) -> Iterable[ServiceKey]:
+        return self.services
+
     def _candidates(self, host: str) -> list[ServiceKey]:
         return [key for name in _names(host) for key in self._by_name.get(name, ())]
 
@@ -37,11 +59,15 @@ class LiveCatalog(Catalog):
     def __init__(self, flow: Flow, *services: Node[ServiceKey, Any]) -> None:
         super().__init__(())
         self._named: Gathered[str, ServiceKey, bool] = Gathered(flow, services, lambda key, _: {key.name: True})
+        self._every: Gathered[str, ServiceKey, bool] = Gathered(flow, services, lambda key, _: {_ALL: True})
         self._asked = Asked(flow, self._resolve)
 
     def resolve(self, host: str, namespace: str) -> ServiceKey | None:
         """Return the service that a host in a rule of that namespace means, or None if it is not in the catalog."""
         return self._asked.get((host, namespace))
+
+    def _all(self) -> Iterable[ServiceKey]:
+        return self._every.get(_ALL) or ()
 
     def _resolve(self, asked: tuple[str, str]) -> ServiceKey | None:
         host, namespace = asked

@@ -7,12 +7,14 @@ trafficPolicy by name). Which rule a caller follows is decided at planning.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Protocol, TypeVar
 
 from agent.api.envelope import Document
 from agent.api.lowering.catalog import Catalog
 from agent.api.lowering.istio_service import Unresolved, resolve_service, source_match
 from agent.api.lowering.traffic_policy import simple_policy, traffic_scope
-from agent.mesh.routes import Fault, PolicyRule, SourceMatch
+from agent.mesh.names import host_breadth
+from agent.mesh.routes import Fault, ObjectRef, PolicyRule, SourceMatch
 from agent.mesh.service import ServiceKey, labels_of
 from agent.mesh.traffic_policy import Scope, TrafficPolicy
 
@@ -29,11 +31,11 @@ def lower_destination_policy(document: Document, catalog: Catalog) -> tuple[Serv
     return service, PolicyRule(document.ref, (scope,), callers)
 
 
-def lower_destination_rule(document: Document, catalog: Catalog) -> tuple[ServiceKey, PolicyRule]:
-    """Return the service that a DestinationRule is about and what it says; raises Unresolved."""
+def lower_destination_rule(document: Document, catalog: Catalog) -> tuple[tuple[ServiceKey, ...], PolicyRule]:
+    """Return the services that a DestinationRule is about and what it says; raises Unresolved."""
     spec = document.spec
-    service = catalog.resolve(spec["host"], document.namespace)
-    if service is None:
+    services = catalog.meant(spec["host"], document.namespace)
+    if not services:
         raise Unresolved(f"service {spec['host']} is not in the catalog")
     scopes = (
         traffic_scope(spec.get("trafficPolicy")),
@@ -42,7 +44,8 @@ def lower_destination_rule(document: Document, catalog: Catalog) -> tuple[Servic
             for subset in spec.get("subsets") or ()
         ),
     )
-    return service, PolicyRule(document.ref, scopes, _callers(document), _exported(document))
+    breadth = host_breadth(spec["host"])
+    return services, PolicyRule(document.ref, scopes, _callers(document), _exported(document), breadth)
 
 
 def united(rules: Iterable[tuple[ServiceKey, PolicyRule]]) -> tuple[Rules, list[Fault]]:
@@ -57,12 +60,33 @@ def united(rules: Iterable[tuple[ServiceKey, PolicyRule]]) -> tuple[Rules, list[
     return {service: _of_service(service, found, faults) for service, found in by_service.items()}, faults
 
 
+class _Named(Protocol):
+    """What an object says of a service that it names by a host."""
+
+    @property
+    def origin(self) -> ObjectRef: ...
+
+    @property
+    def breadth(self) -> int: ...
+
+
+_N = TypeVar("_N", bound=_Named)
+
+
+def narrowest(rules: Iterable[_N]) -> list[_N]:
+    """Return in each namespace those with the most specific host: they stand in the place of the wider ones."""
+    rules = list(rules)
+    least: dict[str, int] = {}
+    for rule in rules:
+        least[rule.origin.namespace] = min(rule.breadth, least.get(rule.origin.namespace, rule.breadth))
+    return [rule for rule in rules if rule.breadth == least[rule.origin.namespace]]
+
+
 def _of_service(service: ServiceKey, rules: list[PolicyRule], faults: list[Fault]) -> tuple[PolicyRule, ...]:
     newer: dict[tuple[str, SourceMatch | None], PolicyRule] = {}
-    for rule in rules:
-        if not rule.first_generation:
-            group = (rule.origin.namespace, rule.callers)
-            newer[group] = _with(newer[group], rule, service, faults) if group in newer else rule
+    for rule in narrowest(rule for rule in rules if not rule.first_generation):
+        group = (rule.origin.namespace, rule.callers)
+        newer[group] = _with(newer[group], rule, service, faults) if group in newer else rule
     speaking = next((rule for rule in newer.values() if _says(rule)), None)
     older = [rule for rule in rules if rule.first_generation]
     if speaking:
@@ -72,11 +96,11 @@ def _of_service(service: ServiceKey, rules: list[PolicyRule], faults: list[Fault
     return (*sorted(newer.values(), key=_breadth), *sorted(older, key=_breadth))
 
 
-def _breadth(rule: PolicyRule) -> tuple[bool, int, int, str, str]:
+def _breadth(rule: PolicyRule) -> tuple[int, bool, int, int, str, str]:
     """Sort narrow rules before wide ones, then by name."""
     callers = rule.callers
     labels = len(callers.labels) if callers else 0
-    return callers is None, -labels, -len(rule.scopes[0].labels), rule.origin.name, rule.origin.namespace
+    return rule.breadth, callers is None, -labels, -len(rule.scopes[0].labels), rule.origin.name, rule.origin.namespace
 
 
 def _with(first: PolicyRule, other: PolicyRule, service: ServiceKey, faults: list[Fault]) -> PolicyRule:
@@ -89,7 +113,8 @@ def _with(first: PolicyRule, other: PolicyRule, service: ServiceKey, faults: lis
             whole = other.scopes[0]
     known = {scope.subset for scope in subsets}
     subsets += [scope for scope in other.scopes[1:] if scope.subset not in known]
-    return PolicyRule(first.origin, (whole, *subsets), first.callers, _wider(first.exported_to, other.exported_to))
+    exported = _wider(first.exported_to, other.exported_to)
+    return PolicyRule(first.origin, (whole, *subsets), first.callers, exported, first.breadth)
 
 
 def _wider(one: tuple[str, ...], other: tuple[str, ...]) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from agent.api.lowering.ingress import lower_front, lower_ways, ways
 from agent.api.lowering.istio_service import Unresolved
 from agent.api.lowering.outside import declared_services, outside_services
 from agent.api.lowering.route_rule import lower_route_rule
-from agent.api.lowering.security import lower_peers
+from agent.api.lowering.security import lower_authorization, lower_peers
 from agent.api.lowering.service_rules import (
     DeclaredSubsets,
     Outcome,
@@ -35,6 +35,7 @@ from agent.api.lowering.virtual_service import LoweredRoutes, declared_subsets, 
 from agent.flow.stage import Flow, Gathered, Node, Source, Stage
 from agent.flow.views import Parts, Tabled, Tally
 from agent.mesh.gateway import BoundRoutes, Ingress, ServerKind
+from agent.mesh.names import host_breadth
 from agent.mesh.routes import Fault, ObjectRef, ServicePolicy, Subset
 from agent.mesh.security import SecurityRules
 from agent.mesh.service import Service, ServiceKey
@@ -175,6 +176,8 @@ class _Nodes:
         self._sidecars = _united(flow, Stage(flow, kinds["Sidecar"], lambda key: lower_sidecar(self._document(key))))
         peers = Stage(flow, kinds["PeerAuthentication"], lambda key: lower_peers(self._document(key)))
         self._peers = _united(flow, peers)
+        authorizations = Stage(flow, kinds["AuthorizationPolicy"], lambda key: lower_authorization(self._document(key)))
+        self._authorizations = _united(flow, authorizations)
 
         self._faults: Tally[Fault] = Tally()
         for node in (self._read, self._hosts, self._subset_outcomes, about, bound, self._outcomes, self._fronts):
@@ -191,7 +194,7 @@ class _Nodes:
             self._outside_table.table(),
             fronts.ingress if (fronts := self._fronts.get(_ALL)) else Ingress(),
             self._sidecars.get(_ALL) or (),
-            SecurityRules(self._peers.get(_ALL) or ()),
+            SecurityRules(self._peers.get(_ALL) or (), self._authorizations.get(_ALL) or ()),
         )
 
     def _read_document(self, key: str) -> _Read:
@@ -217,9 +220,10 @@ class _Nodes:
 
     def _declare_subsets(self, key: str) -> Mapping[ServiceKey, DeclaredSubsets]:
         document = self._document(key)
-        service = self._catalog.resolve(document.spec["host"], document.namespace)
+        host = document.spec["host"]
+        declared = DeclaredSubsets(document.ref, declared_subsets(document), host_breadth(host))
         # That there is no such service is said where the rest of the rule is lowered.
-        return {} if service is None else {service: DeclaredSubsets(document.ref, declared_subsets(document))}
+        return dict.fromkeys(self._catalog.meant(host, document.namespace), declared)
 
     def _subsets(self, service: ServiceKey) -> SubsetOutcome:
         return service_subsets(service, self._declared_subsets[service].values())
@@ -242,9 +246,10 @@ class _Nodes:
                     return _About({rule.service: rule}, ())
                 case "DestinationPolicy":
                     service, policy = lower_destination_policy(document, self._catalog)
+                    return _About({service: policy}, ())
                 case _:
-                    service, policy = lower_destination_rule(document, self._catalog)
-            return _About({service: policy}, ())
+                    services, policy = lower_destination_rule(document, self._catalog)
+                    return _About(dict.fromkeys(services, policy), ())
         except Unresolved as unresolved:
             return _About({}, (Fault(str(document.ref), str(unresolved)),))
 
@@ -255,10 +260,10 @@ class _Nodes:
         hosts: dict[ServiceKey, tuple[str, ...]] = {}
         faults = list(lowered.faults)
         for host in document.spec["hosts"] if lowered.all_routes else ():  # none: each is for gateways only
-            service = self._catalog.resolve(host, document.namespace)
-            if service is not None:
+            services = self._catalog.meant(host, document.namespace)
+            for service in services:
                 hosts[service] = (*hosts.get(service, ()), host)
-            elif not bound_gateways(document):  # what clients of a gateway ask for need not be a service
+            if not services and not bound_gateways(document):  # what clients of a gateway ask for need not be a service
                 faults.append(Fault(str(document.ref), f"service {host} is not in the catalog"))
         rules = {service: RoutedHosts(document.ref, named, lowered) for service, named in hosts.items()}
         return _About(rules, tuple(faults))

@@ -1,7 +1,7 @@
 """What all rules about one service come to together: its ServicePolicy, its subsets. Pure.
 
-A service with a VirtualService follows that one alone, the first by namespace and name; its RouteRules stand in order
-of precedence, then name.
+A service with a VirtualService follows that one alone, the one with the most specific host, then the first by namespace
+and name; its RouteRules stand in order of precedence, then name.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from collections.abc import Iterable, Mapping
 
 from msgspec import Struct, structs
 
-from agent.api.lowering.destinations import united
+from agent.api.lowering.destinations import narrowest, united
 from agent.api.lowering.route_rule import LoweredRule
 from agent.api.lowering.virtual_service import LoweredRoutes
+from agent.mesh.names import host_breadth
 from agent.mesh.routes import Fault, ObjectRef, PolicyRule, ServicePolicy, Subset
 from agent.mesh.service import ServiceKey
 
@@ -23,6 +24,11 @@ class RoutedHosts(Struct, frozen=True):
     origin: ObjectRef
     hosts: tuple[str, ...]
     routes: LoweredRoutes
+
+    @property
+    def breadth(self) -> int:
+        """Return that of its most specific host."""
+        return min(host_breadth(host) for host in self.hosts)
 
 
 ServiceRule = RoutedHosts | LoweredRule | PolicyRule
@@ -57,16 +63,18 @@ def service_outcome(service: ServiceKey, rules: Iterable[ServiceRule]) -> Outcom
 def _routed(
     service: ServiceKey, routed: list[RoutedHosts], older: list[LoweredRule]
 ) -> tuple[ServicePolicy, list[Fault]]:
-    routed.sort(key=lambda rule: (rule.origin.namespace, rule.origin.name))
+    routed.sort(key=lambda rule: (rule.breadth, rule.origin.namespace, rule.origin.name))
     owner, *others = routed
     faults = [
         Fault(str(other.origin), f"not used for {host}: {owner.origin} is about it too")
         for other in others
+        if other.breadth == owner.breadth  # a wider one is for what narrower ones leave
         for host in other.hosts
     ]
     reason = f"not used: {owner.origin} is about {service} too"
     faults += [Fault(str(rule.route.origin), reason) for rule in older]
-    return ServicePolicy(owner.routes.http, False, (), owner.routes.tls, owner.routes.tcp), faults
+    routes = owner.routes
+    return ServicePolicy(routes.http, False, (), routes.tls, routes.tcp, by_wildcard=owner.breadth > 0), faults
 
 
 def _ruled(rules: list[LoweredRule]) -> ServicePolicy:
@@ -82,6 +90,8 @@ class DeclaredSubsets(Struct, frozen=True):
 
     origin: ObjectRef
     subsets: tuple[Subset, ...]
+    breadth: int = 0
+    """Of the host that it names."""
 
 
 class SubsetOutcome(Struct, frozen=True):
@@ -95,7 +105,7 @@ def service_subsets(service: ServiceKey, rules: Iterable[DeclaredSubsets]) -> Su
     """Unite the subsets of all DestinationRules of a service; of two by one name the first in name order stays."""
     subsets: dict[str, Subset] = {}
     faults = []
-    for rule in sorted(rules, key=lambda rule: (rule.origin.namespace, rule.origin.name)):
+    for rule in sorted(narrowest(rules), key=lambda rule: (rule.origin.namespace, rule.origin.name)):
         for subset in rule.subsets:
             if subsets.setdefault(subset.name, subset) != subset:
                 reason = f"another DestinationRule of {service} declares the subset {subset.name} too, and is used"
