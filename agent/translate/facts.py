@@ -11,7 +11,6 @@ from agent.mesh.authentication import PeerModes
 from agent.mesh.gateway import INGRESS_SERVICE, selects_gateway
 from agent.mesh.names import DEFAULT_NAMESPACE, certificate_secret
 from agent.mesh.routes import Destination, Fault, SourceMatch, Subset
-from agent.mesh.security import SecurityRules
 from agent.mesh.service import (
     ActiveCheck,
     Identity,
@@ -126,7 +125,6 @@ class Security(Struct, frozen=True):
     credentials: tuple[HeldCredential, ...] = ()
     aliases: tuple[str, ...] = ()
     """Other trust domains that count as this one."""
-    rules: SecurityRules = SecurityRules()
 
     @property
     def trust_domains(self) -> tuple[str, ...]:
@@ -147,8 +145,7 @@ class Security(Struct, frozen=True):
             HeldCredential(name, bool(held.chain_pem), bool(held.authorities_pem))
             for name, held in snapshot.credentials.items()
         )
-        aliases = settings.trust_domain_aliases
-        return cls(peers, settings.trust_domain, names, client, tuple(credentials), aliases, snapshot.security)
+        return cls(peers, settings.trust_domain, names, client, tuple(credentials), settings.trust_domain_aliases)
 
     @property
     def outbound(self) -> ClientSecurity:
