@@ -19,6 +19,7 @@ import pytest
 from agent.lab.hostfiles import AGENT_UID
 from agent.lab.lab import Lab
 from agent.lab.plan import CHECKOUT, CONSUL_HOST, App, HostPlan, bookinfo_app, python_app
+from tests.integration.egress_rules import MUTUAL, PASSED, PLAIN
 from tests.integration.meshlab import bookinfo, envoy_admin, hostmesh, node_status
 from tests.integration.outside import OUTSIDE, SUBNET, call, rules, start_outside, wait_for_call
 from tests.mesh_certificates import TestAuthority
@@ -258,85 +259,6 @@ spec:
 
 def is_served(lab: Lab, url: str, authority: Path) -> bool:
     return ask(lab, url, "--cacert", str(authority))[0] == 200
-
-
-ENTRY = """
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {name: outside}
-spec:
-  hosts: [outside.example]
-  resolution: DNS
-  ports:
-  - {number: 80, name: http-port, protocol: HTTP}
-  - {number: 443, name: tls, protocol: TLS}
----
-"""
-PLAIN = f"""{ENTRY}
-apiVersion: networking.istio.io/v1
-kind: Gateway
-metadata: {{name: istio-egressgateway}}
-spec:
-  selector: {{istio: egressgateway}}
-  servers:
-  - port: {{number: 80, name: http, protocol: HTTP}}
-    hosts: [outside.example]
----
-apiVersion: networking.istio.io/v1
-kind: DestinationRule
-metadata: {{name: egressgateway-for-outside}}
-spec: {{host: istio-egressgateway.istio-system.svc.cluster.local, subsets: [{{name: outside}}]}}
----
-apiVersion: networking.istio.io/v1
-kind: VirtualService
-metadata: {{name: direct-outside-through-egress-gateway}}
-spec:
-  hosts: [outside.example]
-  gateways: [istio-egressgateway, mesh]
-  http:
-  - match: [{{gateways: [mesh], port: 80}}]
-    route:
-    - destination:
-        host: istio-egressgateway.istio-system.svc.cluster.local
-        subset: outside
-        port: {{number: 80}}
-      weight: 100
-  - match: [{{gateways: [istio-egressgateway], port: 80}}]
-    route: [{{destination: {{host: outside.example, port: {{number: 80}}}}, weight: 100}}]
-"""
-MUTUAL = PLAIN.replace(
-    "port: {number: 80, name: http, protocol: HTTP}\n    hosts: [outside.example]",
-    "port: {number: 80, name: https-port, protocol: HTTPS}\n    hosts: [outside.example]\n"
-    "    tls: {mode: ISTIO_MUTUAL}",
-).replace(
-    "subsets: [{name: outside}]",
-    "subsets: [{name: outside, trafficPolicy: {loadBalancer: {simple: ROUND_ROBIN},"
-    " portLevelSettings: [{port: {number: 80}, tls: {mode: ISTIO_MUTUAL, sni: outside.example}}]}}]",
-)
-PASSED = f"""{ENTRY}
-apiVersion: networking.istio.io/v1
-kind: Gateway
-metadata: {{name: istio-egressgateway}}
-spec:
-  selector: {{istio: egressgateway}}
-  servers:
-  - port: {{number: 443, name: tls, protocol: TLS}}
-    hosts: [outside.example]
-    tls: {{mode: PASSTHROUGH}}
----
-apiVersion: networking.istio.io/v1
-kind: VirtualService
-metadata: {{name: direct-outside-through-egress-gateway}}
-spec:
-  hosts: [outside.example]
-  gateways: [mesh, istio-egressgateway]
-  tls:
-  - match: [{{gateways: [mesh], port: 443, sniHosts: [outside.example]}}]
-    route:
-    - destination: {{host: istio-egressgateway.istio-system.svc.cluster.local, port: {{number: 443}}}}
-  - match: [{{gateways: [istio-egressgateway], port: 443, sniHosts: [outside.example]}}]
-    route: [{{destination: {{host: outside.example, port: {{number: 443}}}}, weight: 100}}]
-"""
 
 
 def requests_through(lab: Lab, cluster: str, counted: str) -> int:
