@@ -8,9 +8,9 @@ equal ones by name); the first whose conditions all hold decides; if none does, 
 the instances that bear all of them. Second (VirtualService, DestinationRule): routes in their order, a route holds if
 one of its matches does (all conditions of it), none: 404; an object without a route for the caller, its port and the
 mesh says nothing about it; a route whose destinations are not there answers 503. Header names have no case, values do;
-the path is compared as it was sent, without its query; a repeated header is one value, joined by commas (RFC 9110,
-5.3), cookies by semicolons (RFC 9113, 8.2.3); of a repeated query parameter the first counts; withoutHeaders takes an
-absent header for an empty one; ignoreUriCase is about exact and prefix.
+the path is compared as it was sent, without its query; of a repeated header one value is enough; of a repeated query
+parameter the first counts; withoutHeaders takes an absent header for an empty one; ignoreUriCase is about exact and
+prefix.
 """
 
 from __future__ import annotations
@@ -36,23 +36,26 @@ class Request(Struct, frozen=True):
     headers: tuple[tuple[str, str], ...] = ()
 
     @property
+    def parts(self) -> Mapping[str, str]:
+        """Return what rules call pseudo headers."""
+        return {"uri": self.path, "method": self.method, "scheme": "http", "authority": self.host}
+
+    @property
     def path(self) -> str:
         """Return the path without its query."""
         return self.target.partition("?")[0]
 
-    def header(self, name: str) -> str | None:
-        """Return the value of a header, None if it is not there."""
-        values = [value for key, value in self.headers if key.lower() == name.lower()]
-        separator = "; " if name.lower() == "cookie" else ","
-        return separator.join(values) if values else None
+    def header(self, name: str) -> tuple[str, ...]:
+        """Return the values of a header."""
+        return tuple(value for key, value in self.headers if key.lower() == name.lower())
 
-    def parameter(self, name: str) -> str | None:
-        """Return the value of a query parameter, None if it is not there."""
+    def parameter(self, name: str) -> tuple[str, ...]:
+        """Return the value of a query parameter."""
         for pair in self.target.partition("?")[2].split("&"):
             key, _, value = pair.partition("=")
             if pair and key == name:
-                return value
-        return None
+                return (value,)
+        return ()
 
 
 class Outcome(Struct, frozen=True):
@@ -134,7 +137,7 @@ class World(Struct, frozen=True):
             own = source.get("name") == self.caller and source.get("namespace", "default") == "default"
             if not own or not _selects(source.get("labels") or {}, self.caller_labels):
                 return False
-        pseudo = {"uri": request.path, "method": request.method, "scheme": "http", "authority": request.host}
+        pseudo = {name: (value,) for name, value in request.parts.items()}
         headers = (match.get("request") or {}).get("headers") or {}
         return all(_holds(wanted, pseudo.get(name, request.header(name))) for name, wanted in headers.items())
 
@@ -217,13 +220,16 @@ class World(Struct, frozen=True):
             return False
         if "uri" in match and not _uri_holds(match["uri"], request.path, bool(match.get("ignoreUriCase"))):
             return False
-        own = {"method": request.method, "scheme": "http", "authority": request.host}
+        headers, without = match.get("headers") or {}, match.get("withoutHeaders") or {}
         return (
-            all(_holds(match[name], own[name]) for name in own if name in match)
-            and all(_holds(wanted, request.header(name)) for name, wanted in (match.get("headers") or {}).items())
+            all(
+                _holds(match[name], (request.parts[name],))
+                for name in ("method", "scheme", "authority")
+                if name in match
+            )
+            and all(_holds(wanted, request.header(name)) for name, wanted in headers.items())
             and not any(
-                request.header(name) is not None if not wanted else _holds(wanted, request.header(name) or "")
-                for name, wanted in (match.get("withoutHeaders") or {}).items()
+                _holds(wanted, request.header(name) or (("",) if wanted else ())) for name, wanted in without.items()
             )
             and all(
                 _holds(wanted, request.parameter(name)) for name, wanted in (match.get("queryParams") or {}).items()
@@ -240,10 +246,13 @@ def _selects(wanted: Mapping[str, str], labels: Mapping[str, str]) -> bool:
     return all(labels.get(key) == value for key, value in wanted.items())
 
 
-def _holds(wanted: Mapping[str, str] | str, value: str | None) -> bool:
-    """Compare a value; plain text is an exact comparison, nothing at all asks whether it is there."""
-    if value is None:
-        return False
+def _holds(wanted: Mapping[str, str] | str, values: Iterable[str]) -> bool:
+    """Tell whether one of the values is as wanted; nothing wanted at all asks whether there is one."""
+    return any(_is(wanted, value) for value in values)
+
+
+def _is(wanted: Mapping[str, str] | str, value: str) -> bool:
+    """Compare a value; plain text is an exact comparison."""
     if isinstance(wanted, str):
         return value == wanted
     if "exact" in wanted:
@@ -255,8 +264,8 @@ def _holds(wanted: Mapping[str, str] | str, value: str | None) -> bool:
 
 def _uri_holds(wanted: Mapping[str, str], path: str, ignore_case: bool) -> bool:
     if ignore_case and "regex" not in wanted:
-        return _holds({kind: value.lower() for kind, value in wanted.items()}, path.lower())
-    return _holds(wanted, path)
+        return _is({kind: value.lower() for kind, value in wanted.items()}, path.lower())
+    return _is(wanted, path)
 
 
 def _location(redirect: Mapping[str, Any], request: Request) -> str:
