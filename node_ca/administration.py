@@ -91,7 +91,7 @@ def _token_message(record: TokenRecord) -> ca_pb2.Token:
         created_at=record.created_at,
         expires_at=record.expires_at,
         uses=record.uses,
-        used=len(record.keys),
+        used=record.used,
         revoked_at=record.revoked_at,
     )
 

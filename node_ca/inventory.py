@@ -51,6 +51,8 @@ ALTER TABLE certificates ADD COLUMN revoked_for TEXT NOT NULL DEFAULT '';
 CREATE INDEX certificates_revoked ON certificates (not_after) WHERE revoked_at != 0;
 CREATE INDEX certificates_by_end ON certificates (not_after);
 ALTER TABLE tokens ADD COLUMN revoked_at INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE tokens ADD COLUMN used INTEGER NOT NULL DEFAULT 0;
+UPDATE tokens SET used = (SELECT COUNT(*) FROM token_keys WHERE token_id = id);
 CREATE TABLE late_successions (
   serial TEXT PRIMARY KEY, key_hash BLOB NOT NULL, not_after INTEGER NOT NULL
 ) WITHOUT ROWID;
@@ -95,15 +97,19 @@ class SqliteInventory:
         def add(connection: sqlite3.Connection) -> None:
             values = (
                 token.id, token.secret_hash, str(token.identity), token.created_at, token.expires_at, token.uses,
-                token.revoked_at,
+                token.revoked_at, token.used,
             )  # fmt: skip
-            connection.execute("INSERT INTO tokens VALUES (?, ?, ?, ?, ?, ?, ?)", values)
+            connection.execute("INSERT INTO tokens VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values)
 
         await self._database.run(add)
 
     async def token(self, token_id: str) -> TokenRecord | None:
         """Return a token, or None."""
         return await self._database.run(lambda connection: _token(connection, token_id))
+
+    async def knows_key(self, use: TokenUse) -> bool:
+        """Tell whether this key was enrolled with this token."""
+        return await self._database.run(lambda connection: _knows_key(connection, use))
 
     async def tokens(self) -> list[TokenRecord]:
         """Return all tokens, oldest first."""
@@ -163,14 +169,21 @@ def _spend(connection: sqlite3.Connection, claim: Claim, issue: IssueRecord) -> 
         if token is None:
             raise Refusal.unauthenticated("join token: not known to this CA")
         check_lives(token, issue.issued_at)
-        check_use(token, claim.key_hash)
-        connection.execute("INSERT OR IGNORE INTO token_keys VALUES (?, ?)", (claim.token_id, claim.key_hash))
+        check_use(token, known=_knows_key(connection, claim))
+        inserted = connection.execute("INSERT OR IGNORE INTO token_keys VALUES (?, ?)", (token.id, claim.key_hash))
+        connection.execute("UPDATE tokens SET used = used + ? WHERE id = ?", (inserted.rowcount, token.id))
         return
     found = _issues(connection, "WHERE serial = ?", (claim.serial,))
     if found and found[0].revoked_at:
         raise Refusal.denied(f"certificate {claim.serial}: revoked")
     if isinstance(claim, LateSuccession):
         _renew_late(connection, claim, found[0].not_after if found else 0)
+
+
+def _knows_key(connection: sqlite3.Connection, use: TokenUse) -> bool:
+    where = "token_id = ? AND key_hash = ?"
+    found = connection.execute(f"SELECT 1 FROM token_keys WHERE {where}", (use.token_id, use.key_hash))
+    return found.fetchone() is not None
 
 
 def _renew_late(connection: sqlite3.Connection, claim: LateSuccession, not_after: int) -> None:
@@ -229,8 +242,7 @@ def _token(connection: sqlite3.Connection, token_id: str) -> TokenRecord | None:
 
 
 def _tokens(connection: sqlite3.Connection, where: str, values: tuple[object, ...] = ()) -> list[TokenRecord]:
-    rows = connection.execute(f"SELECT * FROM tokens WHERE {where}", values).fetchall()
-    keys = "SELECT key_hash FROM token_keys WHERE token_id = ?"
+    rows = connection.execute(f"SELECT * FROM tokens WHERE {where}", values)
     return [
         TokenRecord(
             id=token_id,
@@ -239,10 +251,10 @@ def _tokens(connection: sqlite3.Connection, where: str, values: tuple[object, ..
             created_at=created_at,
             expires_at=expires_at,
             uses=uses,
-            keys=frozenset(key for (key,) in connection.execute(keys, (token_id,))),
+            used=used,
             revoked_at=revoked_at,
         )
-        for token_id, secret_hash, identity, created_at, expires_at, uses, revoked_at in rows
+        for token_id, secret_hash, identity, created_at, expires_at, uses, revoked_at, used in rows
     ]
 
 

@@ -27,8 +27,8 @@ class TokenRecord:
     expires_at: int
     uses: int
     """How many keys may be enrolled with it."""
-    keys: frozenset[bytes] = frozenset()
-    """Hashes of the public keys enrolled with it."""
+    used: int = 0
+    """How many were."""
     revoked_at: int = 0
     """Unix time; 0 if it was not revoked."""
 
@@ -54,13 +54,13 @@ def check_lives(record: TokenRecord, now: float) -> None:
         )
 
 
-def check_use(record: TokenRecord, key_hash: bytes) -> None:
+def check_use(record: TokenRecord, *, known: bool) -> None:
     """Refuse (UNAUTHENTICATED) a further key when all uses are spent.
 
-    A key that was enrolled with this token already may come again while the token lives: its answer was lost on the
+    A known key, enrolled with this token already, may come again while the token lives: its answer was lost on the
     way. It needs the private key to ask, and gains nothing that renewal would not give it.
     """
-    if key_hash not in record.keys and len(record.keys) >= record.uses:
+    if not known and record.used >= record.uses:
         raise Refusal.unauthenticated(
             f"join token {record.id}: used up; make a new one with `hostmesh ca token create`"
         )

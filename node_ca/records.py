@@ -112,6 +112,9 @@ class Inventory(Protocol):
     async def token(self, token_id: str) -> TokenRecord | None:
         """Return a token, or None."""
 
+    async def knows_key(self, use: TokenUse) -> bool:
+        """Tell whether this key was enrolled with this token."""
+
     async def tokens(self) -> list[TokenRecord]:
         """Return all tokens, oldest first; those long expired are gone."""
 

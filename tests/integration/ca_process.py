@@ -94,6 +94,12 @@ class CaProcess:
         """Return where its root certificate is."""
         return self.directory / "state/ca-cert.pem"
 
+    @property
+    def pid(self) -> int:
+        """Return its process id."""
+        assert self._process is not None
+        return self._process.pid
+
     def client(self) -> CaClient:
         """Return a client of it."""
         return CaClient("127.0.0.1", self.enrolment_port, self.renewal_port)

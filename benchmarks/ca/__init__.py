@@ -1,0 +1,1 @@
+"""The CA under load: `python -m benchmarks.ca`."""
