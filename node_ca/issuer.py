@@ -172,27 +172,23 @@ class Issuer:
         return await self._sign_and_record(template, str(identity), by, now, claim)
 
     async def _sign_and_record(self, template: Template, name: str, by: str, now: float, claim: Claim | None) -> Issued:
-        issuer = self._authority.certificate
-        certificate = self._authority.sign(template)
+        signer = self._authority.active
+        certificate = signer.sign(template)
         record = IssueRecord(
             serial=serial_text(certificate),
             name=name,
-            not_before=int(template.not_before.timestamp()),
-            not_after=int(template.not_after.timestamp()),
+            not_before=int(certificate.not_valid_before_utc.timestamp()),
+            not_after=int(certificate.not_valid_after_utc.timestamp()),
             issued_at=now,
             issued_by=by,
             fingerprint=certificate.fingerprint(hashes.SHA256()).hex(),
-            issuer=issuer_id(issuer),
+            issuer=signer.id,
         )
         await self._inventory.record_issue(record, claim)
-        return Issued(record, certificate.public_bytes(Encoding.PEM), self._authority.trust_bundle_pem)
+        chain = certificate.public_bytes(Encoding.PEM) + signer.intermediates_pem
+        return Issued(record, chain, self._authority.trust_bundle_pem)
 
 
 def serial_text(certificate: x509.Certificate) -> str:
     """Return a serial number as it is written everywhere: 32 hexadecimal digits."""
     return f"{certificate.serial_number:032x}"
-
-
-def issuer_id(certificate: x509.Certificate) -> str:
-    """Return an issuer's name in records and lists: the first 16 hexadecimal digits of its SHA-256."""
-    return certificate.fingerprint(hashes.SHA256()).hex()[:16]
