@@ -90,11 +90,18 @@ class Config(Struct, frozen=True, rename="camel"):
     trust_domain: str = "cluster.local"
     lifetime: Seconds = Seconds(86400)
     """Of workload certificates."""
-    skew_margin: Seconds = Seconds(60)
+    min_lifetime: Seconds = Seconds(MIN_LIFETIME)
+    max_lifetime: Seconds = Seconds(MAX_LIFETIME)
+    """What others may ask for (`hostmesh ca cert issue`, Istio's clients)."""
+    skew_margin: Seconds = Seconds(300)
     """How far in the past certificates begin."""
     server_lifetime: Seconds = Seconds(86400)
     """Of the CA's own server certificate, which renews itself at half of it."""
     state_dir: str = "/var/lib/hostmesh-ca"
+    ca_files: str = ""
+    """The folder of a plugged-in issuer; empty: the state directory."""
+    ca_key_passphrase_file: str = ""
+    """With the passphrase of encrypted CA keys; those that the CA writes are encrypted then."""
     admin_socket: str = "/run/hostmesh-ca/admin.sock"
     enrolment: Listener = Listener(15012)
     renewal: Listener = Listener(15013)
@@ -172,9 +179,7 @@ def _faults(config: Config) -> list[str]:
     faults = []
     if not is_trust_domain(config.trust_domain):
         faults.append(f"trustDomain: {config.trust_domain!r} may have small letters, digits, dots, dashes, underscores")
-    for name, lifetime in (("lifetime", config.lifetime), ("serverLifetime", config.server_lifetime)):
-        if not MIN_LIFETIME <= lifetime <= MAX_LIFETIME:
-            faults.append(f"{name}: must be from {MIN_LIFETIME:.0f}s to {MAX_LIFETIME / 86400:.0f}d")
+    faults += _lifetime_faults(config)
     if config.skew_margin > 3600:
         faults.append("skewMargin: must be at most 1h")
     for name, listener in config.listeners.items():
@@ -192,9 +197,30 @@ def _faults(config: Config) -> list[str]:
         faults.append(f"graceRenewal: must be at most {KEEP_ENDED // 86400}d: so long records are kept")
     faults += [f"serverNames.dns: {name!r} is not a DNS name" for name in config.server_names.dns if not _is_dns(name)]
     faults += [f"serverNames.ips: {ip!r} is not an IP address" for ip in config.server_names.ips if not _is_ip(ip)]
-    for name, path in (("stateDir", config.state_dir), ("adminSocket", config.admin_socket)):
+    paths = {
+        "stateDir": config.state_dir,
+        "adminSocket": config.admin_socket,
+        "caFiles": config.ca_files or "/",
+        "caKeyPassphraseFile": config.ca_key_passphrase_file or "/",
+    }
+    for name, path in paths.items():
         if not path.startswith("/"):
             faults.append(f"{name}: {path!r} must be an absolute path")
+    return faults
+
+
+def _lifetime_faults(config: Config) -> list[str]:
+    faults = []
+    shortest, longest = config.min_lifetime, config.max_lifetime
+    if not MIN_LIFETIME <= shortest <= longest <= MAX_LIFETIME:
+        faults.append(
+            f"minLifetime, maxLifetime: must be from {MIN_LIFETIME:.0f}s to {MAX_LIFETIME / 86400:.0f}d, in this order"
+        )
+        shortest, longest = Seconds(MIN_LIFETIME), Seconds(MAX_LIFETIME)
+    if not shortest <= config.lifetime <= longest:
+        faults.append(f"lifetime: must be from {shortest:.0f}s to {longest / 86400:g}d (minLifetime, maxLifetime)")
+    if not MIN_LIFETIME <= config.server_lifetime <= MAX_LIFETIME:
+        faults.append(f"serverLifetime: must be from {MIN_LIFETIME:.0f}s to {MAX_LIFETIME / 86400:.0f}d")
     return faults
 
 

@@ -25,9 +25,6 @@ from node_ca.records import Claim, Inventory, IssueRecord, LateSuccession, Searc
 from node_ca.request import CertificateRequest
 from node_ca.template import IpAddress, Template, Validity, server_template, workload_template
 
-MIN_LIFETIME, MAX_LIFETIME = 2, 90 * 86400
-"""Seconds; what an operator may ask for."""
-
 
 @dataclass(frozen=True)
 class Issued:
@@ -131,8 +128,9 @@ class Issuer:
 
     async def issue_directly(self, csr_pem: bytes, identity: str, lifetime: float) -> Issued:
         """Issue for the operator, who is entitled to everything; lifetime in seconds, 0 for the default."""
-        if lifetime and not MIN_LIFETIME <= lifetime <= MAX_LIFETIME:
-            raise Refusal.invalid(f"lifetime: {lifetime:.0f} s, {MIN_LIFETIME} s to {MAX_LIFETIME} s are allowed")
+        shortest, longest = self._validity.shortest, self._validity.longest
+        if lifetime and not shortest <= lifetime <= longest:
+            raise Refusal.invalid(f"lifetime: {lifetime:.0f} s, {shortest:.0f} s to {longest:.0f} s are allowed")
         request = CertificateRequest.from_pem(csr_pem)
         return await self._issue(request, named_identity(identity), "admin", None, lifetime, may_lengthen=True)
 
@@ -164,10 +162,7 @@ class Issuer:
         may_lengthen: bool = False,
     ) -> Issued:
         check_wanted(identity, self._trust_domain, "", request.uris)
-        now, validity = self._now(), self._validity
-        if lifetime:
-            wanted = max(lifetime, MIN_LIFETIME)
-            validity = Validity(wanted if may_lengthen else min(wanted, validity.lifetime), validity.skew_margin)
+        now, validity = self._now(), self._validity.asked(lifetime, may_lengthen=may_lengthen)
         template = workload_template(request, identity, self._trust_domain, validity, now)
         return await self._sign_and_record(template, str(identity), by, now, claim)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from node_ca.administration import AdministrationService
-from node_ca.authority import Authority
+from node_ca.authority import Authority, Plugin
 from node_ca.config import Config
 from node_ca.crl import revocations_of
 from node_ca.door import Door
@@ -54,7 +54,7 @@ class CaServer:
             authority,
             inventory,
             config.trust_domain,
-            Validity(config.lifetime, config.skew_margin),
+            Validity(config.lifetime, config.skew_margin, config.min_lifetime, config.max_lifetime),
             grace=config.grace_renewal,
         )
         self._trust = Trust(self._gather_trust, TrustBundle(config.trust_domain, authority.trust_bundle_pem))
@@ -71,7 +71,7 @@ class CaServer:
         directory = Path(config.state_dir)
         lock = _lock_state(directory)
         try:
-            authority = Authority.open(directory, config.trust_domain, time.time())
+            authority = Authority.open(directory, config.trust_domain, time.time(), _plugin(config))
             inventory = await SqliteInventory.open(directory / "inventory.db")
         except BaseException:
             os.close(lock)
@@ -159,6 +159,17 @@ class CaServer:
             except CaError as error:
                 _LOG.error("%s", error)
             await asyncio.sleep(_PRUNE_SECONDS)
+
+
+def _plugin(config: Config) -> Plugin:
+    path = Path(config.ca_key_passphrase_file)
+    try:
+        passphrase = path.read_bytes().rstrip(b"\r\n") if config.ca_key_passphrase_file else None
+    except OSError as error:
+        raise ConfigError([f"caKeyPassphraseFile: {path}: cannot be read: {error.strerror}"]) from error
+    if passphrase == b"":
+        raise ConfigError([f"caKeyPassphraseFile: {path}: is empty"])
+    return Plugin(Path(config.ca_files) if config.ca_files else None, passphrase)
 
 
 def _lock_state(directory: Path) -> int:

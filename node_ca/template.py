@@ -9,7 +9,7 @@ import ipaddress
 import math
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from cryptography import x509
@@ -29,8 +29,18 @@ class Validity:
     """How long certificates hold; seconds."""
 
     lifetime: float
-    skew_margin: float = 60.0
+    skew_margin: float = 300.0
     """How far before now they begin, for hosts whose clock is behind the CA's."""
+    shortest: float = 2.0
+    longest: float = 90 * 86400.0
+    """What may be asked for."""
+
+    def asked(self, lifetime: float, *, may_lengthen: bool) -> Validity:
+        """Return this with the lifetime that was asked for, as far as it can be had; 0 asks for nothing."""
+        if not lifetime:
+            return self
+        most = self.longest if may_lengthen else self.lifetime
+        return replace(self, lifetime=min(max(lifetime, self.shortest), most))
 
     def window(self, now: float) -> tuple[datetime, datetime]:
         """Return the first and last moment; the end is rounded up, X.509 knows whole seconds."""

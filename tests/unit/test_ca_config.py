@@ -36,8 +36,24 @@ def test_the_examples_settings_are_the_defaults() -> None:
 def _is_setting(line: str) -> bool:
     return line.removeprefix("# ").partition(":")[0].strip() in {
         *("trustDomain", "lifetime", "skewMargin", "serverLifetime", "stateDir", "adminSocket"),
+        *("minLifetime", "maxLifetime", "caFiles", "caKeyPassphraseFile"),
         *("enrolment", "renewal", "serverNames", "dns", "ips"),
     }
+
+
+def test_bounds_of_lifetimes() -> None:
+    def problems(**document: object) -> tuple[str, ...]:
+        with pytest.raises(ConfigError) as caught:
+            parse_config(document, "ca.yaml")
+        return caught.value.problems
+
+    assert problems(minLifetime="1h", lifetime="30m") == (
+        "ca.yaml: lifetime: must be from 3600s to 90d (minLifetime, maxLifetime)",
+    )
+    assert "in this order" in problems(minLifetime="2d", maxLifetime="1d")[0]
+    assert "in this order" in problems(maxLifetime="91d")[0]
+    assert problems(caFiles="certs") == ("ca.yaml: caFiles: 'certs' must be an absolute path",)
+    assert parse_config({"maxLifetime": "1h", "lifetime": "1h"}, "ca.yaml").max_lifetime == Seconds(3600)
 
 
 def test_every_fault_is_told_at_once() -> None:
