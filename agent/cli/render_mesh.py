@@ -18,6 +18,7 @@ from agent.mesh.service import Workload
 from agent.mesh.settings import MtlsMode
 from agent.mesh.sidecar import LOCALHOST, Scope, sidecar_of_host
 from agent.mesh.snapshot import Certificate, MeshSnapshot
+from agent.mesh.trust import TrustBundle
 from agent.mesh.vips import allocate
 from agent.translate.netfilter import NetfilterOptions
 from agent.translate.plan import PlanOptions
@@ -51,7 +52,7 @@ def node_snapshot(
         workloads=workloads,
         vips=allocate({}, (key for key, service in services.items() if service.has_address), *_RANGES),
         certificates=dict.fromkeys(bearers, _IN_FILES) if certificates else {},
-        trust_bundle_pem=b"in a file" if certificates else b"",
+        trust=TrustBundle(b"in a file" if certificates else b""),
         ingress=lowered.ingress,
         credentials=_credentials(certificates, lowered.ingress.gateways),
         scope=scope,

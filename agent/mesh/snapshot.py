@@ -13,6 +13,7 @@ from agent.mesh.security import SecurityRules
 from agent.mesh.service import Identity, Service, ServiceKey, Workload
 from agent.mesh.settings import MeshSettings, OutboundTrafficPolicy
 from agent.mesh.sidecar import Scope, Sidecar
+from agent.mesh.trust import TrustBundle
 
 
 class Vip(Struct, frozen=True, order=True):
@@ -40,7 +41,8 @@ class MeshSnapshot(Struct, frozen=True):
     """This host's workloads; the first is the default one: outbound traffic bears its identity and labels."""
     vips: Mapping[ServiceKey, Vip]
     certificates: Mapping[Identity, Certificate]
-    trust_bundle_pem: bytes
+    trust: TrustBundle
+    """Without roots no certificate can be used."""
     ingress: Ingress = Ingress()
     credentials: Mapping[str, Credential] = {}
     """Of a gateway host: the folders under its `secrets` that can be used."""
@@ -55,6 +57,11 @@ class MeshSnapshot(Struct, frozen=True):
         """Return what happens to traffic for unknown destinations: as the Sidecar says, else as the mesh does."""
         sidecar = self.scope.sidecar
         return (sidecar.outbound if sidecar else None) or self.settings.outbound_traffic_policy
+
+    @property
+    def trust_bundle_pem(self) -> bytes:
+        """Return the roots."""
+        return self.trust.roots_pem
 
     @property
     def default_workload(self) -> Workload | None:

@@ -65,6 +65,8 @@ class NodeStatus(Struct, frozen=True, rename="camel"):
     operator: OperatorAccess | None = None
     """None: not from other hosts."""
     scope: ScopeStatus = ScopeStatus()
+    trust_bundle: str = ""
+    """Version (hash) of the newest trust bundle that Envoy has acknowledged; empty: none yet."""
     updated_at: float = 0.0
     """Unix time, seconds."""
 

@@ -10,6 +10,7 @@ from agent.mesh.gateway import Credential
 from agent.mesh.routes import Fault
 from agent.mesh.service import Identity, Workload
 from agent.mesh.snapshot import Certificate
+from agent.mesh.trust import TrustBundle
 
 
 class WorkloadsChanged(Struct, frozen=True):
@@ -24,6 +25,12 @@ class CertificatesChanged(Struct, frozen=True):
 
     certificates: Mapping[Identity, Certificate]
     trust_bundle_pem: bytes
+
+
+class TrustChanged(Struct, frozen=True):
+    """The CA has a new trust bundle."""
+
+    bundle: TrustBundle
 
 
 class CredentialsChanged(Struct, frozen=True):

@@ -25,6 +25,7 @@ from agent.adapters.dns.hosts import HostsFile
 from agent.adapters.dns.upstreams import read_upstreams
 from agent.adapters.dns.vip_table import VipTable
 from agent.adapters.identity import CaClient, KeyStore, TokenFile
+from agent.adapters.identity.bundle import BundleFile
 from agent.adapters.netfilter.interception import Interception
 from agent.adapters.proxy.admin import AdminClient
 from agent.adapters.proxy.options import ProxyOptions
@@ -41,7 +42,7 @@ from agent.runtime import garbage
 from agent.runtime.certificates import certificate_status, trust_domain_faults
 from agent.runtime.datapath import DataPath
 from agent.runtime.endpoint import Endpoint
-from agent.runtime.events import CertificatesChanged, CredentialsChanged, FaultsChanged, WorkloadsChanged
+from agent.runtime.events import CertificatesChanged, CredentialsChanged, FaultsChanged, TrustChanged, WorkloadsChanged
 from agent.runtime.fault_log import FaultLog
 from agent.runtime.last_known import LastKnownFile
 from agent.runtime.metrics import Counters, MetricsPage
@@ -50,6 +51,7 @@ from agent.runtime.operator_port import OperatorPort
 from agent.runtime.reconciler import Reconciler
 from agent.runtime.rotator import Rotator
 from agent.runtime.state import MeshState, bounded
+from agent.runtime.trust import TrustFollower
 from agent.runtime.views import open_view
 from agent.runtime.workloads import gateway_workload, read_workloads, served
 from agent.translate.bootstrap import BootstrapOptions, bootstrap
@@ -86,6 +88,8 @@ class HostAgent:
         self._certified: frozenset[Identity] = frozenset()
         self._named_files: frozenset[FileCredential] = frozenset()
         self._rotator: Rotator | None = None
+        self._trust: TrustFollower | None = None
+        self._trust_version = self._trust_acked = ""
         self._certificates: tuple[CertificateStatus, ...] = ()
         self._fault_log = FaultLog()
         self._followed = Scope()
@@ -213,28 +217,39 @@ class HostAgent:
         await self._data_path.ready.wait()
         self._registrar.set_certified(self._certified)
         self._registrar.set_ready(True)
+        self._trust_acked = self._trust_version
         notify("READY=1\nSTATUS=serving")
         log.info("ready: Envoy has acknowledged its configuration")
         while True:
             await self._xds.wait_changed()
             if self._xds.state.settled:  # a mark before that would send mutual TLS to where it is not served yet
                 self._registrar.set_certified(self._certified)
+                self._trust_acked = self._trust_version
 
     async def _rotate(self) -> None:
         ca = self._config.ca
         if not ca.address:
             self._post(CertificatesChanged({}, b""))
             await asyncio.Event().wait()
+        client = CaClient(ca.address, ca.enrolment_port, ca.renewal_port)
+        self._trust = trust = TrustFollower(
+            (client,),
+            BundleFile(self._config.state_dir / "trust-bundle.json"),
+            SystemClock(),
+            lambda bundle: self._post(TrustChanged(bundle)),
+            lambda faults: self._post(FaultsChanged("trust", faults)),
+        )
         self._rotator = rotator = Rotator(
             self._identities(),
             KeyStore(self._config.state_dir / "certificates"),
-            CaClient(ca.address, ca.enrolment_port, ca.renewal_port),
+            client,
             TokenFile(self._config.token_file),
             SystemClock(),
             self._take_certificates,
             lambda faults: self._post(FaultsChanged("certificates", faults)),
         )
         async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(trust.run())
             tasks.create_task(rotator.run())
             await asyncio.sleep(CERTIFICATE_PATIENCE_SECONDS)
             if not self._certificates:
@@ -248,6 +263,8 @@ class HostAgent:
     def _take_certificates(self, certificates: Mapping[Identity, Certificate], trust_bundle: bytes) -> None:
         self._post(CertificatesChanged(certificates, trust_bundle))
         self._certificates = certificate_status(certificates)
+        if self._trust is not None:
+            self._trust.note_roots(trust_bundle)
         self._update_status()
 
     def _take_credentials(self, read: CredentialsRead) -> None:
@@ -256,6 +273,7 @@ class HostAgent:
     def _publish(self, snapshot: MeshSnapshot, desired: Desired, revision: int) -> None:
         self._data_path.publish(desired, revision)
         self._certified = frozenset(snapshot.certificates)
+        self._trust_version = snapshot.trust.version
         labels = self._config.gateway_labels
         if labels is not None:
             self._named_files = named_files(one for one in snapshot.ingress.gateways if one.selects(labels))
@@ -307,6 +325,7 @@ class HostAgent:
             certificates=self._certificates,
             operator=self._operator,
             scope=self.state.scope,
+            trust_bundle=self._trust_acked,
             faults=self.state.faults
             + trust_domain_faults(self._certificates, self.state.settings.trust_domain)
             + self._registrar.faults,

@@ -23,8 +23,15 @@ from agent.mesh.settings import MeshSettings
 from agent.mesh.sidecar import Scope, Sidecar, sidecar_of_host
 from agent.mesh.snapshot import Certificate, MeshSnapshot, Vip
 from agent.mesh.status import ScopeStatus
+from agent.mesh.trust import TrustBundle
 from agent.mesh.vips import Addresses
-from agent.runtime.events import CertificatesChanged, CredentialsChanged, FaultsChanged, WorkloadsChanged
+from agent.runtime.events import (
+    CertificatesChanged,
+    CredentialsChanged,
+    FaultsChanged,
+    TrustChanged,
+    WorkloadsChanged,
+)
 from agent.runtime.rulebook import RuleBook
 
 Event = (
@@ -38,6 +45,7 @@ Event = (
     | SettingsUpdate
     | WorkloadsChanged
     | CertificatesChanged
+    | TrustChanged
     | CredentialsChanged
     | FaultsChanged
 )
@@ -83,7 +91,8 @@ class MeshState:
         self._settings = MeshSettings()
         self._workloads: tuple[Workload, ...] = ()
         self._certificates: Mapping[Identity, Certificate] = {}
-        self._trust_bundle = b""
+        self._issued_roots = b""
+        self._trust: TrustBundle | None = None
         self._credentials: Mapping[str, Credential] = {}
         self._ingress = Ingress()
         self._lowerer = Lowerer()
@@ -167,8 +176,10 @@ class MeshState:
                     self._set_faults("services.d", faults)
                 case CertificatesChanged(certificates, trust_bundle):
                     self._certificates = dict(certificates)
-                    self._trust_bundle = trust_bundle
+                    self._issued_roots = trust_bundle
                     self.certificates_known = True
+                case TrustChanged(bundle):
+                    self._trust = bundle
                 case CredentialsChanged(credentials, faults):
                     self._credentials = credentials
                     self._set_faults("secrets", faults)
@@ -203,7 +214,7 @@ class MeshState:
             workloads=self._workloads,
             vips=self.vips,
             certificates=self._certificates,
-            trust_bundle_pem=self._trust_bundle,
+            trust=self._trust or TrustBundle(self._issued_roots),
             ingress=self._ingress,
             credentials=self._credentials,
             scope=self._scope,

@@ -110,12 +110,12 @@ class _Plan:
         security, settings = inputs.security.get(), inputs.settings.get()
         ports, faults = inbound_ports(inputs.workloads.get(), inputs.sidecars.get(), security, options.bind_inbound)
         clusters, listeners = inbound_resources(ports, security, options)
-        certificates, bundle, credentials = inputs.secrets.get()
+        certificates, trust, credentials = inputs.secrets.get()
         secrets = [
             certificate(names.certificate_secret(identity, settings.trust_domain), held)
             for identity, held in sorted(certificates.items())
         ]
-        secrets += [trust_bundle(bundle)] if bundle else []
+        secrets += [trust_bundle(trust)] if trust.roots_pem else []
         for name, credential in sorted(credentials.items()):
             secrets += credential_resources(name, credential)
         unblocked = policy_faults(inputs.traffic_policy.get(), options)

@@ -72,7 +72,7 @@ class Inputs:
         self.traffic_policy = Shared(flow, snapshot.outbound_traffic_policy)
         self.workloads = Shared(flow, snapshot.workloads)
         self.ingress = Shared(flow, snapshot.ingress)
-        self.secrets = Shared(flow, (snapshot.certificates, snapshot.trust_bundle_pem, snapshot.credentials))
+        self.secrets = Shared(flow, (snapshot.certificates, snapshot.trust, snapshot.credentials))
 
     def set(self, snapshot: MeshSnapshot) -> None:
         """Take another snapshot."""
@@ -90,7 +90,7 @@ class Inputs:
         self.traffic_policy.set(snapshot.outbound_traffic_policy)
         self.workloads.set(snapshot.workloads)
         self.ingress.set(snapshot.ingress)
-        self.secrets.set((snapshot.certificates, snapshot.trust_bundle_pem, snapshot.credentials))
+        self.secrets.set((snapshot.certificates, snapshot.trust, snapshot.credentials))
 
     @property
     def passes_unknown(self) -> bool:

@@ -8,6 +8,7 @@ from envoy.extensions.transport_sockets.tls.v3 import common_pb2, secret_pb2
 from agent.mesh.gateway import Credential
 from agent.mesh.names import SECRET_TYPE, TRUST_BUNDLE_SECRET, credential_secrets
 from agent.mesh.snapshot import Certificate, Resource
+from agent.mesh.trust import TrustBundle
 from agent.translate.resource import resource
 
 
@@ -37,9 +38,12 @@ def credential_resources(name: str, held: Credential) -> tuple[Resource, ...]:
     return tuple(made)
 
 
-def trust_bundle(pem: bytes) -> Resource:
-    """Return the secret of the roots that peers' certificates must come from."""
-    context = common_pb2.CertificateValidationContext(trusted_ca=base_pb2.DataSource(inline_bytes=pem))
+def trust_bundle(trust: TrustBundle) -> Resource:
+    """Return the secret of the roots that peers' certificates must come from, and of what is revoked."""
+    context = common_pb2.CertificateValidationContext(trusted_ca=base_pb2.DataSource(inline_bytes=trust.roots_pem))
+    if trust.crls_pem:
+        context.crl.inline_bytes = trust.crls_pem
+        context.only_verify_leaf_cert_crl = True  # whom we revoke are workloads; the issuers come with the roots
     return resource(
         SECRET_TYPE, TRUST_BUNDLE_SECRET, secret_pb2.Secret(name=TRUST_BUNDLE_SECRET, validation_context=context)
     )

@@ -19,6 +19,7 @@ from agent.api.document import Document, read_documents
 from agent.api.validate import validate
 from agent.mesh.gateway import Credential
 from agent.mesh.snapshot import Certificate
+from agent.mesh.trust import TrustBundle
 from agent.translate.plan import Planner
 from agent.translate.static import static_bootstrap
 from tests.mesh_certificates import TestAuthority
@@ -61,7 +62,7 @@ def test_envoy_accepts_what_is_valid(host: str, valid: list[Document], tmp_path:
         credentials = {name: Credential(*pems) for one in some for name in _credentials(one.spec)}
         mesh = snapshot([structs.replace(one, spec=_with_files(one.spec, folder)) for one in some], credentials)
         own = dict.fromkeys(mesh.certificates, Certificate(pems[0], pems[1]))
-        mesh = structs.replace(mesh, certificates=own, trust_bundle_pem=pems[2])
+        mesh = structs.replace(mesh, certificates=own, trust=TrustBundle(pems[2]))
         desired = Planner().plan(mesh, HOSTS[host])
         assert desired.dangling == ()
         path = tmp_path / "envoy.json"

@@ -26,6 +26,7 @@ from agent.api.validate import validate
 from agent.mesh.service import Instance, Port, Protocol, Service, ServiceKey, Workload, labels_of
 from agent.mesh.settings import MeshSettings, MtlsMode, OutboundTrafficPolicy
 from agent.mesh.snapshot import MeshSnapshot
+from agent.mesh.trust import TrustBundle
 from agent.translate.bootstrap import BootstrapOptions, bootstrap
 from agent.translate.plan import Planner, PlanOptions
 from tests.integration import routing_reference as reference
@@ -73,7 +74,7 @@ class RoutedEnvoy:
         by_key = {document.key: document for document in _read([*documents, self._canary()])}
         lowered = self._lowerer.lower(by_key, dict.fromkeys(self._services, True))
         page = Workload(ServiceKey("default", "page"), self.address, (), labels_of(caller_labels), proxied=False)
-        snapshot = MeshSnapshot("node-1", self._services, lowered.policies, SETTINGS, (page,), {}, {}, b"")
+        snapshot = MeshSnapshot("node-1", self._services, lowered.policies, SETTINGS, (page,), {}, {}, TrustBundle(b""))
         desired = self._planner.plan(snapshot, PlanOptions(intercepted=False, bind_outbound=self.address))
         assert desired.dangling == ()
         self._server.publish(desired.resources, self._revision)

@@ -15,6 +15,7 @@ from agent.mesh.routes import HttpMatch, MatchKind, NamedMatch, ServicePolicy, S
 from agent.mesh.service import Health, Service
 from agent.mesh.settings import MeshSettings, MtlsMode, OutboundTrafficPolicy
 from agent.mesh.snapshot import Certificate, MeshSnapshot
+from agent.mesh.trust import TrustBundle
 from agent.translate.bootstrap import BootstrapOptions, bootstrap
 from agent.translate.plan import Planner
 from tests.integration.netns import Host, lan
@@ -106,7 +107,7 @@ def certified(tmp_path: Path) -> MeshSnapshot:
         key_pem, chain_pem = (folder / name for name in ("key.pem", "cert-chain.pem"))
         held[identity] = Certificate(key_pem.read_bytes(), chain_pem.read_bytes())
     bundle = (tmp_path / "reviews" / "root-cert.pem").read_bytes()
-    return structs.replace(snapshot, certificates=held, trust_bundle_pem=bundle)
+    return structs.replace(snapshot, certificates=held, trust=TrustBundle(bundle))
 
 
 async def test_first_start_serves_nothing_by_halves_and_flips_touch_endpoints_only(certified: MeshSnapshot) -> None:
@@ -132,7 +133,7 @@ async def test_first_start_serves_nothing_by_halves_and_flips_touch_endpoints_on
 
 
 async def test_every_mode_and_every_way_between_them_is_accepted(certified: MeshSnapshot) -> None:
-    bare = structs.replace(certified, certificates={}, trust_bundle_pem=b"")
+    bare = structs.replace(certified, certificates={}, trust=TrustBundle(b""))
     with socket_folder() as folder:
         async with envoy_without_server(Path(folder)) as site:
             await site.server.start()

@@ -9,6 +9,7 @@ from agent.mesh.routes import Destination, ObjectRef, Route, ServicePolicy, Subs
 from agent.mesh.service import Instance, Port, Protocol, Service, ServiceKey, Workload, labels_of
 from agent.mesh.settings import MeshSettings, MtlsMode
 from agent.mesh.snapshot import Certificate, MeshSnapshot
+from agent.mesh.trust import TrustBundle
 from agent.mesh.vips import allocate
 from agent.translate.netfilter import NetfilterOptions
 from agent.translate.plan import PlanOptions
@@ -79,5 +80,5 @@ def mesh(
         workloads=workloads,
         vips=allocate({}, by_key, V4, V6),
         certificates={each.identity: CERTIFICATE for each in workloads} if certified else {},
-        trust_bundle_pem=b"root" if certified else b"",
+        trust=TrustBundle(b"root" if certified else b""),
     )

@@ -1,4 +1,4 @@
-"""The client of hostmesh-ca: enrolment for a join token, renewal over mutual TLS. Foreign errors end here.
+"""The client of hostmesh-ca: enrolment for a join token, renewal, the trust bundle. Foreign errors end here.
 
 Checks every answer before it is believed: right key, right identity. May not decide when to ask.
 """
@@ -13,12 +13,15 @@ from typing import Any
 
 import grpc
 
+from agent.adapters.identity.bundle import bundle_of
 from agent.adapters.identity.first_contact import fetch_root
-from agent.adapters.identity.keys import Leaf, new_csr, read_chain
+from agent.adapters.identity.keys import Leaf, new_csr, read_chain, sign
 from agent.errors import CaRefused, CaUnavailable
 from agent.mesh.service import Identity
 from agent.mesh.snapshot import Certificate
+from agent.mesh.trust import TrustBundle
 from node_ca.proto import ca_pb2, ca_pb2_grpc
+from node_ca.proto.challenge import proof_payload
 from node_ca.proto.token import JoinToken
 
 _OPTIONS = (
@@ -81,6 +84,33 @@ class CaClient:
             answer = await ca_pb2_grpc.RenewalStub(channel).Renew(request, timeout=self._timeout)
         return _checked(identity, key_pem, answer)
 
+    async def renew_expired(
+        self, identity: Identity, key_pem: bytes, expired: Certificate, trust: bytes
+    ) -> IssuedChain:
+        """Get the next certificate, for a new key, by one that has just ended: signed with its key, over a nonce."""
+        csr = new_csr(key_pem)
+        async with self._channel(self._enrolment_port, grpc.ssl_channel_credentials(trust)) as channel:
+            stub = ca_pb2_grpc.EnrolmentStub(channel)
+            challenge = await stub.Challenge(ca_pb2.ChallengeRequest(), timeout=self._timeout)
+            proof = sign(expired.key_pem, proof_payload(challenge.nonce, csr))
+            request = ca_pb2.RenewExpiredRequest(
+                chain_pem=expired.chain_pem, csr_pem=csr, nonce=challenge.nonce, signature=proof
+            )
+            answer = await stub.RenewExpired(request, timeout=self._timeout)
+        return _checked(identity, key_pem, answer)
+
+    async def follow_bundle(self, trust: bytes, known: str, seconds: float) -> AsyncIterator[TrustBundle]:
+        """Yield the trust bundle unless its version is `known`, and each later one, for that many seconds."""
+        credentials, request = grpc.ssl_channel_credentials(trust), ca_pb2.WatchBundleRequest(version=known)
+        async with self._channel(self._enrolment_port, credentials) as channel:
+            stream = ca_pb2_grpc.BundleStub(channel).Watch(request, timeout=seconds)
+            try:
+                async for message in stream:
+                    yield bundle_of(message)
+            except grpc.aio.AioRpcError as error:
+                if error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED or not await _is_ready(channel):
+                    raise
+
     @asynccontextmanager
     async def _channel(self, port: int, credentials: Any) -> AsyncIterator[Any]:
         target = f"[{self._host}]:{port}" if ":" in self._host else f"{self._host}:{port}"
@@ -90,6 +120,11 @@ class CaClient:
         except grpc.aio.AioRpcError as error:
             text = f"hostmesh-ca at {target}: {_one_line(error.details())}"
             raise (CaUnavailable(text) if error.code() in _MAY_HELP else CaRefused(text)) from error
+
+
+async def _is_ready(channel: Any) -> bool:
+    """Tell whether the CA was there: a stream's deadline also passes while nothing can be connected."""
+    return bool(channel.get_state() is grpc.ChannelConnectivity.READY)
 
 
 def _checked(identity: Identity, key_pem: bytes, answer: ca_pb2.IssuedCertificate) -> IssuedChain:

@@ -43,6 +43,11 @@ def new_csr(key_pem: bytes) -> bytes:
     return request.sign(_load(key_pem), hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
 
+def sign(key_pem: bytes, payload: bytes) -> bytes:
+    """Return the key's signature (ECDSA, SHA-256, DER); raises ValueError if it is no key."""
+    return _load(key_pem).sign(payload, ec.ECDSA(hashes.SHA256()))
+
+
 def read_chain(key_pem: bytes, chain_pem: bytes, identity: Identity) -> Leaf:
     """Return what the chain says, once sure that it is for this key and identity; raises ValueError with the fault."""
     try:
