@@ -20,7 +20,16 @@ _Step = str | int
 _Place = tuple[_Step, ...]
 _WHOLE: _Place = ()
 """Stands for the document as a whole."""
-_ABOUT = ("host", "destination", "source", "workloadSelector", "ingressClassName", "tlsSecret")
+_ABOUT = (
+    "host",
+    "destination",
+    "source",
+    "workloadSelector",
+    "ingressClassName",
+    "tlsSecret",
+    "targetRef",
+    "targetRefs",
+)
 """What a document is for or about: without it the document would be about something else."""
 _ANNOTATIONS = "metadata.annotations."
 _ANSWERS = ("redirect", "directResponse")

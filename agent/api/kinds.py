@@ -88,7 +88,7 @@ KINDS: tuple[Kind, ...] = (
     Kind("EnvoyFilter", NETWORKING, verbatim=True),
     Kind("ProxyConfig", NETWORKING),
     Kind("PeerAuthentication", SECURITY, supported=True, shorthand="pa"),
-    Kind("AuthorizationPolicy", SECURITY, shorthand="ap"),
+    Kind("AuthorizationPolicy", SECURITY, supported=True, shorthand="ap"),
     Kind("RequestAuthentication", SECURITY, shorthand="ra"),
     Kind("Telemetry", TELEMETRY),
     Kind("WasmPlugin", EXTENSIONS, verbatim=True),

@@ -19,6 +19,7 @@ from envoy.extensions.http.original_ip_detection.custom_header.v3 import custom_
 from google.protobuf import wrappers_pb2
 
 from agent.translate.actions import route_filters
+from agent.translate.guard import Guard
 from agent.translate.resource import ADS, NEVER, packed
 
 _CALLER_HEADER = "x-hostmesh-caller"
@@ -26,6 +27,7 @@ INTERNAL_HEADERS = (_CALLER_HEADER, "x-envoy-internal")
 """Headers that outbound listeners add for themselves; route tables remove them on the way out."""
 
 _HCM = http_connection_manager_pb2.HttpConnectionManager
+_OPEN = Guard()
 _TRUE = wrappers_pb2.BoolValue(value=True)
 _FALSE = wrappers_pb2.BoolValue(value=False)
 # suppress_envoy_headers: answers bear no x-envoy-* headers that they wouldn't have without a mesh.
@@ -67,7 +69,7 @@ def gateway_http(stat_prefix: str, route_table: str) -> Any:
     return _filter(manager)
 
 
-def inbound_http(stat_prefix: str, cluster: str, grpc_web: bool = False) -> Any:
+def inbound_http(stat_prefix: str, cluster: str, grpc_web: bool = False, guard: Guard = _OPEN) -> Any:
     """Return the network filter of an inbound HTTP chain: everything to one cluster, gRPC-Web as gRPC if wanted.
 
     The application learns its mesh client's SPIFFE ID from x-forwarded-client-cert, never one that the client made up.
@@ -77,6 +79,7 @@ def inbound_http(stat_prefix: str, cluster: str, grpc_web: bool = False) -> Any:
     manager.set_current_client_cert_details.uri = True
     if grpc_web:
         manager.http_filters.insert(0, _GRPC_WEB)
+    _set_guard(manager, guard)
     route = route_components_pb2.Route(name="default", match=route_components_pb2.RouteMatch(prefix="/"))
     route.route.cluster = cluster
     route.route.timeout.CopyFrom(NEVER)
@@ -85,6 +88,17 @@ def inbound_http(stat_prefix: str, cluster: str, grpc_web: bool = False) -> Any:
         route_pb2.RouteConfiguration(name=cluster, virtual_hosts=[host], validate_clusters=_FALSE)
     )
     return _filter(manager)
+
+
+def _set_guard(manager: Any, guard: Guard) -> None:
+    """Put a guard before all filters. What it looks at is what the application sees: the path is normalized."""
+    if guard.is_empty:
+        return
+    own = list(manager.http_filters)
+    manager.ClearField("http_filters")
+    manager.http_filters.extend((*guard.filters, *own))
+    manager.access_log.extend(guard.logs)
+    manager.normalize_path.value = True
 
 
 def _manager(stat_prefix: str) -> Any:

@@ -26,6 +26,7 @@ from agent.mesh.traffic_policy import TrafficPolicy
 from agent.translate.clusters import workload_cluster
 from agent.translate.detection import DETECTED_HTTP, http_inspector, restrict
 from agent.translate.facts import Security
+from agent.translate.guard import connection_guard, http_guard, looks_at_server_names
 from agent.translate.http import inbound_http
 from agent.translate.listeners import listener, original_dst_filter
 from agent.translate.options import PlanOptions
@@ -98,40 +99,45 @@ def _listener(
 def _chains(served: InboundPort, security: Security) -> list[Any]:
     """Return the filter chains of a port: [mutual TLS] [plain text], as the mode says and the certificate allows."""
     port, chains = served.port, []
-    detects = port.protocol is Protocol.AUTO
+    detects, domains = port.protocol is Protocol.AUTO, security.trust_domains
     if served.mode is not MtlsMode.DISABLED and served.certificate in security.certificates:
-        socket = server_socket(served.certificate, security.trust_domains)
+        socket = server_socket(served.certificate, domains)
         if detects:
-            chains.append(_chain("mtls-http", served, socket, as_http=True))
+            chains.append(_chain("mtls-http", served, domains, socket, as_http=True))
             chains[-1].filter_chain_match.application_protocols.append(MESH_HTTP_ALPN)
-        chains.append(_chain("mtls", served, socket))
+        chains.append(_chain("mtls", served, domains, socket))
         if served.mode is MtlsMode.PERMISSIVE:
             # By ALPN alone: Envoy never falls back from a chain for `tls` to one without, which the application's own
             # TLS must come to.
             chains[-1].filter_chain_match.application_protocols.append(MESH_ALPN)
     if served.mode is not MtlsMode.STRICT:
-        chains.append(_chain("plain", served))
-        chains += _plain_detected(served) if detects else ()
+        chains.append(_chain("plain", served, domains))
+        chains += _plain_detected(served, domains) if detects else ()
     return chains
 
 
-def _plain_detected(served: InboundPort) -> tuple[Any, Any]:
+def _plain_detected(served: InboundPort, domains: tuple[str, ...]) -> tuple[Any, Any]:
     """Return the chains of a port's plain text; the application's own TLS, which may offer http/1.1, goes past them."""
-    http, other = _chain("plain-http", served, as_http=True), _chain("plain-other", served)
+    http, other = _chain("plain-http", served, domains, as_http=True), _chain("plain-other", served, domains)
     for chain in (http, other):
         chain.filter_chain_match.transport_protocol = "raw_buffer"
     http.filter_chain_match.application_protocols.extend(DETECTED_HTTP)
     return http, other
 
 
-def _chain(kind: str, served: InboundPort, socket: Any = None, *, as_http: bool = False) -> Any:
+def _chain(
+    kind: str, served: InboundPort, domains: tuple[str, ...], socket: Any = None, *, as_http: bool = False
+) -> Any:
     port, cluster = served.port, inbound_cluster(served.port.number)
     chain = listener_components_pb2.FilterChain(name=f"{cluster}{kind}")
     if as_http or port.protocol.is_http:
         grpc_web = port.protocol is Protocol.GRPC_WEB
-        chain.filters.append(inbound_http(f"inbound_{port.number}", cluster, grpc_web))
+        guard = http_guard(served.rules, domains)
+        chain.filters.append(inbound_http(f"inbound_{port.number}", cluster, grpc_web, guard))
     else:
-        chain.filters.append(tcp_to(f"inbound_{port.number}", (Target(cluster, 100),), _approach(served)))
+        guard = connection_guard(served.rules, domains)
+        passing = tcp_to(f"inbound_{port.number}", (Target(cluster, 100),), _approach(served), guard.logs)
+        chain.filters.extend((*guard.filters, passing))
     if socket is not None:
         chain.transport_socket.CopyFrom(socket)
         chain.transport_socket_connect_timeout.CopyFrom(seconds(HANDSHAKE_SECONDS))
@@ -148,7 +154,9 @@ def _inspect(message: Any, ports: tuple[InboundPort, ...], captured: bool) -> No
     told_by_tls = [
         served
         for served in ports
-        if served.mode is MtlsMode.PERMISSIVE or (served.mode is MtlsMode.STRICT and served in detecting)
+        if served.mode is MtlsMode.PERMISSIVE
+        or (served.mode is MtlsMode.STRICT and served in detecting)
+        or looks_at_server_names(served.rules)
     ]
     if told_by_tls:
         inspector = message.listener_filters.add(

@@ -11,6 +11,7 @@ from msgspec import Struct, structs
 
 from agent.mesh.names import certificate_secret
 from agent.mesh.routes import Fault
+from agent.mesh.security import WorkloadRules
 from agent.mesh.service import MtlsMode, Port, Workload
 from agent.mesh.sidecar import LOCALHOST, OWN_ADDRESS, IngressListener, Sidecar, sidecar_for
 from agent.mesh.traffic_policy import ConnectionPool
@@ -30,6 +31,7 @@ class InboundPort(Struct, frozen=True):
     pool: ConnectionPool | None = None
     """Limits of the connections to it."""
     mode: MtlsMode = MtlsMode.PERMISSIVE
+    rules: WorkloadRules = WorkloadRules()
 
 
 def inbound_ports(
@@ -45,13 +47,15 @@ def inbound_ports(
         faults += _unserved(workload, sidecar)
         name = certificate_secret(workload.identity, security.trust_domain)
         address = LOCALHOST if bind is None or bind == workload.address else workload.address
+        rules = security.rules.of_workload(workload.service, workload.labels, security.peers.root)
         for port in workload.ports if workload.proxied else ():
             if port.number in ports:
                 reason = f"port {port.number} has no inbound proxy: another service of this host has that port"
                 faults.append(Fault(f"service {workload.service}", reason))
                 continue
             mode = security.peers.mode(workload.service.namespace, workload.labels, port.number, workload.port_modes)
-            plain = InboundPort(port, name, address, port.number, sidecar.pool if sidecar else None, mode)
+            pool = sidecar.pool if sidecar else None
+            plain = InboundPort(port, name, address, port.number, pool, mode, rules)
             listener = sidecar.ingress_of(port.number) if sidecar else None
             served = _as_said(plain, listener, workload.address, captured) if listener else plain
             if isinstance(served, str):

@@ -50,10 +50,12 @@ def _tunnels_differ(targets: tuple[Target, ...], approaches: Mapping[str, Approa
     return len({approaches.get(target.cluster, _DIRECT).tunnel for target in targets}) > 1
 
 
-def tcp_to(stat_prefix: str, targets: tuple[Target, ...], approach: Approach = _DIRECT) -> Any:
+def tcp_to(
+    stat_prefix: str, targets: tuple[Target, ...], approach: Approach = _DIRECT, logs: tuple[Any, ...] = ()
+) -> Any:
     """Return the network filter that sends connections to one cluster, or to several by weight."""
     # An idle connection is the application's affair (pools of MySQL connections sleep for hours).
-    proxy = tcp_proxy_pb2.TcpProxy(stat_prefix=stat_prefix, idle_timeout=NEVER)
+    proxy = tcp_proxy_pb2.TcpProxy(stat_prefix=stat_prefix, idle_timeout=NEVER, access_log=logs)
     proxy.max_connect_attempts.CopyFrom(wrappers_pb2.UInt32Value(value=CONNECT_ATTEMPTS))
     if len(targets) == 1:
         proxy.cluster = targets[0].cluster

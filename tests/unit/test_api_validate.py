@@ -237,6 +237,7 @@ def test_kinds_are_named_without_ambiguity() -> None:
         "Sidecar",
         "Gateway",
         "PeerAuthentication",
+        "AuthorizationPolicy",
     }
 
 

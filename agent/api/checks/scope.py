@@ -40,6 +40,12 @@ def _target(report: Report, path: str, target: dict[str, Any]) -> None:
     if (group, kind) not in _TARGETS:
         allowed = ", ".join(sorted({kind for _, kind in _TARGETS}))
         report.invalid(path, f'"{one_line(f"{group}/{kind}", 70)}" cannot be a target (allowed: {allowed})')
+    elif kind != "Service":
+        report.unsupported(
+            child(path, "kind"), f"{kind}: only a Service of the policy's namespace can be a target here"
+        )
+    elif target.get("sectionName"):
+        report.unsupported(child(path, "sectionName"), "a policy is for all ports of a service (say destination.port)")
 
 
 _TARGET_REF = message(

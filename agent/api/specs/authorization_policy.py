@@ -13,7 +13,8 @@ from agent.api.problem import one_line
 from agent.api.yaml_text import child
 
 DRY_RUN = "istio.io/dry-run"
-_BOOLEANS = ("1", "t", "T", "TRUE", "true", "True", "0", "f", "F", "FALSE", "false", "False")
+TRUE = ("1", "t", "T", "TRUE", "true", "True")
+_BOOLEANS = (*TRUE, "0", "f", "F", "FALSE", "false", "False")
 _ACCOUNT_LIMIT = 320
 
 

@@ -1,0 +1,117 @@
+"""What stands before a workload's or a gateway's own filters and decides who may pass. Pure.
+
+In Istio's order: who the request's user is, CUSTOM, DENY, ALLOW. Where no policy is for a workload there is nothing:
+not one filter more on the way of its requests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from envoy.config.accesslog.v3 import accesslog_pb2
+from envoy.config.listener.v3 import listener_components_pb2
+from envoy.extensions.access_loggers.stream.v3 import stream_pb2
+from envoy.extensions.filters.http.rbac.v3 import rbac_pb2 as http_rbac_pb2
+from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2
+from envoy.extensions.filters.network.rbac.v3 import rbac_pb2 as network_rbac_pb2
+from envoy.type.matcher.v3 import value_pb2
+from msgspec import Struct
+
+from agent.mesh.authorization import Action, AuthorizationPolicy
+from agent.mesh.security import WorkloadRules
+from agent.translate.claims import metadata_matcher
+from agent.translate.rbac import Scope, rbac_rules
+from agent.translate.resource import packed
+
+HTTP_RBAC = "envoy.filters.http.rbac"
+NETWORK_RBAC = "envoy.filters.network.rbac"
+_ORDER = (Action.AUDIT, Action.DENY, Action.ALLOW)
+_HttpFilter = http_connection_manager_pb2.HttpFilter
+
+
+class Guard(Struct, frozen=True):
+    """Filters before all others, and what goes with them."""
+
+    filters: tuple[Any, ...] = ()
+    """HttpFilter of requests, Filter of connections."""
+    logs: tuple[Any, ...] = ()
+    """envoy.config.accesslog.v3.AccessLog: of what AUDIT or a dry run is about alone."""
+
+    @property
+    def is_empty(self) -> bool:
+        """Tell whether nothing is looked at."""
+        return not self.filters
+
+
+def http_guard(rules: WorkloadRules, trust_domains: tuple[str, ...]) -> Guard:
+    """Return what requests to a workload must pass."""
+    scope = Scope(trust_domains)
+    return _guard(rules.authorizations, scope, HTTP_RBAC)
+
+
+def connection_guard(rules: WorkloadRules, trust_domains: tuple[str, ...]) -> Guard:
+    """Return what connections to a workload must pass, where they are no requests."""
+    return _guard(rules.authorizations, Scope(trust_domains, requests=False), NETWORK_RBAC)
+
+
+def looks_at_server_names(rules: WorkloadRules) -> bool:
+    """Tell whether a policy wants the server name that a TLS client asks for."""
+    every = (rule for policy in rules.authorizations for rule in policy.rules)
+    return any(term.attribute == "connection.sni" for rule in every for term in rule.conditions)
+
+
+def _guard(policies: Iterable[AuthorizationPolicy], scope: Scope, owner: str) -> Guard:
+    every, filters, logs = tuple(policies), [], []
+    for action in _ORDER:
+        for tried in (True, False):
+            chosen = tuple(one for one in every if one.action is action and one.dry_run is tried)
+            if not chosen:
+                continue
+            told = tried or action is Action.AUDIT
+            word = ("dry_run_" if tried else "") + action.lower()
+            filters.append(_filter(rbac_rules(chosen, action, scope), scope, word if told else ""))
+            if told:
+                logs.append(_log(owner, word, "denied" if tried else "allowed"))
+    return Guard(tuple(filters), tuple(logs))
+
+
+def _filter(rules: Any, scope: Scope, shadow: str) -> Any:
+    """Return an RBAC filter that enforces the rules, or (`shadow`) only notes under that name what they would do."""
+    fields = {"shadow_rules": rules, "shadow_rules_stat_prefix": f"{shadow}_"} if shadow else {"rules": rules}
+    if scope.requests:
+        return _HttpFilter(name=_named(HTTP_RBAC, shadow), typed_config=packed(http_rbac_pb2.RBAC(**fields)))
+    config = network_rbac_pb2.RBAC(stat_prefix="inbound_", **fields)
+    return listener_components_pb2.Filter(name=NETWORK_RBAC, typed_config=packed(config))
+
+
+def _named(name: str, shadow: str) -> str:
+    return f"{name}.{shadow}" if shadow else name
+
+
+_SHARED = {
+    "time": "%START_TIME%",
+    "principal": "%DOWNSTREAM_PEER_URI_SAN%",
+    "source": "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS%",
+    "destination": "%DOWNSTREAM_LOCAL_ADDRESS%",
+}
+_OF_REQUESTS = {
+    "method": "%REQ(:METHOD)%",
+    "host": "%REQ(:AUTHORITY)%",
+    "path": "%PATH(NQ)%",
+    "code": "%RESPONSE_CODE%",
+}
+
+
+def _log(owner: str, word: str, result: str) -> Any:
+    """Return a log, one JSON line on standard output for each request or connection with that shadow result."""
+    log = accesslog_pb2.AccessLog(name="envoy.access_loggers.stdout")
+    wanted = log.filter.metadata_filter
+    value = value_pb2.ValueMatcher(string_match={"exact": result})
+    wanted.matcher.CopyFrom(metadata_matcher(owner, (f"{word}_shadow_engine_result",), value))
+    wanted.match_if_key_not_found.value = False
+    line = {"policy": f"%DYNAMIC_METADATA({owner}:{word}_shadow_effective_policy_id)%", "event": word, **_SHARED}
+    config = stream_pb2.StdoutAccessLog()
+    config.log_format.json_format.update(line | (_OF_REQUESTS if owner == HTTP_RBAC else {}))
+    log.typed_config.CopyFrom(packed(config))
+    return log
