@@ -28,6 +28,7 @@ _DECIMAL = re.compile(r"0|[1-9][0-9]*")
 _TAG = "tag:yaml.org,2002:"
 _HINTS = (
     ("alias", 'an unquoted "*" or "&" has a meaning in YAML: put the value in quotes'),
+    ("simple key", 'neither "key: value" nor "- item"; "..." stands for lines left out of an example: remove it'),
     ("cannot start any token", "a value that starts with @, %, ` or a tab: quote it, and indent with spaces"),
     ("mapping values are not allowed", 'a value that contains ": " needs quotes, or the indentation is wrong'),
     ("unexpected end of stream", "a quote is not closed"),
@@ -126,6 +127,8 @@ def _describe(error: yaml.YAMLError, text: str) -> str:
     if not isinstance(error, yaml.MarkedYAMLError):
         return f"1: not YAML: {one_line(error)}"
     mark = error.problem_mark or error.context_mark
+    if "simple key" in (error.context or ""):  # YAML notices a line later
+        mark = error.context_mark
     line = mark.line + 1 if mark is not None else 1
     said = " ".join(part for part in (error.context, error.problem) if part)
     hint = next((hint for sign, hint in _HINTS if sign in said), "")
