@@ -121,14 +121,6 @@ def test_no_rule_spreads_over_all_instances_and_changes_nothing(site: Site) -> N
         assert client.get("unknown.example").status == 502
 
 
-def test_weights(site: Site) -> None:
-    rules = route_rule("w", "[{labels: {version: v1}, weight: 75}, {labels: {version: v3}, weight: 25}]")
-    with site.client(rules) as client:
-        counts = Counter(client.get("reviews").name for _ in range(REQUESTS))
-    assert counts["v2"] == 0
-    assert within(counts["v1"], 0.75), counts
-
-
 def test_header_matches_and_precedence(site: Site) -> None:
     rules = (
         route_rule("base", only("v1"))
@@ -146,14 +138,6 @@ def test_header_matches_and_precedence(site: Site) -> None:
         assert client.get("reviews", x_kind="gold").name == "v1"
         assert client.get("reviews", x_kind="golden", x_region="eu-west").name == "v1"
         assert client.get("reviews", "/special/1").name == "v3"
-
-
-def test_source_is_the_node_s_own_workload(site: Site) -> None:
-    rules = route_rule("page", only("v2"), 2, "{source: {name: productpage, labels: {version: v1}}}")
-    rules += route_rule("all", only("v1"))
-    with site.client(rules, "page") as page, site.client(rules, "ratings") as ratings:
-        assert {page.get("reviews").name for _ in range(10)} == {"v2"}
-        assert {ratings.get("reviews").name for _ in range(10)} == {"v1"}
 
 
 def test_virtual_service_alone_decides(site: Site) -> None:
