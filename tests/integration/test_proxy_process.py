@@ -12,11 +12,14 @@ from tests.integration.netns import environment
 
 SCRIPT = """
 import asyncio
-from agent.adapters.proxy.process import WatchedProcess
+from pathlib import Path
+from agent.adapters.proxy.process import Command, WatchedProcess
+
+GREP = ["grep", "CapAmb\\\\|CapEff", "/proc/self/status"]
 
 async def main():
     with open("status", "w+b") as file:
-        process = await WatchedProcess.spawn(["grep", "CapAmb\\\\|CapEff", "/proc/self/status"], file)
+        process = await WatchedProcess.spawn(Command(GREP, Path("exit"), file))
         await process.wait()
         file.seek(0)
         print(file.read().decode(), end="")

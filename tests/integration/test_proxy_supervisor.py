@@ -6,15 +6,11 @@ import asyncio
 import json
 import os
 import signal
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
@@ -22,108 +18,25 @@ import pytest
 from agent.adapters.proxy.options import ProxyOptions
 from agent.adapters.proxy.supervisor import EnvoySupervisor, ProxyProcess
 from agent.errors import HostError
+from tests.integration.supervised_envoy import (
+    answer,
+    bootstrap,
+    is_running,
+    killed_agent,
+    options_in,
+    request,
+    shared_memory,
+    supervised,
+    until,
+    until_live,
+)
 from tests.ports import free_port
 from tests.programs import ENVOY
-
-TYPES = "type.googleapis.com/envoy.extensions.filters"
-
-
-def bootstrap(options: ProxyOptions, port: int, body: str = "hello", delay: str = "") -> bytes:
-    """Return a bootstrap with one HTTP listener that answers itself, after a delay if one is given."""
-    fault = {
-        "name": "envoy.filters.http.fault",
-        "typed_config": {
-            "@type": f"{TYPES}.http.fault.v3.HTTPFault",
-            "delay": {"fixed_delay": delay, "percentage": {"numerator": 100}},
-        },
-    }
-    router = {
-        "name": "envoy.filters.http.router",
-        "typed_config": {"@type": f"{TYPES}.http.router.v3.Router"},
-    }
-    http = {
-        "@type": f"{TYPES}.network.http_connection_manager.v3.HttpConnectionManager",
-        "stat_prefix": "test",
-        "http_filters": [fault, router] if delay else [router],
-        "route_config": {
-            "virtual_hosts": [
-                {
-                    "name": "all",
-                    "domains": ["*"],
-                    "routes": [
-                        {"match": {"prefix": "/"}, "direct_response": {"status": 200, "body": {"inline_string": body}}}
-                    ],
-                }
-            ]
-        },
-    }
-    listener = {
-        "name": "test",
-        "address": {"socket_address": {"address": "127.0.0.1", "port_value": port}},
-        "filter_chains": [{"filters": [{"name": "hcm", "typed_config": http}]}],
-    }
-    config: dict[str, Any] = {
-        "admin": {"address": {"pipe": {"path": str(options.admin_socket), "mode": 0o600}}},
-        "static_resources": {"listeners": [listener]},
-    }
-    return json.dumps(config).encode()
 
 
 @pytest.fixture
 def options(tmp_path: Path) -> ProxyOptions:
-    return ProxyOptions(
-        binary=ENVOY,
-        folder=tmp_path / "run",
-        admin_socket=tmp_path / "run" / "admin.sock",
-        concurrency=1,
-        drain_seconds=3,
-        log_file=tmp_path / "envoy.log",
-    )
-
-
-@asynccontextmanager
-async def supervised(
-    options: ProxyOptions, configuration: bytes, on_change: Callable[[ProxyProcess], None] | None = None
-) -> AsyncIterator[EnvoySupervisor]:
-    """Run a supervisor, and stop it with its Envoy at the end."""
-    supervisor = EnvoySupervisor(options, on_change)
-    task: asyncio.Task[None] | None = None
-    try:
-        await supervisor.start(configuration)
-        task = asyncio.create_task(supervisor.run())
-        yield supervisor
-    finally:
-        await supervisor.stop(0)
-        if task:
-            await asyncio.wait_for(task, 5)
-
-
-async def until(check: Callable[[], bool], seconds: float = 5.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not check():
-        assert time.monotonic() < deadline, f"not within {seconds} s"
-        await asyncio.sleep(0.01)
-
-
-async def answer(port: int, seconds: float = 5.0) -> str:
-    """Return the body that the listener answers with, trying until it does."""
-    async with asyncio.timeout(seconds):
-        while True:
-            try:
-                return await request(port)
-            except (OSError, asyncio.IncompleteReadError):
-                await asyncio.sleep(0.02)
-
-
-async def request(port: int) -> str:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    try:
-        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-        head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
-        assert " 200 ok" in head
-        return (await reader.readexactly(int(head.partition("content-length: ")[2].split()[0]))).decode()
-    finally:
-        writer.close()
+    return options_in(tmp_path)
 
 
 async def test_killed_envoy_is_back_within_a_second(options: ProxyOptions) -> None:
@@ -149,7 +62,8 @@ async def test_stop_leaves_nothing(options: ProxyOptions) -> None:
     async with supervised(options, bootstrap(options, port)) as supervisor:
         await answer(port)
         pid = supervisor.process.pid
-        assert "/dev/shm" not in mapped_files(pid)
+        shared = shared_memory(pid)
+        assert shared.exists()
         assert oct(options.admin_socket.stat().st_mode & 0o777) == "0o600"
         assert "LIVE" in await supervisor.admin_get("/ready")
         started = time.monotonic()
@@ -158,6 +72,7 @@ async def test_stop_leaves_nothing(options: ProxyOptions) -> None:
         assert pid is not None
         assert not is_running(pid)
         assert list(options.folder.iterdir()) == []
+        assert not shared.exists()
         assert supervisor.process.pid is None
         with pytest.raises(HostError, match="admin"):
             await supervisor.admin_get("/ready")
@@ -184,30 +99,6 @@ async def test_stop_lets_a_request_end_and_limits_the_wait(options: ProxyOptions
             await pending
 
 
-async def until_live(supervisor: EnvoySupervisor) -> None:
-    """Wait until the listener takes requests (the admin socket is there before it)."""
-    async with asyncio.timeout(5):
-        while True:
-            try:
-                await supervisor.admin_get("/ready")
-                return
-            except HostError:
-                await asyncio.sleep(0.02)
-
-
-async def listening(port: int, seconds: float = 5.0) -> None:
-    """Return when the listener takes connections."""
-    async with asyncio.timeout(seconds):
-        while True:
-            try:
-                _, writer = await asyncio.open_connection("127.0.0.1", port)
-            except OSError:
-                await asyncio.sleep(0.02)
-            else:
-                writer.close()
-                return
-
-
 async def until_busy(supervisor: EnvoySupervisor) -> None:
     async with asyncio.timeout(5):
         while True:
@@ -221,42 +112,6 @@ async def until_busy(supervisor: EnvoySupervisor) -> None:
             await asyncio.sleep(0.02)
 
 
-AGENT = """
-import asyncio, sys, msgspec
-from pathlib import Path
-from agent.adapters.proxy.options import ProxyOptions
-from agent.adapters.proxy.supervisor import EnvoySupervisor
-from agent.errors import HostError
-
-async def main():
-    data = msgspec.json.decode(sys.argv[1])
-    paths = {name: Path(data[name]) for name in ("binary", "folder", "admin_socket", "log_file")}
-    supervisor = EnvoySupervisor(ProxyOptions(**paths, concurrency=1, drain_seconds=3))
-    await supervisor.start(sys.argv[2].encode())
-    while True:
-        try:
-            await supervisor.admin_get("/ready")  # what Envoy arranges for its parent's death is arranged by now
-            break
-        except HostError:
-            await asyncio.sleep(0.02)
-    print(supervisor.process.pid, flush=True)
-    await supervisor.run()
-
-asyncio.run(main())
-"""
-
-
-def killed_agent(options: ProxyOptions, configuration: bytes) -> int:
-    """Run another process that starts an Envoy, kill that process with -9, and return the Envoy's pid."""
-    paths = {name: str(getattr(options, name)) for name in ("binary", "folder", "admin_socket", "log_file")}
-    argv = [sys.executable, "-c", AGENT, msgspec.json.encode(paths).decode(), configuration.decode()]
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]) as agent:
-        assert agent.stdout is not None
-        pid = int(agent.stdout.readline())
-        agent.kill()
-    return pid
-
-
 async def test_adopts_what_a_killed_agent_left(options: ProxyOptions) -> None:
     port = free_port()
     configuration = bootstrap(options, port)
@@ -267,17 +122,7 @@ async def test_adopts_what_a_killed_agent_left(options: ProxyOptions) -> None:
         os.kill(pid, signal.SIGKILL)  # an adopted one is watched like an own child
         await until(lambda: supervisor.process.pid not in (None, pid))
         assert await answer(port) == "hello"
-        assert "exit code unknown" in supervisor.process.last_exit
-
-
-async def test_a_changed_bootstrap_replaces_the_running_envoy(options: ProxyOptions) -> None:
-    port = free_port()
-    pid = killed_agent(options, bootstrap(options, port))
-    assert await answer(port) == "hello"
-    async with supervised(options, bootstrap(options, port, body="changed")) as supervisor:
-        assert supervisor.process.pid != pid
-        assert not is_running(pid)
-        assert await answer(port) == "changed"
+        assert supervisor.process.last_exit.startswith("killed by SIGKILL after ")
 
 
 async def test_a_stray_envoy_without_state_is_ended(options: ProxyOptions) -> None:
@@ -288,18 +133,6 @@ async def test_a_stray_envoy_without_state_is_ended(options: ProxyOptions) -> No
         assert supervisor.process.pid != pid
         assert not is_running(pid)
         assert await answer(port) == "hello"
-
-
-def mapped_files(pid: int | None) -> str:
-    return Path(f"/proc/{pid}/maps").read_text()
-
-
-def is_running(pid: int) -> bool:
-    """Tell whether the process runs (as an orphan it may stay a zombie until init reaps it)."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 async def test_state_of_another_process_is_not_adopted(options: ProxyOptions) -> None:

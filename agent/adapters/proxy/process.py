@@ -9,11 +9,13 @@ import asyncio
 import ctypes
 import os
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -25,40 +27,56 @@ _PR_CAP_AMBIENT = 47
 _PR_CAP_AMBIENT_RAISE = 2
 _PR_CAP_AMBIENT_CLEAR_ALL = 4
 _CAP_NET_BIND_SERVICE = 10
+_EXIT_PATIENCE_SECONDS = 1.0
+_KEEPER = '"$@" >&2 & echo $!; read _ <&1; exec >&2; wait $!; echo $? >&0'
+"""The command's parent, which outlives the agent: Envoy with hot restart has the kernel end it when its parent ends
+(PR_SET_PDEATHSIG), and a parent alone learns how it ended. File 0 is the exit file; file 1 is a socket to the agent,
+which gets the pid and closes it when it watches that process: until then nobody else can get the pid.
+"""
+
+
+@dataclass(frozen=True)
+class Command:
+    """What is to be started, and as whom."""
+
+    argv: Sequence[str]
+    exit_file: Path
+    """Where it is written how it ended."""
+    output: IO[bytes] | None = None
+    """Gets its stdout and stderr; None: they are this process's own stderr."""
+    uid: int | None = None
+    """None: this process's user."""
+    gid: int | None = None
+    low_ports: bool = False
+    """It keeps the capability for ports below 1024, if the agent has it (if not, binding such a port says so)."""
 
 
 class WatchedProcess:
     """A live process, a child of this one or not; belongs to the event loop it was made in."""
 
-    def __init__(self, pid: int, pidfd: int, started: int, child: subprocess.Popen[bytes] | None) -> None:
+    def __init__(
+        self, pid: int, pidfd: int, started: int, exit_file: Path, keeper: subprocess.Popen[bytes] | None
+    ) -> None:
         self.pid = pid
         self.started = started
         """Start time in clock ticks since boot: with the pid it names one process for as long as the machine is up."""
         self._pidfd = pidfd
-        self._child = child
+        self._exit_file = exit_file
+        self._keeper = keeper
         self._ended = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(pidfd, self._on_end)  # a pidfd becomes readable when its process ends
 
     @classmethod
-    async def spawn(
-        cls,
-        argv: Sequence[str],
-        output: IO[bytes] | None,
-        uid: int | None = None,
-        gid: int | None = None,
-        low_ports: bool = False,
-    ) -> WatchedProcess:
-        """Start a command in its own session, as another user if uid is given; raises HostError.
-
-        output gets its stdout and stderr; None: they are this process's own.
-        """
+    async def spawn(cls, command: Command) -> WatchedProcess:
+        """Start a command in its own session; raises HostError."""
         with ThreadPoolExecutor(1) as thread:
-            child = await asyncio.get_running_loop().run_in_executor(thread, _spawn, argv, output, uid, gid, low_ports)
-        return cls(child.pid, os.pidfd_open(child.pid), _start_time(child.pid) or 0, child)
+            started = await asyncio.get_running_loop().run_in_executor(thread, _spawn, command)
+        pid, pidfd, keeper = started
+        return cls(pid, pidfd, _start_time(pid) or 0, command.exit_file, keeper)
 
     @classmethod
-    def adopt(cls, pid: int, started: int, executable: str) -> WatchedProcess | None:
+    def adopt(cls, pid: int, started: int, executable: str, exit_file: Path) -> WatchedProcess | None:
         """Return the process with this pid, start time and executable, or None if there is none such any more."""
         try:
             pidfd = os.pidfd_open(pid)  # first: from here on the number can't change its owner unnoticed
@@ -67,7 +85,7 @@ class WatchedProcess:
         if _start_time(pid) != started or executable_of(pid) != executable:
             os.close(pidfd)
             return None
-        return cls(pid, pidfd, started, None)
+        return cls(pid, pidfd, started, exit_file, None)
 
     @property
     def is_alive(self) -> bool:
@@ -75,8 +93,19 @@ class WatchedProcess:
         return not self._ended.is_set()
 
     async def wait(self) -> None:
-        """Return when it has ended."""
+        """Return when it has ended, and how it ended is known."""
         await self._ended.wait()
+        if self._keeper is not None:
+            with suppress(subprocess.TimeoutExpired):
+                await asyncio.to_thread(self._keeper.wait, _EXIT_PATIENCE_SECONDS)
+        else:
+            await asyncio.to_thread(self._await_exit_status)
+
+    def _await_exit_status(self) -> None:
+        """Wait until another's keeper has written it, which is a matter of a moment (or never, if that was killed)."""
+        until = time.monotonic() + _EXIT_PATIENCE_SECONDS
+        while self._exit_status() is None and self._exit_file.exists() and time.monotonic() < until:
+            time.sleep(0.005)
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal; nothing if it has ended."""
@@ -91,21 +120,26 @@ class WatchedProcess:
             await asyncio.wait_for(self._ended.wait(), grace_seconds)
         except TimeoutError:
             self.signal(signal.SIGKILL)
-            await self._ended.wait()
+        await self.wait()
 
     def exit_text(self) -> str:
-        """Return how it ended: `exit code 1`, `killed by SIGKILL`; of another's child only that it ended is known."""
-        if self._child is None or self._child.returncode is None:
-            return "ended (exit code unknown, it was started by an earlier agent)"
-        if self._child.returncode < 0:
-            return f"killed by {signal.Signals(-self._child.returncode).name}"
-        return f"exit code {self._child.returncode}"
+        """Return how it ended: `exit code 1`, `killed by SIGKILL`."""
+        status = self._exit_status()
+        if status is None:
+            return "ended (exit code unknown)"
+        return f"exit code {status}" if status <= 128 else f"killed by {signal.Signals(status - 128).name}"
 
     @property
     def failed(self) -> bool:
         """Tell whether it ended by itself with an error (or nobody knows), not by a signal to end."""
-        code = self._child.returncode if self._child else None
-        return code is None or code not in (0, -signal.SIGTERM, -signal.SIGKILL)
+        return self._exit_status() not in (0, 128 + signal.SIGTERM, 128 + signal.SIGKILL)
+
+    def _exit_status(self) -> int | None:
+        """Return the status as a shell gives it: 128 and the signal's number for one that a signal ended."""
+        try:
+            return int(self._exit_file.read_text())
+        except (OSError, ValueError):
+            return None
 
     def age(self) -> float:
         """Return the seconds since it was started."""
@@ -120,8 +154,6 @@ class WatchedProcess:
 
     def _on_end(self) -> None:
         self.release()
-        if self._child is not None:
-            self._child.wait()
         self._ended.set()
 
 
@@ -155,29 +187,40 @@ def _start_time(pid: int) -> int | None:
     return int(text.rpartition(")")[2].split()[19])  # the name in parentheses may hold anything
 
 
-def _spawn(
-    argv: Sequence[str], output: IO[bytes] | None, uid: int | None, gid: int | None, low_ports: bool
-) -> subprocess.Popen[bytes]:
-    """Start the command, from a thread that is used for nothing else: it gives up its ambient capabilities first.
+def _spawn(command: Command) -> tuple[int, int, subprocess.Popen[bytes]]:
+    """Return pid, pidfd and keeper, from a thread that is used for nothing else: it gives up its ambient capabilities.
 
     Those are for the agent's iptables, and the child would inherit them; Linux keeps them per thread.
-    With `low_ports` it keeps the one for ports below 1024, if the agent has it (if not, binding such a port says so).
     """
     libc = ctypes.CDLL(None)
     libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
-    if low_ports:
+    if command.low_ports:
         libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, _CAP_NET_BIND_SERVICE, 0, 0)
+    ours, theirs = socket.socketpair()
     try:
-        return subprocess.Popen(
-            argv,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-            user=uid,
-            group=gid if gid is not None else uid,
-            extra_groups=() if uid is not None else None,
-            env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
-        )
-    except (OSError, subprocess.SubprocessError) as error:
-        raise HostError(f"{argv[0]}: cannot be started: {error}") from error
+        with ours, theirs, command.exit_file.open("wb") as exit_file:
+            keeper = subprocess.Popen(
+                ["/bin/sh", "-c", _KEEPER, "keeper", *command.argv],
+                stdin=exit_file,
+                stdout=theirs.fileno(),
+                stderr=command.output,
+                start_new_session=True,
+                user=command.uid,
+                group=command.gid if command.gid is not None else command.uid,
+                extra_groups=() if command.uid is not None else None,
+                env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
+            )
+            theirs.close()
+            pid = int(ours.recv(32))
+            pidfd = os.pidfd_open(pid)
+            _await_program(pid, keeper.pid)
+            return pid, pidfd, keeper
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        raise HostError(f"{command.argv[0]}: cannot be started: {error}") from error
+
+
+def _await_program(pid: int, keeper: int) -> None:
+    """Wait until a process is no copy of the shell any more: only as what it is to become it can be adopted."""
+    until = time.monotonic() + _EXIT_PATIENCE_SECONDS
+    while executable_of(pid) == executable_of(keeper) and time.monotonic() < until:
+        time.sleep(0.001)

@@ -21,6 +21,11 @@ class ProxyState(Struct, frozen=True):
     """Hash of everything it was started with; a different one means it must be replaced."""
     version: str
     restarts: int = 0
+    epoch: int = 0
+    """How many hot restarts lie between the first Envoy of this base-id and this one."""
+    base_id: int = 0
+    hot_restart: str = ""
+    """What `envoy --hot-restart-version` says: only equal ones hand over to each other."""
 
 
 def read_state(path: Path) -> ProxyState | None:

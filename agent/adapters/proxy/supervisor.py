@@ -1,6 +1,8 @@
 """Keeps one Envoy running: starts it, adopts the one a dead agent left, restarts it when it dies, drains and ends it.
 
-Envoy runs in a session of its own and outlives the agent. What it is configured with is not this module's business.
+Envoy runs in a session of its own and outlives the agent. One that must run otherwise (a new binary, another bootstrap)
+takes over from the running one by hot restart, so that no connection fails. What it is configured with is not this
+module's business.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ from agent.adapters.proxy.admin import AdminClient
 from agent.adapters.proxy.backoff import Backoff
 from agent.adapters.proxy.log_tail import last_error
 from agent.adapters.proxy.options import ProxyOptions
-from agent.adapters.proxy.process import WatchedProcess, processes_with_argument
+from agent.adapters.proxy.process import Command, WatchedProcess, processes_with_argument
+from agent.adapters.proxy.shared_memory import new_base_id, remove_shared_memory
 from agent.adapters.proxy.state import ProxyState, read_state, write_state
 from agent.errors import HostError
 
@@ -45,6 +48,23 @@ class ProxyProcess(Struct, frozen=True):
     """How and why the last one ended; "" if none has."""
 
 
+class _Binary(Struct, frozen=True):
+    """What is wanted to run, and what its binary said of itself."""
+
+    fingerprint: str = ""
+    version: str = ""
+    hot_restart: str = ""
+
+
+class _CommandLine(Struct, frozen=True):
+    restart_epoch: int = -1
+
+
+class _ServerInfo(Struct, frozen=True):
+    state: str = ""
+    command_line_options: _CommandLine = _CommandLine()
+
+
 class EnvoySupervisor:
     """One Envoy: `start()`, then `run()` as a task; `stop()` ends Envoy and `run()`, `release()` only `run()`."""
 
@@ -54,9 +74,12 @@ class EnvoySupervisor:
         self._admin = AdminClient(options.admin_socket)
         self._view = ProxyProcess()
         self._bootstrap = b""
-        self._fingerprint = ""
-        self._version = ""
+        self._binary = _Binary()
         self._process: WatchedProcess | None = None
+        self._state: ProxyState | None = None
+        """What is noted of `_process`, or of the last one."""
+        self._before: tuple[WatchedProcess, ProxyState] | None = None
+        """The Envoy that `_process` is to take over from, until it has."""
         self._log_size = 0
         self._backoff = Backoff()
         self._lock = asyncio.Lock()
@@ -68,7 +91,7 @@ class EnvoySupervisor:
         return self._view
 
     async def start(self, bootstrap: bytes) -> None:
-        """Have an Envoy with this bootstrap: the running one, if it is the same; else that one is drained and replaced.
+        """Have an Envoy with this bootstrap: the running one, if it is the same; else one that takes over from that.
 
         Returns when the process exists, not when it is ready (`admin_get("/ready")`). Raises HostError if it can't be
         started at all.
@@ -81,11 +104,17 @@ class EnvoySupervisor:
 
     async def run(self) -> None:
         """Start Envoy again whenever it has died, until stop() or release(). Comes after start()."""
-        while not await self._left_before(self._process.wait() if self._process else None):
-            lived = self._note_exit() if self._process else 0.0
-            if await self._left_before(asyncio.sleep(self._backoff.after(lived))):
-                return
-            await self._relaunch()
+        handover = asyncio.create_task(self._watch_handover())
+        try:
+            while not await self._left_before(self._process.wait() if self._process else None):
+                lived = self._note_exit() if self._process else 0.0
+                if self._return_to_the_one_before():
+                    continue
+                if await self._left_before(asyncio.sleep(self._backoff.after(lived))):
+                    return
+                await self._relaunch()
+        finally:
+            handover.cancel()
 
     async def stop(self, drain_seconds: float | None = None) -> None:
         """Drain Envoy for so many seconds at most (default: the option's), end it, and remove what it leaves behind."""
@@ -93,56 +122,136 @@ class EnvoySupervisor:
         async with self._lock:
             if self._process is not None:
                 await self._end(self._process, self._options.drain_seconds if drain_seconds is None else drain_seconds)
+            await self._end_strays()
             self._remove_files()
             self._show(pid=None)
 
     def release(self) -> None:
         """Leave Envoy to run on its own, for the next agent to adopt."""
         self._leaving.set()
-        if self._process is not None:
-            self._process.release()
+        for process in (self._process, *(self._before or ())[:1]):
+            if process is not None:
+                process.release()
+
+    async def set_log_level(self, level: str) -> None:
+        """Have Envoy log from this level on, and every one after it; raises HostError if it can't be asked."""
+        self._options = msgspec.structs.replace(self._options, log_level=level)
+        await self._admin.post(f"/logging?level={level}")
 
     async def admin_get(self, path: str) -> str:
         """Return what Envoy's admin interface answers to a GET of the path; raises HostError."""
         return await self._admin.get(path)
 
     async def _adopt(self) -> bool:
-        """Take over the Envoy that the state file tells of; end it, drained, if it is not what is wanted now."""
-        state = read_state(self._options.state_file)
-        process = WatchedProcess.adopt(state.pid, state.started, state.executable) if state else None
-        if state is None or process is None:
+        """Take over the Envoy that the state file tells of, or have another one take over from it."""
+        options = self._options
+        state = read_state(options.state_file)
+        if state is None:
+            return False
+        process = WatchedProcess.adopt(state.pid, state.started, state.executable, options.exit_file(state.epoch))
+        if process is None:
+            remove_shared_memory(state.base_id)
             return False
         self._show(restarts=state.restarts)
-        if state.fingerprint != self._options.fingerprint(self._bootstrap):
-            log.info("the running Envoy (pid %d) has another configuration: draining it", process.pid)
-            await self._end(process, self._options.drain_seconds)
-            return False
+        if state.fingerprint != await asyncio.to_thread(options.fingerprint, self._bootstrap):
+            return await self._replace(process, state)
         log.info("adopted Envoy %s, pid %d", state.version, process.pid)
-        self._process = process
-        self._fingerprint, self._version = state.fingerprint, state.version
+        self._process, self._state = process, state
+        self._binary = _Binary(state.fingerprint, state.version, state.hot_restart)
         self._show(pid=process.pid, version=state.version)
         return True
 
-    async def _launch(self) -> None:
+    async def _replace(self, process: WatchedProcess, state: ProxyState) -> bool:
+        """Start the Envoy that takes over from this one; False if these two can't, and this one has been ended."""
+        binary = await self._look_at_binary()
+        await self._end_strays(process.pid)  # one whose connections were going on still: a third can't be told of it
+        if binary.hot_restart != state.hot_restart:
+            log.warning("Envoy %s can't take over from %s: draining it first", binary.version, state.version)
+            await self._end(process, self._options.drain_seconds)
+            remove_shared_memory(state.base_id)
+            return False
+        log.info("the running Envoy (pid %d) is to run otherwise: hot restart", process.pid)
+        self._before = process, state
+        await self._launch(state.base_id, state.epoch + 1)
+        return True
+
+    async def _look_at_binary(self) -> _Binary:
         options = self._options
-        fingerprint = options.fingerprint(self._bootstrap)
-        if fingerprint != self._fingerprint:  # a restart after a crash shall not wait for `envoy --version` again
-            self._version = await envoy_version(str(options.binary))
-            self._fingerprint = fingerprint
+        fingerprint = await asyncio.to_thread(options.fingerprint, self._bootstrap)
+        if fingerprint != self._binary.fingerprint:  # a restart after a crash shall not wait for `envoy --version`
+            version, hot_restart = await envoy_version(str(options.binary))
+            self._binary = _Binary(fingerprint, version, hot_restart)
+        return self._binary
+
+    async def _launch(self, base_id: int | None = None, epoch: int = 0) -> None:
+        """Start Envoy; without a base-id as the first one of a new one."""
+        options, binary = self._options, await self._look_at_binary()
+        base_id = new_base_id() if base_id is None else base_id
         self._prepare_files()
         with self._open_log() as output:
             process = await WatchedProcess.spawn(
-                options.command_line(), output, options.uid, options.gid, options.low_ports
+                Command(
+                    options.command_line(base_id, epoch),
+                    options.exit_file(epoch),
+                    output,
+                    options.uid,
+                    options.gid,
+                    options.low_ports,
+                )
             )
         self._process = process
-        self._show(pid=process.pid, version=self._version)
-        log.info("started Envoy %s, pid %d", self._version, process.pid)
-        executable, restarts = options.executable(), self._view.restarts
-        state = ProxyState(process.pid, process.started, executable, fingerprint, self._version, restarts)
+        self._show(pid=process.pid, version=binary.version)
+        log.info("started Envoy %s, pid %d, epoch %d", binary.version, process.pid, epoch)
+        self._note(
+            ProxyState(
+                pid=process.pid,
+                started=process.started,
+                executable=options.executable(),
+                fingerprint=binary.fingerprint,
+                version=binary.version,
+                restarts=self._view.restarts,
+                epoch=epoch,
+                base_id=base_id,
+                hot_restart=binary.hot_restart,
+            )
+        )
+
+    def _note(self, state: ProxyState) -> None:
+        self._state = state
         try:
-            write_state(options.state_file, state)
+            write_state(self._options.state_file, state)
         except HostError as error:  # no reason to go without Envoy; the next agent will take this one for a stray
             log.error("Envoy can't be adopted by another agent later: %s", error)
+
+    async def _watch_handover(self) -> None:
+        """Forget the Envoy before this one as soon as this one serves; its connections may go on for a while."""
+        while self._before is not None and self._state is not None:
+            if await self._serves(self._state.epoch):
+                log.info(
+                    "Envoy, pid %d, serves; the one before, pid %d, is drained", self._state.pid, self._before[0].pid
+                )
+                self._before[0].release()
+                self._before = None
+                return
+            await asyncio.sleep(0.1)
+
+    async def _serves(self, epoch: int) -> bool:
+        try:
+            info = msgspec.json.decode(await self._admin.get("/server_info"), type=_ServerInfo)
+        except (HostError, msgspec.MsgspecError):
+            return False
+        return info.state == "LIVE" and info.command_line_options.restart_epoch == epoch
+
+    def _return_to_the_one_before(self) -> bool:
+        """Go on with the Envoy that the one which just died was to take over from, if it never did."""
+        before, self._before = self._before, None
+        if before is None or not before[0].is_alive:
+            return False
+        self._process, state = before
+        log.error("Envoy, pid %d, serves on as it was: %s", state.pid, self._view.last_exit)
+        self._note(state)
+        self._show(pid=state.pid, version=state.version)
+        return True
 
     async def _relaunch(self) -> None:
         async with self._lock:
@@ -150,6 +259,9 @@ class EnvoySupervisor:
                 return
             self._show(restarts=self._view.restarts + 1)
             try:
+                if self._state is not None:
+                    remove_shared_memory(self._state.base_id)
+                await self._end_strays()  # one whose connections were going on; another base-id can't be told of it
                 await self._launch()
             except HostError as error:
                 log.error("Envoy is not running: %s", error)
@@ -196,12 +308,14 @@ class EnvoySupervisor:
                 return
             await asyncio.sleep(0.1)
 
-    async def _end_strays(self) -> None:
-        """End Envoys of this folder that no state file tells of: an agent died between start and note."""
-        executable = self._options.executable()
-        for pid, started in processes_with_argument(executable, str(self._options.bootstrap_file)).items():
-            if stray := WatchedProcess.adopt(pid, started, executable):
-                log.warning("ending a stray Envoy, pid %d", pid)
+    async def _end_strays(self, kept: int | None = None) -> None:
+        """End all Envoys of this folder but one: an agent died between start and note, or connections went on."""
+        options = self._options
+        executable = options.executable()
+        for pid, started in processes_with_argument(executable, str(options.bootstrap_file)).items():
+            nowhere = options.folder / "stray.exit"
+            if pid != kept and (stray := WatchedProcess.adopt(pid, started, executable, nowhere)):
+                log.warning("ending another Envoy of ours, pid %d", pid)
                 await stray.end(GRACE_SECONDS)
 
     def _prepare_files(self) -> None:
@@ -227,8 +341,12 @@ class EnvoySupervisor:
         return file
 
     def _remove_files(self) -> None:
-        for path in (self._options.state_file, self._options.bootstrap_file, self._options.admin_socket):
+        options = self._options
+        exits = options.folder.glob("envoy.*.exit")
+        for path in (options.state_file, options.bootstrap_file, options.admin_socket, *exits):
             path.unlink(missing_ok=True)
+        if self._state is not None:
+            remove_shared_memory(self._state.base_id)
 
     async def _left_before(self, event: Awaitable[object] | None) -> bool:
         """Wait for the event, or for stop() and release(); tell whether it was these."""
@@ -250,10 +368,10 @@ class EnvoySupervisor:
                 self._on_change(view)
 
 
-async def envoy_version(binary: str) -> str:
-    """Return the version that `envoy --version` tells, such as `1.40.0`; raises HostError."""
+async def envoy_version(binary: str) -> tuple[str, str]:
+    """Return the version that `envoy --version` tells, such as `1.40.0`, and its hot restart's; raises HostError."""
     text = await SystemRunner().run([binary, "--version"])
     words = text.strip().rpartition("version: ")[2].split("/")
     if len(words) < 2:
         raise HostError(f"{binary} --version: not Envoy's answer: {text.strip()[:100]}")
-    return words[1]
+    return words[1], (await SystemRunner().run([binary, "--hot-restart-version"])).strip()
