@@ -18,6 +18,7 @@ from aiohttp import web
 
 from agent.adapters.consul.address import ConsulAddress
 from agent.adapters.consul.client import ConsulClient
+from agent.adapters.consul.policies import administrator_policy, agent_policy
 from agent.adapters.consul.status import StatusWriter
 from agent.adapters.consul.tickets import TicketBox
 from agent.adapters.proxy.admin import AdminClient
@@ -36,7 +37,6 @@ from tests.waiting import eventually
 NODE = "test"
 ADDRESS = "127.0.0.1"
 ROOT = "11111111-2222-3333-4444-555555555555"
-POLICIES = Path(__file__).parents[2] / "packaging/examples"
 HOSTMESH = Path(sys.executable).with_name("hostmesh")
 DENYING = {
     "primary_datacenter": "dc1",
@@ -143,8 +143,8 @@ async def operator_mesh(folder: Path) -> AsyncIterator[OperatorMesh]:
         consul = await stack.enter_async_context(ConsulProcess(node=NODE, settings=DENYING))
         mesh = OperatorMesh(consul, folder, (certificates / "key.pem").read_bytes())
         mesh.tokens = {
-            "agent": await token(consul, (POLICIES / "consul-agent.hcl").read_text().replace("NODE", NODE)),
-            "operator": await token(consul, (POLICIES / "consul-operator.hcl").read_text()),
+            "agent": await token(consul, agent_policy(NODE, ["NAME"])),
+            "operator": await token(consul, administrator_policy()),
             "reader": await token(consul, 'key_prefix "hostmesh/status/" { policy = "read" }'),
             "nobody": await token(consul, 'key "nothing" { policy = "read" }'),
         }
