@@ -11,6 +11,7 @@ from agent.mesh.authentication import PeerModes
 from agent.mesh.gateway import INGRESS_SERVICE, selects_gateway
 from agent.mesh.names import DEFAULT_NAMESPACE, certificate_secret
 from agent.mesh.routes import Destination, Fault, SourceMatch, Subset
+from agent.mesh.security import SecurityRules
 from agent.mesh.service import (
     ActiveCheck,
     Identity,
@@ -125,6 +126,7 @@ class Security(Struct, frozen=True):
     credentials: tuple[HeldCredential, ...] = ()
     aliases: tuple[str, ...] = ()
     """Other trust domains that count as this one."""
+    rules: SecurityRules = SecurityRules()
 
     @property
     def trust_domains(self) -> tuple[str, ...]:
@@ -145,7 +147,8 @@ class Security(Struct, frozen=True):
             HeldCredential(name, bool(held.chain_pem), bool(held.authorities_pem))
             for name, held in snapshot.credentials.items()
         )
-        return cls(peers, settings.trust_domain, names, client, tuple(credentials), settings.trust_domain_aliases)
+        aliases = settings.trust_domain_aliases
+        return cls(peers, settings.trust_domain, names, client, tuple(credentials), aliases, snapshot.security)
 
     @property
     def outbound(self) -> ClientSecurity:

@@ -15,12 +15,13 @@ from agent.api.envelope import Document
 from agent.api.lowering.catalog import LiveCatalog
 from agent.api.lowering.delegation import is_delegate
 from agent.api.lowering.destinations import lower_destination_policy, lower_destination_rule
+from agent.api.lowering.exported import exported_to
 from agent.api.lowering.gateway import bound_gateways, is_for_mesh, lower_gateway
 from agent.api.lowering.ingress import lower_front, lower_ways, ways
 from agent.api.lowering.istio_service import Unresolved
 from agent.api.lowering.outside import declared_services, outside_services
 from agent.api.lowering.route_rule import lower_route_rule
-from agent.api.lowering.security import lower_peers
+from agent.api.lowering.security import lower_authorization, lower_peers
 from agent.api.lowering.service_rules import (
     DeclaredSubsets,
     Outcome,
@@ -176,6 +177,8 @@ class _Nodes:
         self._sidecars = _united(flow, Stage(flow, kinds["Sidecar"], lambda key: lower_sidecar(self._document(key))))
         peers = Stage(flow, kinds["PeerAuthentication"], lambda key: lower_peers(self._document(key)))
         self._peers = _united(flow, peers)
+        authorizations = Stage(flow, kinds["AuthorizationPolicy"], lambda key: lower_authorization(self._document(key)))
+        self._authorizations = _united(flow, authorizations)
 
         self._faults: Tally[Fault] = Tally()
         for node in (self._read, self._hosts, self._subset_outcomes, about, bound, self._outcomes, self._fronts):
@@ -192,7 +195,7 @@ class _Nodes:
             self._outside_table.table(),
             fronts.ingress if (fronts := self._fronts.get(_ALL)) else Ingress(),
             self._sidecars.get(_ALL) or (),
-            SecurityRules(self._peers.get(_ALL) or ()),
+            SecurityRules(self._peers.get(_ALL) or (), self._authorizations.get(_ALL) or ()),
         )
 
     def _read_document(self, key: str) -> _Read:
@@ -263,7 +266,8 @@ class _Nodes:
                 hosts[service] = (*hosts.get(service, ()), host)
             if not services and not bound_gateways(document):  # what clients of a gateway ask for need not be a service
                 faults.append(Fault(str(document.ref), f"service {host} is not in the catalog"))
-        rules = {service: RoutedHosts(document.ref, named, lowered) for service, named in hosts.items()}
+        exported = exported_to(document)
+        rules = {service: RoutedHosts(document.ref, named, lowered, exported) for service, named in hosts.items()}
         return _About(rules, tuple(faults))
 
     def _outcome(self, service: ServiceKey) -> Outcome:
@@ -273,8 +277,9 @@ class _Nodes:
         """Return what a VirtualService says of requests through gateways."""
         document = self._document(key)
         through = {gateway: lowered for gateway, lowered in self._routes[key].items() if gateway is not None}
+        hosts, exported = tuple(document.spec["hosts"]), exported_to(document)
         routes = tuple(
-            BoundRoutes(document.ref, gateway, tuple(document.spec["hosts"]), lowered.http, lowered.tls, lowered.tcp)
+            BoundRoutes(document.ref, gateway, hosts, lowered.http, lowered.tls, lowered.tcp, exported)
             for gateway, lowered in through.items()
             if lowered.all_routes
         )
