@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import time
 from collections.abc import Coroutine, Mapping
 from functools import partial
-from ipaddress import ip_network
-from pathlib import Path
 
 from agent import __version__
-from agent.adapters.clock import SystemClock
 from agent.adapters.command import SystemRunner
 from agent.adapters.consul.catalog import Scope, watch_catalog
 from agent.adapters.consul.client import ConsulClient
@@ -22,13 +18,9 @@ from agent.adapters.consul.status import StatusWriter
 from agent.adapters.consul.tickets import TicketBox
 from agent.adapters.credentials import CredentialsRead, read_credentials, watch_credentials
 from agent.adapters.dns.hosts import HostsFile
-from agent.adapters.dns.upstreams import read_upstreams
 from agent.adapters.dns.vip_table import VipTable
-from agent.adapters.identity import CaClient, KeyStore, TokenFile
-from agent.adapters.identity.bundle import BundleFile
 from agent.adapters.netfilter.interception import Interception
 from agent.adapters.proxy.admin import AdminClient
-from agent.adapters.proxy.options import ProxyOptions
 from agent.adapters.proxy.supervisor import EnvoySupervisor
 from agent.adapters.xds.server import XdsServer
 from agent.config import Config
@@ -36,36 +28,31 @@ from agent.errors import HostError, HostmeshError
 from agent.mesh.gateway import FileCredential, named_files
 from agent.mesh.routes import Fault
 from agent.mesh.service import Identity, ServiceKey, Workload
-from agent.mesh.snapshot import Certificate, Desired, MeshSnapshot, Vip
-from agent.mesh.status import CertificateStatus, NodeStatus, OperatorAccess, ProxyStatus
+from agent.mesh.snapshot import Desired, MeshSnapshot, Vip
+from agent.mesh.status import NodeStatus, OperatorAccess, ProxyStatus
 from agent.runtime import garbage
-from agent.runtime.certificates import certificate_status, trust_domain_faults
+from agent.runtime.certificates import trust_domain_faults
 from agent.runtime.datapath import DataPath
 from agent.runtime.endpoint import Endpoint
-from agent.runtime.events import CertificatesChanged, CredentialsChanged, FaultsChanged, TrustChanged, WorkloadsChanged
+from agent.runtime.events import CredentialsChanged, FaultsChanged, WorkloadsChanged
 from agent.runtime.fault_log import FaultLog
+from agent.runtime.host_identity import HostIdentity, peer_log
+from agent.runtime.host_options import admin_socket, bootstrap_options, has_ipv6, plan_options, proxy_options
 from agent.runtime.last_known import LastKnownFile
 from agent.runtime.metrics import Counters, MetricsPage
 from agent.runtime.notify import notify
 from agent.runtime.operator_port import OperatorPort
 from agent.runtime.reconciler import Reconciler
-from agent.runtime.rotator import Rotator
 from agent.runtime.state import MeshState, bounded
-from agent.runtime.trust import TrustFollower
 from agent.runtime.views import open_view
 from agent.runtime.workloads import gateway_workload, read_workloads, served
-from agent.translate.bootstrap import BootstrapOptions, bootstrap
-from agent.translate.netfilter import NetfilterOptions, OutboundMode
-from agent.translate.options import PlanOptions
+from agent.translate.bootstrap import bootstrap
 
 log = logging.getLogger(__name__)
 
 PEER_NOTICE_SECONDS = 1.0
 """From leaving the catalog until the capture ends: peers that have not heard yet still speak mutual TLS to Envoy."""
-CERTIFICATE_PATIENCE_SECONDS = 10.0
-"""How long a first start waits for the CA before it serves without a certificate."""
 DEREGISTER_PATIENCE_SECONDS = 5.0
-NO_IPV6 = "/proc/sys/net/ipv6/conf/all/disable_ipv6"
 
 
 class HostAgent:
@@ -87,17 +74,14 @@ class HostAgent:
         self._workloads: tuple[Workload, ...] = ()
         self._certified: frozenset[Identity] = frozenset()
         self._named_files: frozenset[FileCredential] = frozenset()
-        self._rotator: Rotator | None = None
-        self._trust: TrustFollower | None = None
-        self._trust_version = self._trust_acked = ""
-        self._certificates: tuple[CertificateStatus, ...] = ()
         self._fault_log = FaultLog()
         self._followed = Scope()
-        self._reconciler = Reconciler(self.state, _plan_options(config), self._publish, self._after_round)
+        self._reconciler = Reconciler(self.state, plan_options(config), self._publish, self._after_round)
         self._post = self._reconciler.mailbox.post
+        self._identity = HostIdentity(config, admin_socket(config), self._post, self._update_status)
         self._xds = XdsServer(config.run_dir / "xds.sock")
         self._xds.on_change = self._update_status
-        self._supervisor = EnvoySupervisor(_proxy_options(config), lambda _process: self._update_status())
+        self._supervisor = EnvoySupervisor(proxy_options(config), lambda _process: self._update_status())
         self._data_path = DataPath(
             self._xds,
             HostsFile(config.state_dir / "dns"),
@@ -107,7 +91,7 @@ class HostAgent:
         self._registrar = Registrar(client, (), self._update_status)
         self._status_writer = StatusWriter(client, config.node, self._note_silence)
         metrics = MetricsPage(self.status, self._counters)
-        envoy = AdminClient(_admin_socket(config), timeout_seconds=30.0)
+        envoy = AdminClient(admin_socket(config), timeout_seconds=30.0)
         views = partial(open_view, envoy)
         self._endpoint = Endpoint(self.status, metrics.render, self._xds.wait_acked, views, self._xds.follow_acks)
         self._operator_port = OperatorPort(TicketBox(client, config.node), envoy)
@@ -122,8 +106,7 @@ class HostAgent:
         self._post(WorkloadsChanged((*gateway, *workloads), faults))
         self._registrar.set_workloads(workloads)
         self._take_credentials(read_credentials(self._config.secrets_dir, self._named_files))
-        if self._rotator is not None:
-            self._rotator.set_identities(self._identities())
+        self._identity.set_workloads(self._workloads)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Run everything until `stop` is set, then stop gracefully. Raises HostError if the host can't carry it."""
@@ -137,10 +120,10 @@ class HostAgent:
 
     async def _start(self) -> None:
         """Start what listens, then Envoy; where another agent is, nothing is started beside it."""
-        addresses = ("0.0.0.0", "::") if _has_ipv6() else ("0.0.0.0",)
+        addresses = ("0.0.0.0", "::") if has_ipv6() else ("0.0.0.0",)
         await self._endpoint.start(self._config.run_dir / "admin.sock", addresses)
         await self._xds.start()
-        await self._supervisor.start(bootstrap(_bootstrap_options(self._config)))
+        await self._supervisor.start(bootstrap(bootstrap_options(self._config)))
 
     async def _run_parts(self, stop: asyncio.Event) -> None:
         tasks = [
@@ -157,7 +140,7 @@ class HostAgent:
                     lambda: self.state.last_known(self._address), lambda: self.state.changes
                 ),
                 "virtual addresses": self._keep_vips(),
-                "certificates": self._rotate(),
+                "certificates": self._identity.run(),
                 "readiness": self._announce(),
                 **self._operator_parts(),
                 "secrets": watch_credentials(
@@ -217,55 +200,14 @@ class HostAgent:
         await self._data_path.ready.wait()
         self._registrar.set_certified(self._certified)
         self._registrar.set_ready(True)
-        self._trust_acked = self._trust_version
+        self._identity.settled()
         notify("READY=1\nSTATUS=serving")
         log.info("ready: Envoy has acknowledged its configuration")
         while True:
             await self._xds.wait_changed()
             if self._xds.state.settled:  # a mark before that would send mutual TLS to where it is not served yet
                 self._registrar.set_certified(self._certified)
-                self._trust_acked = self._trust_version
-
-    async def _rotate(self) -> None:
-        ca = self._config.ca
-        if not ca.address:
-            self._post(CertificatesChanged({}, b""))
-            await asyncio.Event().wait()
-        client = CaClient(ca.address, ca.enrolment_port, ca.renewal_port)
-        self._trust = trust = TrustFollower(
-            (client,),
-            BundleFile(self._config.state_dir / "trust-bundle.json"),
-            SystemClock(),
-            lambda bundle: self._post(TrustChanged(bundle)),
-            lambda faults: self._post(FaultsChanged("trust", faults)),
-        )
-        self._rotator = rotator = Rotator(
-            self._identities(),
-            KeyStore(self._config.state_dir / "certificates"),
-            client,
-            TokenFile(self._config.token_file),
-            SystemClock(),
-            self._take_certificates,
-            lambda faults: self._post(FaultsChanged("certificates", faults)),
-        )
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(trust.run())
-            tasks.create_task(rotator.run())
-            await asyncio.sleep(CERTIFICATE_PATIENCE_SECONDS)
-            if not self._certificates:
-                log.warning("no certificate yet: serving without; services that demand mutual TLS can't be reached")
-                self._post(CertificatesChanged({}, b""))
-
-    def _identities(self) -> tuple[Identity, ...]:
-        """Return whom this host needs certificates for."""
-        return tuple(dict.fromkeys(workload.identity for workload in self._workloads if workload.proxied))
-
-    def _take_certificates(self, certificates: Mapping[Identity, Certificate], trust_bundle: bytes) -> None:
-        self._post(CertificatesChanged(certificates, trust_bundle))
-        self._certificates = certificate_status(certificates)
-        if self._trust is not None:
-            self._trust.note_roots(trust_bundle)
-        self._update_status()
+                self._identity.settled()
 
     def _take_credentials(self, read: CredentialsRead) -> None:
         self._post(CredentialsChanged(read.credentials, tuple(Fault("secrets", line) for line in read.problems)))
@@ -273,7 +215,7 @@ class HostAgent:
     def _publish(self, snapshot: MeshSnapshot, desired: Desired, revision: int) -> None:
         self._data_path.publish(desired, revision)
         self._certified = frozenset(snapshot.certificates)
-        self._trust_version = snapshot.trust.version
+        self._identity.published(snapshot)
         labels = self._config.gateway_labels
         if labels is not None:
             self._named_files = named_files(one for one in snapshot.ingress.gateways if one.selects(labels))
@@ -322,12 +264,12 @@ class HostAgent:
             address=self._address,
             agent_version=__version__,
             proxy=proxy,
-            certificates=self._certificates,
+            certificates=self._identity.certificates,
             operator=self._operator,
             scope=self.state.scope,
-            trust_bundle=self._trust_acked,
+            trust_bundle=self._identity.acknowledged.version,
             faults=self.state.faults
-            + trust_domain_faults(self._certificates, self.state.settings.trust_domain)
+            + trust_domain_faults(self._identity.certificates, self.state.settings.trust_domain)
             + self._registrar.faults,
             updated_at=round(time.time(), 3),
         )
@@ -335,58 +277,3 @@ class HostAgent:
     def _counters(self) -> Counters:
         sent = tuple(sorted(self._xds.state.resources_sent.items()))
         return Counters(self._reconciler.rounds, self._reconciler.last_round_seconds, sent)
-
-
-def _plan_options(config: Config) -> PlanOptions:
-    interception = config.interception
-    return PlanOptions(
-        interception=NetfilterOptions(
-            proxy_uid=os.getuid(),
-            service_cidr_v4=config.vip_range_v4,
-            service_cidr_v6=config.vip_range_v6,
-            inbound_ports=interception.inbound_ports or (),
-            outbound=OutboundMode(interception.outbound.value),
-            included_cidrs=tuple(ip_network(cidr) for cidr in interception.include_outbound_cidrs),
-            excluded_cidrs=tuple(ip_network(cidr) for cidr in interception.exclude_outbound_cidrs),
-            excluded_outbound_ports=interception.exclude_outbound_ports,
-            excluded_inbound_ports=interception.exclude_inbound_ports,
-        ),
-        capture_inbound=interception.inbound,
-        intercepted=config.gateway_labels is None,
-        gateway=config.gateway_labels,
-        ipv6=_has_ipv6(),
-        dns_upstreams=config.dns.upstreams or read_upstreams(),
-    )
-
-
-def _proxy_options(config: Config) -> ProxyOptions:
-    return ProxyOptions(
-        binary=Path(config.proxy.binary),
-        folder=config.run_dir / "envoy",
-        admin_socket=_admin_socket(config),
-        concurrency=config.proxy.concurrency,
-        drain_seconds=config.proxy.drain_seconds,
-        log_level=config.proxy.log_level,
-        log_file=config.state_dir / "envoy.log",
-        low_ports=config.gateway_labels is not None,
-    )
-
-
-def _bootstrap_options(config: Config) -> BootstrapOptions:
-    return BootstrapOptions(
-        node_id=config.node,
-        admin_socket=str(_admin_socket(config)),
-        xds_socket=str(config.run_dir / "xds.sock"),
-        ipv6=_has_ipv6(),
-    )
-
-
-def _admin_socket(config: Config) -> Path:
-    return config.run_dir / "envoy-admin.sock"
-
-
-def _has_ipv6() -> bool:
-    try:
-        return Path(NO_IPV6).read_text().strip() == "0"
-    except OSError:
-        return False

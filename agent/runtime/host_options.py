@@ -1,0 +1,77 @@
+"""The agent's configuration as each part of it takes it: plan, Envoy, bootstrap. Looks at this host, changes nothing."""
+
+from __future__ import annotations
+
+import os
+from ipaddress import ip_network
+from pathlib import Path
+
+from agent.adapters.dns.upstreams import read_upstreams
+from agent.adapters.proxy.options import ProxyOptions
+from agent.config import Config
+from agent.translate.bootstrap import BootstrapOptions
+from agent.translate.netfilter import NetfilterOptions, OutboundMode
+from agent.translate.options import PlanOptions
+
+_NO_IPV6 = "/proc/sys/net/ipv6/conf/all/disable_ipv6"
+
+
+def plan_options(config: Config) -> PlanOptions:
+    """Return what the plan must know of this host."""
+    interception = config.interception
+    return PlanOptions(
+        interception=NetfilterOptions(
+            proxy_uid=os.getuid(),
+            service_cidr_v4=config.vip_range_v4,
+            service_cidr_v6=config.vip_range_v6,
+            inbound_ports=interception.inbound_ports or (),
+            outbound=OutboundMode(interception.outbound.value),
+            included_cidrs=tuple(ip_network(cidr) for cidr in interception.include_outbound_cidrs),
+            excluded_cidrs=tuple(ip_network(cidr) for cidr in interception.exclude_outbound_cidrs),
+            excluded_outbound_ports=interception.exclude_outbound_ports,
+            excluded_inbound_ports=interception.exclude_inbound_ports,
+        ),
+        capture_inbound=interception.inbound,
+        intercepted=config.gateway_labels is None,
+        gateway=config.gateway_labels,
+        ipv6=has_ipv6(),
+        peer_log=str(peer_log(config)),
+        dns_upstreams=config.dns.upstreams or read_upstreams(),
+    )
+
+
+def proxy_options(config: Config) -> ProxyOptions:
+    """Return how Envoy is run here."""
+    return ProxyOptions(
+        binary=Path(config.proxy.binary),
+        folder=config.run_dir / "envoy",
+        admin_socket=admin_socket(config),
+        concurrency=config.proxy.concurrency,
+        drain_seconds=config.proxy.drain_seconds,
+        log_level=config.proxy.log_level,
+        log_file=config.state_dir / "envoy.log",
+        low_ports=config.gateway_labels is not None,
+    )
+
+
+def bootstrap_options(config: Config) -> BootstrapOptions:
+    """Return what Envoy must know before xDS tells it the rest."""
+    return BootstrapOptions(
+        node_id=config.node,
+        admin_socket=str(admin_socket(config)),
+        xds_socket=str(config.run_dir / "xds.sock"),
+        ipv6=has_ipv6(),
+    )
+
+
+def admin_socket(config: Config) -> Path:
+    """Return where Envoy's admin interface is."""
+    return config.run_dir / "envoy-admin.sock"
+
+
+def has_ipv6() -> bool:
+    """Tell whether this host speaks IPv6."""
+    try:
+        return Path(_NO_IPV6).read_text().strip() == "0"
+    except OSError:
+        return False
