@@ -17,7 +17,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from agent.adapters.xds.server import XdsServer
 from agent.api.document import Document, read_documents
@@ -25,14 +25,13 @@ from agent.api.lowering.lower import Lowerer
 from agent.api.validate import validate
 from agent.mesh.service import Instance, Port, Protocol, Service, ServiceKey, Workload, labels_of
 from agent.mesh.settings import MeshSettings, MtlsMode, OutboundTrafficPolicy
-from agent.mesh.snapshot import MeshSnapshot
-from agent.mesh.trust import TrustBundle
 from agent.translate.bootstrap import BootstrapOptions, bootstrap
 from agent.translate.plan import Planner, PlanOptions
 from tests.integration import routing_reference as reference
 from tests.integration.xds_envoy import socket_folder
 from tests.ports import free_ports
 from tests.programs import ENVOY
+from tests.unit.mesh_samples import mesh
 
 T = TypeVar("T")
 SETTINGS = MeshSettings(mtls=MtlsMode.DISABLED, outbound_traffic_policy=OutboundTrafficPolicy.REGISTRY_ONLY)
@@ -74,7 +73,8 @@ class RoutedEnvoy:
         by_key = {document.key: document for document in _read([*documents, self._canary()])}
         lowered = self._lowerer.lower(by_key, dict.fromkeys(self._services, True))
         page = Workload(ServiceKey("default", "page"), self.address, (), labels_of(caller_labels), proxied=False)
-        snapshot = MeshSnapshot("node-1", self._services, lowered.policies, SETTINGS, (page,), {}, {}, TrustBundle(b""))
+        snapshot = mesh(self._services.values(), lowered.policies, workloads=(page,), certified=False)
+        snapshot = structs.replace(snapshot, settings=SETTINGS)
         desired = self._planner.plan(snapshot, PlanOptions(intercepted=False, bind_outbound=self.address))
         assert desired.dangling == ()
         self._server.publish(desired.resources, self._revision)
