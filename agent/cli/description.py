@@ -23,6 +23,7 @@ def service_record(world: World, key: ServiceKey, namespace: str) -> Record:
     """Return a service of the catalog: ports, names, instances, the rules about it in order, and their faults."""
     services = world.services or {}
     policy = lower(world.documents, world.catalog.services).policies.get(key) or ServicePolicy.empty()
+    policy = policy.seen_from(namespace)
     followed = followed_routes(policy, services[key].ports)
     return {
         "service": str(key),

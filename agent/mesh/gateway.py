@@ -147,6 +147,8 @@ class BoundRoutes(Struct, frozen=True):
     """Of TLS connections that are passed on."""
     tcp: tuple[Route, ...] = ()
     """Of other connections."""
+    exported_to: tuple[str, ...] = ()
+    """Namespaces of the gateway hosts that see it; () means all."""
 
 
 class Ingress(Struct, frozen=True):

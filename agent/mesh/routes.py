@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from enum import StrEnum
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from agent.mesh.actions import Headers, HttpActions
 from agent.mesh.service import Labels, ServiceKey
@@ -70,6 +71,9 @@ class ConnectionMatch(Struct, frozen=True):
 class HttpMatch(Struct, frozen=True):
     """Conditions on one request, or on one connection; all must hold."""
 
+    name: str = ""
+    stat_prefix: str = ""
+    """Of statistics about its requests; none without."""
     uri: StringMatch | None = None
     method: StringMatch | None = None
     scheme: StringMatch | None = None
@@ -178,6 +182,10 @@ class ServicePolicy(Struct, frozen=True):
     """Of connections to all other ports."""
     by_wildcard: bool = False
     """The routes' object names the service by a wildcard: that they are not for its ports is nothing wrong."""
+    exported_to: tuple[str, ...] = ()
+    """Namespaces whose callers the routes are for; () means all."""
+    otherwise: ServicePolicy | None = None
+    """Has the routes for the callers of other namespaces."""
 
     @property
     def has_routes(self) -> bool:
@@ -188,6 +196,20 @@ class ServicePolicy(Struct, frozen=True):
     def all_routes(self) -> tuple[Route, ...]:
         """Return the routes of requests and connections."""
         return tuple(dict.fromkeys((*self.routes, *self.tls, *self.tcp)))
+
+    @property
+    def variants(self) -> Iterator[ServicePolicy]:
+        """Yield what it says to callers of different namespaces."""
+        yield self
+        if self.otherwise is not None:
+            yield from self.otherwise.variants
+
+    def seen_from(self, namespace: str) -> ServicePolicy:
+        """Return what it says to callers of this namespace."""
+        for variant in self.variants:
+            if not variant.exported_to or namespace in variant.exported_to:
+                return variant if variant is self else structs.replace(variant, connections=self.connections)
+        return ServicePolicy(connections=self.connections)
 
     @classmethod
     def empty(cls) -> ServicePolicy:

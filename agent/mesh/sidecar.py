@@ -168,7 +168,7 @@ class Scope(Struct, frozen=True, dict=True):
         if not unseen:
             return cls(sidecar)
         called = (policy for key, policy in policies.items() if key not in unseen)
-        routes = (route for policy in called for route in policy.all_routes)
+        routes = (route for policy in called for variant in policy.variants for route in variant.all_routes)
         named = {destination.service for route in routes for destination in route.all_destinations}
         needed = unseen & named.union(own)
         seen = {key: service for key, service in services.items() if key not in unseen or key in needed}

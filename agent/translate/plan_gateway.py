@@ -66,15 +66,21 @@ class GatewayPorts:
         selected = tuple(each for each in ingress.gateways if each.selects(inputs.options.gateway or ()))
         held = HostCertificates.of(inputs.workloads.get(), inputs.security.get())
         ports, faults = open_ports(selected, held)
-        bound = BoundIndex(ingress.bound)
-        routed = tuple(self._with_routes(port, ingress, bound) for port in ports)
+        bound = tuple(one for one in ingress.bound if self._sees(one))
+        index = BoundIndex(bound)
+        routed = tuple(self._with_routes(port, ingress, index) for port in ports)
         resolved = [found for port in routed for server in port.servers for found in server.resolved]
         wanted = subsets_of(found for one in resolved for found in one.subsets)
         if any(server.passed for port in routed for server in port.servers):
             declared = subsets_of(subsets_by_port(self._facts(), ingress.subsets))
             wanted = {key: wanted.get(key, _NONE) | declared.get(key, _NONE) for key in {*wanted, *declared}}
         unresolved = (fault for one in resolved for fault in one.faults)
-        return Opened(routed, wanted, (*faults, *unmatched(routed, ingress.bound), *unresolved))
+        return Opened(routed, wanted, (*faults, *unmatched(routed, bound), *unresolved))
+
+    def _sees(self, bound: BoundRoutes) -> bool:
+        """Tell whether routes are exported to gateways: to their own namespace, or to the one where Istio has them."""
+        caller = self._inputs.caller.get()
+        return not bound.exported_to or bool({caller.namespace, caller.root_namespace} & set(bound.exported_to))
 
     def _with_routes(self, port: OpenPort, ingress: Ingress, bound: BoundIndex) -> OpenPort:
         servers = []

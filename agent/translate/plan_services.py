@@ -124,13 +124,18 @@ class Services:
     def _connect(self, key: ServiceKey) -> ServiceTraffic:
         """Return how this host's caller connects to the service; what is about its routes only is left out."""
         inputs = self._inputs
-        return ServiceTraffic.from_policy(key, inputs.policies.get(key), inputs.caller.get(), inputs.place.get())
+        return ServiceTraffic.from_policy(key, self._policy(key), inputs.caller.get(), inputs.place.get())
+
+    def _policy(self, key: ServiceKey) -> ServicePolicy | None:
+        """Return what the rules say to this host's caller."""
+        policy = self._inputs.policies.get(key)
+        return policy and policy.seen_from(self._inputs.caller.get().namespace)
 
     def _resolve(self, key: ServiceKey) -> Resolved | None:
         """Return each port of the service with what its rules mean for this host's caller."""
         if self._inputs.unseen.get(key):
             return None
-        policy, facts = self._inputs.policies.get(key), self.facts[key]
+        policy, facts = self._policy(key), self.facts[key]
         if policy is None or not policy.has_routes:
             return self._in_scope(facts, tuple((port, unruled(port)) for port in facts.ports), ())
         known = tuple(self.named(services_named(policy)))

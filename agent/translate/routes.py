@@ -172,7 +172,8 @@ def _routes(route: ResolvedRoute, port: int) -> list[Any]:
 
 def _route(resolved: ResolvedRoute, match: HttpMatch, port: int) -> Any:
     actions = resolved.actions
-    route = route_components_pb2.Route(name=resolved.name, match=route_match(match))
+    name = f"{resolved.name}.{match.name}" if match.name else resolved.name
+    route = route_components_pb2.Route(name=name, match=route_match(match), stat_prefix=match.stat_prefix)
     if actions.answer is not None:
         set_answer(route, actions.answer, port)
     else:

@@ -96,7 +96,7 @@ VIRTUAL_SERVICE_CASES: list[tuple[str, Any, str]] = [
     ("hosts", ["a.*.x"], 'spec.hosts[0]: "a.*.x" is not a host name (a wildcard can only be the first label'),
     ("hosts", "a", "spec.hosts: must be a list, not text"),
     ("gateways", ["b@d"], 'spec.gateways[0]: "b@d" is not the name of a gateway'),
-    ("exportTo", ["."], f'spec.exportTo[0]: ".": {UNSUPPORTED} (allowed: "*")'),
+    ("exportTo", ["a.b"], 'spec.exportTo[0]: "a.b" is not a namespace'),
     ("tcp", [{}], "spec.tcp[0].route: is missing"),
     (
         "tcp",
@@ -127,7 +127,7 @@ VIRTUAL_SERVICE_CASES: list[tuple[str, Any, str]] = [
     ("http.0.match.0.ignoreUriCase", "yes", "ignoreUriCase: must be true or false, not text"),
     ("http.0.match.0.gateways", ["mesh", "g/"], 'gateways[1]: "g/" is not the name of a gateway'),
     ("http.0.match.0.sourceNamespace", "a.b", '"a.b" is not a name'),
-    ("http.0.match.0.statPrefix", "A", f"statPrefix: {UNSUPPORTED}"),
+    ("http.0.match.0.statPrefix", 1, "statPrefix: must be text"),
 ]
 
 

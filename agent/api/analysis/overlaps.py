@@ -15,6 +15,7 @@ from agent.api.analysis.finding import (
 )
 from agent.api.analysis.world import Reference, World
 from agent.api.envelope import Document
+from agent.api.lowering.exported import exported_to
 from agent.mesh.names import host_breadth
 from agent.mesh.service import Labels, ServiceKey, labels_of, labels_text, selects
 
@@ -27,14 +28,14 @@ def find_overlaps(world: World) -> Iterator[Finding]:
 
 
 def _conflicting_hosts(world: World) -> Iterator[Finding]:
-    owners: dict[tuple[ServiceKey, int], tuple[Document, Reference]] = {}
+    owners: dict[tuple[ServiceKey, int, tuple[str, ...]], tuple[Document, Reference]] = {}
     told: set[tuple[str, str]] = set()
     for document in world.of_kind("VirtualService"):
         for reference in world.references(document):
             if reference.is_destination or reference.service is None:
                 continue
             # A narrower host is no conflict: it is taken out of a wildcard.
-            about = reference.service, host_breadth(reference.host)
+            about = reference.service, host_breadth(reference.host), exported_to(document)
             owner, its = owners.setdefault(about, (document, reference))
             if owner is document or (document.key, reference.path) in told:
                 continue
@@ -50,7 +51,7 @@ def _unused_route_rules(world: World) -> Iterator[Finding]:
         reference.service: document
         for document in reversed(world.of_kind("VirtualService"))
         for reference in world.references(document)
-        if not reference.is_destination
+        if not reference.is_destination and not exported_to(document)
     }
     for document in world.of_kind("RouteRule"):
         about = next(world.references(document), None)

@@ -12,6 +12,7 @@ from typing import Any
 from msgspec import Struct
 
 from agent.api.envelope import Document
+from agent.api.lowering.exported import exported_to
 from agent.api.lowering.gateway import matches_through
 from agent.mesh.routes import ObjectRef
 
@@ -64,16 +65,22 @@ def owned_routes(
             yield OwnedRoute(name, narrowed, document.namespace)
             continue
         reference = _named(document, route["delegate"])
-        if reference not in delegates:
-            reason = "it is not there, or has hosts of its own"
+        delegate = delegates.get(reference)
+        if delegate is None or not _sees(document, delegate):
+            reason = "it is not there, has hosts of its own, or is not exported to this namespace"
             text = f"{reference} cannot be had, so the route is left out: {reason}"
             problems.append(Problem(f"spec.http[{index}].delegate", text))
             continue
-        yield from _delegated(index, narrowed, delegates[reference], gateway, problems)
+        yield from _delegated(index, narrowed, delegate, gateway, problems)
 
 
 def _named(document: Document, delegate: Mapping[str, Any]) -> ObjectRef:
     return ObjectRef("VirtualService", delegate.get("namespace") or document.namespace, delegate["name"])
+
+
+def _sees(root: Document, delegate: Document) -> bool:
+    exported = exported_to(delegate)
+    return not exported or root.namespace in exported
 
 
 def _delegated(

@@ -11,6 +11,7 @@ from typing import Protocol, TypeVar
 
 from agent.api.envelope import Document
 from agent.api.lowering.catalog import Catalog
+from agent.api.lowering.exported import exported_to
 from agent.api.lowering.istio_service import Unresolved, resolve_service, source_match
 from agent.api.lowering.traffic_policy import simple_policy, traffic_scope
 from agent.mesh.names import host_breadth
@@ -45,7 +46,7 @@ def lower_destination_rule(document: Document, catalog: Catalog) -> tuple[tuple[
         ),
     )
     breadth = host_breadth(spec["host"])
-    return services, PolicyRule(document.ref, scopes, _callers(document), _exported(document), breadth)
+    return services, PolicyRule(document.ref, scopes, _callers(document), exported_to(document), breadth)
 
 
 def united(rules: Iterable[tuple[ServiceKey, PolicyRule]]) -> tuple[Rules, list[Fault]]:
@@ -134,10 +135,3 @@ def _callers(document: Document) -> SourceMatch | None:
     if selector is None:
         return None
     return SourceMatch(None, document.namespace, labels_of(selector.get("matchLabels") or {}))
-
-
-def _exported(document: Document) -> tuple[str, ...]:
-    named = document.spec.get("exportTo") or ()
-    if "*" in named:
-        return ()
-    return tuple(sorted(document.namespace if namespace == "." else namespace for namespace in named))

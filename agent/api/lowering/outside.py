@@ -13,6 +13,7 @@ from msgspec import structs
 
 from agent.api.envelope import Document
 from agent.api.lowering.catalog import Catalog
+from agent.api.lowering.exported import exported_to
 from agent.mesh.routes import Fault
 from agent.mesh.service import (
     Instance,
@@ -149,7 +150,7 @@ def _entry_service(
         given if resolution.asks_dns else (),
         addresses,
         subject_alt_names=tuple(name for name in spec.get("subjectAltNames") or () if name),
-        exported_to=_exported(document),
+        exported_to=exported_to(document),
         namespaces=(document.namespace,),
         selector=selector,
         target_ports=tuple(sorted(targets.items())),
@@ -215,8 +216,3 @@ def _serves_mutual_tls(document: Document, endpoint: Mapping[str, Any]) -> bool:
         return False
     mode = (endpoint.get("labels") or {}).get(_TLS_MODE_LABEL)
     return bool(endpoint.get("serviceAccount")) if mode is None else mode == "istio"
-
-
-def _exported(document: Document) -> tuple[str, ...]:
-    named = document.spec.get("exportTo") or ()
-    return () if "*" in named else tuple(sorted(document.namespace if name == "." else name for name in named))

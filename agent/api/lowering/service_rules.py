@@ -24,6 +24,8 @@ class RoutedHosts(Struct, frozen=True):
     origin: ObjectRef
     hosts: tuple[str, ...]
     routes: LoweredRoutes
+    exported_to: tuple[str, ...] = ()
+    """Namespaces whose callers it is for; () means all."""
 
     @property
     def breadth(self) -> int:
@@ -64,17 +66,30 @@ def _routed(
     service: ServiceKey, routed: list[RoutedHosts], older: list[LoweredRule]
 ) -> tuple[ServicePolicy, list[Fault]]:
     routed.sort(key=lambda rule: (rule.breadth, rule.origin.namespace, rule.origin.name))
-    owner, *others = routed
-    faults = [
-        Fault(str(other.origin), f"not used for {host}: {owner.origin} is about it too")
-        for other in others
-        if other.breadth == owner.breadth  # a wider one is for what narrower ones leave
-        for host in other.hosts
-    ]
-    reason = f"not used: {owner.origin} is about {service} too"
-    faults += [Fault(str(rule.route.origin), reason) for rule in older]
-    routes = owner.routes
-    return ServicePolicy(routes.http, False, (), routes.tls, routes.tcp, by_wildcard=owner.breadth > 0), faults
+    owners: list[RoutedHosts] = []
+    faults = []
+    for rule in routed:
+        owner = next((one for one in owners if _has_all_callers(one, rule)), None)
+        if owner is None:
+            owners.append(rule)
+        elif owner.breadth == rule.breadth:  # a wider one is for what narrower ones leave
+            reasons = (f"not used for {host}: {owner.origin} is about it too" for host in rule.hosts)
+            faults += [Fault(str(rule.origin), reason) for reason in reasons]
+    *_, last = owners
+    if not last.exported_to:
+        reason = f"not used: {last.origin} is about {service} too"
+        faults += [Fault(str(rule.route.origin), reason) for rule in older]
+    policy = _ruled(older)
+    for rule in reversed(owners):
+        routes, others = rule.routes, policy if rule.exported_to else None
+        wide = rule.breadth > 0
+        policy = ServicePolicy(routes.http, False, (), routes.tls, routes.tcp, wide, rule.exported_to, others)
+    return policy, faults
+
+
+def _has_all_callers(one: RoutedHosts, other: RoutedHosts) -> bool:
+    """Tell whether the callers that the other one is for all follow this one."""
+    return not one.exported_to or (bool(other.exported_to) and set(other.exported_to) <= set(one.exported_to))
 
 
 def _ruled(rules: list[LoweredRule]) -> ServicePolicy:

@@ -97,6 +97,8 @@ def _mirrors(route: Mapping[str, Any], resolver: Resolver) -> Iterator[Mirror]:
 def request_match(match: Mapping[str, Any]) -> HttpMatch:
     """Return what one match of an http route says of requests; for which gateways it holds is another matter."""
     return HttpMatch(
+        name=match.get("name") or "",
+        stat_prefix=match.get("statPrefix") or "",
         uri=string_match(match.get("uri") or None, match.get("ignoreUriCase") or False),
         method=string_match(match.get("method") or None),
         scheme=string_match(match.get("scheme") or None),

@@ -23,7 +23,6 @@ from agent.api.checks.http_fields import (
 )
 from agent.api.checks.l4_routes import DESTINATION, TCP_ROUTES, TLS_ROUTES, check_hosts, gateway_name, weight
 from agent.api.checks.schema import (
-    UNSUPPORTED,
     Check,
     Report,
     boolean,
@@ -57,20 +56,6 @@ def wildcardless(report: Report, path: str, value: Any) -> None:
         report.unsupported(path, f'the wildcard "{one_line(value, 60)}" is known, but not supported yet')
 
 
-_VISIBLE_IN = visible_in()
-
-
-@like(_VISIBLE_IN)
-def export_to(report: Report, path: str, value: Any) -> None:
-    """Check exportTo: a rule is in force for callers of every namespace, so only `*` can be honoured."""
-    _VISIBLE_IN(report, path, value)
-    for index, namespace in enumerate(value if isinstance(value, list) else ()):
-        if isinstance(namespace, str) and namespace and namespace != "*":
-            report.unsupported(
-                f"{path}[{index}]", f'"{one_line(namespace, 60)}": known, but not supported yet (allowed: "*")'
-            )
-
-
 _GATEWAYS = listing(text(gateway_name))
 
 
@@ -78,7 +63,7 @@ _HEADERS_REASON = "Istio ignores it among the headers of a match (write it besid
 
 _HTTP_MATCH = message(
     {
-        "name": UNSUPPORTED,
+        "name": text(words.one_line_value, empty=True),
         "uri": _URI,
         "method": _MATCH,
         "scheme": _MATCH,
@@ -91,7 +76,7 @@ _HTTP_MATCH = message(
         "sourceNamespace": text(addresses.label, empty=True),
         "ignoreUriCase": boolean,
         "gateways": _GATEWAYS,
-        "statPrefix": UNSUPPORTED,
+        "statPrefix": text(words.one_line_value, empty=True),
     }
 )
 
@@ -202,7 +187,7 @@ SPEC: Check = message(
         "http": listing(_HTTP),
         "tcp": TCP_ROUTES,
         "tls": TLS_ROUTES,
-        "exportTo": export_to,
+        "exportTo": visible_in(),
     },
     also=_whole,
 )
