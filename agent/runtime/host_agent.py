@@ -36,7 +36,7 @@ from agent.runtime.datapath import DataPath
 from agent.runtime.endpoint import Endpoint
 from agent.runtime.events import CredentialsChanged, FaultsChanged, WorkloadsChanged
 from agent.runtime.fault_log import FaultLog
-from agent.runtime.host_identity import HostIdentity, peer_log
+from agent.runtime.host_identity import HostIdentity
 from agent.runtime.host_options import admin_socket, bootstrap_options, has_ipv6, plan_options, proxy_options
 from agent.runtime.last_known import LastKnownFile
 from agent.runtime.metrics import Counters, MetricsPage

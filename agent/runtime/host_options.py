@@ -1,4 +1,4 @@
-"""The agent's configuration as each part of it takes it: plan, Envoy, bootstrap. Looks at this host, changes nothing."""
+"""The configuration as each part of the agent takes it: plan, Envoy, bootstrap. Looks at this host, changes nothing."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from agent.adapters.dns.upstreams import read_upstreams
 from agent.adapters.proxy.options import ProxyOptions
 from agent.config import Config
+from agent.runtime.host_identity import peer_log
 from agent.translate.bootstrap import BootstrapOptions
 from agent.translate.netfilter import NetfilterOptions, OutboundMode
 from agent.translate.options import PlanOptions

@@ -24,6 +24,7 @@ _ROUTER = {
     "typed_config": {"@type": f"{_HTTP_EXTENSIONS}.http.router.v3.Router", "suppress_envoy_headers": True},
 }
 _NO_LIMIT = 2**31 - 1
+_FIXED_RUNTIME = {"name": "limits", "static_layer": {"re2.max_program_size.error_level": _NO_LIMIT}}
 
 
 class BootstrapOptions(Struct, frozen=True):
@@ -61,6 +62,7 @@ def _bootstrap(options: BootstrapOptions) -> dict[str, Any]:
         },
         "deferred_stat_options": {"enable_deferred_creation_stats": True},
         **limits(),
+        "layered_runtime": {"layers": [_FIXED_RUNTIME, {"name": "the agent's", "admin_layer": {}}]},
     }
 
 
@@ -82,8 +84,7 @@ def limits() -> dict[str, Any]:
             "max_active_downstream_connections": _NO_LIMIT,
         },
     }
-    regex = {"name": "limits", "static_layer": {"re2.max_program_size.error_level": _NO_LIMIT}}
-    return {"overload_manager": {"resource_monitors": [connections]}, "layered_runtime": {"layers": [regex]}}
+    return {"overload_manager": {"resource_monitors": [connections]}, "layered_runtime": {"layers": [_FIXED_RUNTIME]}}
 
 
 def _dynamic_resources() -> dict[str, Any]:

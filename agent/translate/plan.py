@@ -22,6 +22,7 @@ from agent.translate.inbound import inbound_resources
 from agent.translate.netfilter import NetfilterText, ruleset
 from agent.translate.options import PlanOptions
 from agent.translate.outside import policy_faults
+from agent.translate.peer_log import with_peer_log
 from agent.translate.plan_gateway import GatewayHost, GatewayPorts
 from agent.translate.plan_outbound import Outbound
 from agent.translate.plan_services import Destinations, Inputs, Made, Services
@@ -110,6 +111,8 @@ class _Plan:
         security, settings = inputs.security.get(), inputs.settings.get()
         ports, faults = inbound_ports(inputs.workloads.get(), inputs.sidecars.get(), security, options.bind_inbound)
         clusters, listeners = inbound_resources(ports, security, options)
+        if options.peer_log:
+            listeners = with_peer_log(listeners, options.peer_log)
         certificates, trust, credentials = inputs.secrets.get()
         secrets = [
             certificate(names.certificate_secret(identity, settings.trust_domain), held)

@@ -1,0 +1,116 @@
+"""This host's identities: certificates, whom to trust, and the end of what was revoked. Wires them; decides nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+from agent.adapters.clock import SystemClock
+from agent.adapters.command import SystemRunner
+from agent.adapters.connections import Connections
+from agent.adapters.identity import CaClient, KeyStore, TokenFile
+from agent.adapters.identity.bundle import BundleFile
+from agent.adapters.proxy.admin import AdminClient
+from agent.config import Config
+from agent.mesh.ports import INBOUND_PORT
+from agent.mesh.service import Identity, Workload
+from agent.mesh.snapshot import Certificate, MeshSnapshot
+from agent.mesh.status import CertificateStatus
+from agent.mesh.trust import TrustBundle
+from agent.runtime.certificates import certificate_status
+from agent.runtime.events import CertificatesChanged, FaultsChanged, TrustChanged
+from agent.runtime.revocation import RevocationGuard
+from agent.runtime.rotator import Rotator
+from agent.runtime.trust import TrustFollower
+
+log = logging.getLogger(__name__)
+
+CERTIFICATE_PATIENCE_SECONDS = 10.0
+"""How long a first start waits for the CA before it serves without a certificate."""
+
+
+class HostIdentity:
+    """Keeps the certificates of the host's workloads, and follows the CA's trust bundle."""
+
+    def __init__(
+        self,
+        config: Config,
+        admin_socket: Path,
+        post: Callable[[CertificatesChanged | TrustChanged | FaultsChanged], None],
+        on_change: Callable[[], None],
+    ) -> None:
+        """Take `on_change` for when `certificates` or `acknowledged` changed."""
+        ca, clock = config.ca, SystemClock()
+        self.certificates: tuple[CertificateStatus, ...] = ()
+        self.acknowledged = TrustBundle(b"")
+        """The trust bundle that Envoy has acknowledged."""
+        self._published = self.acknowledged
+        self._post = post
+        self._on_change = on_change
+        self._has_ca = bool(ca.address)
+        client = CaClient(ca.address, ca.enrolment_port, ca.renewal_port)
+        self._trust = TrustFollower(
+            (client,),
+            BundleFile(config.state_dir / "trust-bundle.json"),
+            clock,
+            lambda bundle: post(TrustChanged(bundle)),
+            lambda faults: post(FaultsChanged("trust", faults)),
+        )
+        self._rotator = Rotator(
+            (),
+            KeyStore(config.state_dir / "certificates"),
+            client,
+            TokenFile(config.token_file),
+            clock,
+            self._take_certificates,
+            lambda faults: post(FaultsChanged("certificates", faults)),
+        )
+        self._revocation = RevocationGuard(
+            AdminClient(admin_socket),
+            Connections(SystemRunner(), INBOUND_PORT),
+            peer_log(config),
+            clock,
+            lambda faults: post(FaultsChanged("revocation", faults)),
+        )
+
+    def set_workloads(self, workloads: Iterable[Workload]) -> None:
+        """Replace the host's workloads; may be called while it runs."""
+        self._rotator.set_identities(workload.identity for workload in workloads if workload.proxied)
+
+    def published(self, snapshot: MeshSnapshot) -> None:
+        """Take note of what Envoy is sent."""
+        self._published = snapshot.trust
+
+    def settled(self) -> None:
+        """Take note that Envoy has acknowledged all that it was sent."""
+        if self.acknowledged != self._published:
+            self.acknowledged = self._published
+            self._revocation.acknowledged(self.acknowledged)
+            self._on_change()
+
+    async def run(self) -> None:
+        """Keep everything fresh until cancelled; without a CA there is nothing to keep."""
+        if not self._has_ca:
+            self._post(CertificatesChanged({}, b""))
+            await asyncio.Event().wait()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._trust.run(), name="trust bundle")
+            tasks.create_task(self._rotator.run(), name="rotation")
+            tasks.create_task(self._revocation.run(), name="revocation")
+            await asyncio.sleep(CERTIFICATE_PATIENCE_SECONDS)
+            if not self.certificates:
+                log.warning("no certificate yet: serving without; services that demand mutual TLS can't be reached")
+                self._post(CertificatesChanged({}, b""))
+
+    def _take_certificates(self, certificates: Mapping[Identity, Certificate], trust_bundle: bytes) -> None:
+        self._trust.note_roots(trust_bundle)
+        self._post(CertificatesChanged(certificates, trust_bundle))
+        self.certificates = certificate_status(certificates)
+        self._on_change()
+
+
+def peer_log(config: Config) -> Path:
+    """Return the file in which Envoy's connections say whose they are."""
+    return config.run_dir / "envoy" / "peers.log"

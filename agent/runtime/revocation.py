@@ -1,0 +1,139 @@
+"""Ends the open connections of certificates that were revoked: new ones are Envoy's to refuse, by the revocation lists.
+
+Envoy can neither list nor close the connections of one identity. So, once Envoy has the lists: which connections are
+there now? For a few seconds each says whose it is (translate/peer_log), and the kernel ends those of revoked
+certificates. A connection on which nothing happens says nothing: after a while it is ended whoever's it is, since
+no request is under way on it; its client opens another. Connections with traffic of others are never touched.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Protocol
+
+from agent.adapters.clock import Clock
+from agent.errors import HostError
+from agent.mesh.routes import Fault
+from agent.mesh.trust import TrustBundle
+from agent.translate.peer_log import RUNTIME_KEY, peers_of
+
+_LOG = logging.getLogger(__name__)
+LOOK_SECONDS = 0.25
+SILENT_SECONDS = 1.5
+"""A connection from which nothing has come for so long, and which has not said whose it is, is idle. Longer than the
+interval in which all others say it."""
+PATIENCE_SECONDS = 2.5
+"""Idle ones are left alone for so long, which is how long they have had to say whose they are."""
+LIMIT_SECONDS = 4.0
+"""What has not said whose it is by then is ended: all but idle connections have."""
+
+
+class Envoy(Protocol):
+    """Envoy's admin interface."""
+
+    async def post(self, path: str) -> str:
+        """Return what a POST answers; raises HostError."""
+
+
+class OpenConnections(Protocol):
+    """The connections that Envoy has accepted."""
+
+    async def idle_times(self) -> dict[str, float]:
+        """Return seconds of silence by peer."""
+
+    async def end(self, peers: list[str]) -> None:
+        """End these."""
+
+
+class RevocationGuard:
+    """Examines the open connections each time Envoy has acknowledged a bundle with newly revoked certificates."""
+
+    def __init__(
+        self,
+        envoy: Envoy,
+        connections: OpenConnections,
+        log_file: Path,
+        clock: Clock,
+        on_faults: Callable[[tuple[Fault, ...]], None],
+    ) -> None:
+        self._envoy = envoy
+        self._connections = connections
+        self._log_file = log_file
+        self._clock = clock
+        self._on_faults = on_faults
+        self._revoked: frozenset[int] = frozenset()
+        self._examined: frozenset[int] = frozenset()
+        self._wanted = asyncio.Event()
+
+    def acknowledged(self, bundle: TrustBundle) -> None:
+        """Take a bundle that Envoy has acknowledged: no new connection of these certificates can be from now on."""
+        self._revoked = frozenset(revoked.number for revoked in bundle.revoked)
+        if not self._revoked <= self._examined:
+            self._wanted.set()
+
+    async def run(self) -> None:
+        """Examine whenever that is wanted, until cancelled; what fails is a fault, and tried again."""
+        while True:
+            await self._wanted.wait()
+            self._wanted.clear()
+            revoked = self._revoked
+            try:
+                await self._examine(revoked)
+            except HostError as error:
+                reason = f"open connections of revoked certificates may stay: {error}"
+                self._on_faults((Fault("revocation", reason),))
+                _LOG.warning("revocation: %s", reason)
+                self._wanted.set()
+                await self._clock.sleep(1.0)
+            else:
+                self._examined = revoked
+                self._on_faults(())
+
+    async def _examine(self, revoked: frozenset[int]) -> None:
+        left = set(await self._connections.idle_times())
+        if not left:
+            return
+        await self._ask(True)
+        try:
+            began = self._clock.monotonic()
+            while left:
+                await self._clock.sleep(LOOK_SECONDS)
+                left = await self._look(left, revoked, self._clock.monotonic() - began)
+        finally:
+            await self._ask(False)
+
+    async def _look(self, left: set[str], revoked: frozenset[int], elapsed: float) -> set[str]:
+        """Return which connections still have not said whose they are."""
+        await self._envoy.post("/reopen_logs")  # writes what it has gathered: else that takes up to ten seconds
+        known = await asyncio.to_thread(self._read)
+        silence = await self._connections.idle_times()
+        left &= silence.keys()
+        theirs = {peer for peer in left if known.get(peer) in revoked}
+        unknown = left - known.keys()
+        idle = {peer for peer in unknown if elapsed >= PATIENCE_SECONDS and silence[peer] >= SILENT_SECONDS}
+        if elapsed >= LIMIT_SECONDS:
+            idle = unknown
+        if theirs or idle:
+            await self._connections.end([*theirs, *idle])
+            _LOG.info("revocation: ended %d connections of revoked certificates, %d idle ones", len(theirs), len(idle))
+        return unknown - idle
+
+    async def _ask(self, on: bool) -> None:
+        await self._envoy.post(f"/runtime_modify?{RUNTIME_KEY}={100 if on else 0}")
+        if on:
+            await self._envoy.post("/reopen_logs")
+        else:
+            with suppress(OSError):
+                await asyncio.to_thread(self._log_file.unlink, True)
+
+    def _read(self) -> dict[str, int | None]:
+        try:
+            return peers_of(self._log_file.read_text(errors="replace").splitlines())
+        except FileNotFoundError:
+            return {}
+        except OSError as error:
+            raise HostError(f"{self._log_file}: cannot be read: {error.strerror}") from error

@@ -1,0 +1,104 @@
+"""A revoked identity loses its connections within five seconds, HTTP and TCP; others notice nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from agent.lab.lab import Lab
+from agent.lab.plan import CONSUL_HOST, App, HostPlan, bookinfo_app, python_app
+from tests.integration.meshlab import APP_UID, bookinfo, hostmesh, load, node_status, wait_settled
+from tests.waiting import wait_for
+
+HERE = Path(__file__).parent
+DETAILS = "http://details:9080/details/0"
+SECONDS = 5.0
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    """A server with HTTP and TCP, and two clients with identities of their own."""
+    greeter = (*python_app(HERE / "greeter.py", 3307), "greeter")
+    hosts = (
+        CONSUL_HOST,
+        HostPlan("alice", (_page("alice"),)),
+        HostPlan("bob", (_page("bob"),)),
+        HostPlan(
+            "server",
+            (
+                bookinfo_app("details", "v1", {}),
+                App("greeter", greeter, 3307, "mysql", service_account="greeter", health_path=""),
+            ),
+        ),
+    )
+    with Lab(msgspec.structs.replace(bookinfo("10.78.9.0/24"), hosts=hosts, page_host="")) as lab:
+        hostmesh(lab, "mesh", "set", "mtls=strict")
+        wait_settled(lab)
+        for name in ("alice", "bob"):
+            wait_for(lambda name=name: call(lab, name) == "200", f"{name} gets details")  # type: ignore[misc]
+        yield lab
+
+
+def _page(name: str) -> App:
+    return msgspec.structs.replace(bookinfo_app("productpage", "v1", {}), service_account=name)
+
+
+def call(lab: Lab, host: str) -> str:
+    argv = ["curl", "-s", "-m", "3", "-o", "/dev/null", "-w", "%{http_code}", DETAILS]
+    return lab[host].exec(*argv, uid=APP_UID, check=False).stdout
+
+
+class Talker:
+    """A connection to the greeter."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+
+    @property
+    def is_open(self) -> bool:
+        return self._process.poll() is None
+
+    def ended(self) -> float:
+        """Return when it ended (Unix time)."""
+        output, _ = self._process.communicate(timeout=10)
+        return float(output)
+
+
+@contextmanager
+def talking(lab: Lab, host: str, *words: str) -> Iterator[Talker]:
+    argv = [sys.executable, str(HERE / "talker.py"), "greeter", "3307", *words]
+    process = subprocess.Popen(lab[host].argv(argv, APP_UID), stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "started\n"
+        yield Talker(process)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_revoked_identity_loses_its_connections_and_nobody_else(lab: Lab) -> None:
+    (certificate,) = node_status(lab["alice"]).certificates
+    with ExitStack() as stack:
+        alice = [stack.enter_context(talking(lab, "alice", *words)) for words in ((), ("silent",))]
+        bob = [stack.enter_context(talking(lab, "bob", *words)) for words in ((), ("silent",))]
+        running = stack.enter_context(load(lab["bob"], DETAILS))
+        revoked_at = time.time()
+        hostmesh(lab, "ca", "cert", "revoke", "--identity", "ns/default/sa/alice", "--socket", lab.state.ca_socket)
+        for talker in alice:
+            assert talker.ended() - revoked_at < SECONDS
+        wait_for(lambda: call(lab, "alice") != "200", "alice is refused", SECONDS)
+        assert time.time() - revoked_at < SECONDS
+        assert call(lab, "bob") == "200"
+        assert all(talker.is_open for talker in bob)
+        wait_for(lambda: node_status(lab["server"]).trust_bundle == node_status(lab["bob"]).trust_bundle, "all know")
+        assert certificate.identity.endswith("alice")
+    assert running.failures == []
+    assert running.total > 20
