@@ -13,13 +13,16 @@ from node_ca.policy import TokenRecord
 from node_ca.proto import ca_pb2, ca_pb2_grpc
 from node_ca.records import IssueRecord
 from node_ca.registrar import Registrar
+from node_ca.root_administration import RootCalls
+from node_ca.rotation import RootRotation
 from node_ca.service import issued_message
 
 
-class AdministrationService(ca_pb2_grpc.AdministrationServicer):
+class AdministrationService(RootCalls, ca_pb2_grpc.AdministrationServicer):
     """hostmesh.ca.v1.Administration."""
 
-    def __init__(self, issuer: Issuer, registrar: Registrar, outcomes: Outcomes) -> None:
+    def __init__(self, issuer: Issuer, registrar: Registrar, rotation: RootRotation, outcomes: Outcomes) -> None:
+        super().__init__(rotation, outcomes)
         self._issuer = issuer
         self._registrar = registrar
         self._outcomes = outcomes

@@ -33,6 +33,7 @@ class RefusalKind(StrEnum):
     INVALID_ARGUMENT = "invalid_argument"
     NOT_FOUND = "not_found"
     RESOURCE_EXHAUSTED = "resource_exhausted"
+    FAILED_PRECONDITION = "failed_precondition"
 
 
 class Refusal(CaError):
@@ -66,6 +67,11 @@ class Refusal(CaError):
     def too_much(cls, text: str) -> Refusal:
         """Return a refusal of one call too many; the same call may be made later."""
         return cls(RefusalKind.RESOURCE_EXHAUSTED, text)
+
+    @classmethod
+    def premature(cls, text: str) -> Refusal:
+        """Return a refusal of a step that may be taken later."""
+        return cls(RefusalKind.FAILED_PRECONDITION, text)
 
 
 class EntryFault(CaError):

@@ -24,6 +24,7 @@ _STATUS = {
     RefusalKind.INVALID_ARGUMENT: grpc.StatusCode.INVALID_ARGUMENT,
     RefusalKind.NOT_FOUND: grpc.StatusCode.NOT_FOUND,
     RefusalKind.RESOURCE_EXHAUSTED: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    RefusalKind.FAILED_PRECONDITION: grpc.StatusCode.FAILED_PRECONDITION,
 }
 
 

@@ -13,11 +13,11 @@ from typing import Any
 
 from node_ca.administration import AdministrationService
 from node_ca.authority import Authority, Plugin
+from node_ca.backing import consul_entry, open_inventory
 from node_ca.config import Config
 from node_ca.crl import revocations_of
 from node_ca.door import Door
 from node_ca.errors import CaError, ConfigError
-from node_ca.inventory import SqliteInventory
 from node_ca.issuer import Issuer
 from node_ca.limits import Limits, Rate
 from node_ca.metrics import Metrics, MetricsPort
@@ -26,6 +26,7 @@ from node_ca.ports import add_health_and_reflection, bind_port, bind_socket, new
 from node_ca.proto import ca_pb2, ca_pb2_grpc, istio_ca_pb2, istio_ca_pb2_grpc
 from node_ca.records import Inventory
 from node_ca.registrar import Registrar
+from node_ca.rotation import RootRotation
 from node_ca.server_certificate import ServerCertificate
 from node_ca.service import BundleService, EnrolmentService, IstioService, RenewalService
 from node_ca.template import Validity
@@ -50,12 +51,14 @@ class CaServer:
         self._metrics = Metrics()
         self._metrics.watch_issuer(lambda: authority.certificate.not_valid_after_utc.timestamp() - time.time())
         self._metrics_port = MetricsPort(self._metrics)
+        self._entry = consul_entry(config)
         self._issuer = Issuer(
             authority,
             inventory,
             config.trust_domain,
             Validity(config.lifetime, config.skew_margin, config.min_lifetime, config.max_lifetime),
             grace=config.grace_renewal,
+            entry=self._entry,
         )
         self._trust = Trust(self._gather_trust, TrustBundle(config.trust_domain, authority.trust_bundle_pem))
         self._certificate = ServerCertificate(self._issuer, config.server_names, config.server_lifetime)
@@ -72,7 +75,7 @@ class CaServer:
         lock = _lock_state(directory)
         try:
             authority = Authority.open(directory, config.trust_domain, time.time(), _plugin(config))
-            inventory = await SqliteInventory.open(directory / "inventory.db")
+            inventory = await open_inventory(config)
         except BaseException:
             os.close(lock)
             raise
@@ -89,6 +92,7 @@ class CaServer:
         self._tasks = [
             asyncio.create_task(self._certificate.keep_fresh(), name="server certificate"),
             asyncio.create_task(self._prune(), name="prune"),
+            asyncio.create_task(self._inventory.follow(self._trust.refresh), name="follow revocations"),
         ]
 
     async def stop(self, grace: float = 5.0) -> None:
@@ -100,6 +104,8 @@ class CaServer:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._config.admin_socket)
         await self._inventory.close()
+        if self._entry is not None:
+            await self._entry.close()
         os.close(self._lock)
 
     async def _enrolment(self) -> Any:
@@ -125,7 +131,8 @@ class CaServer:
     async def _administration(self) -> Any:
         server = new_server(Door(None, self._metrics))
         registrar = Registrar(self._inventory, lambda: self._authority.root_fingerprint, self._trust.refresh)
-        service = AdministrationService(self._issuer, registrar, Outcomes(self._metrics))
+        rotation = RootRotation(self._authority, self._inventory, self._publish_roots, lambda: self._trust.version)
+        service = AdministrationService(self._issuer, registrar, rotation, Outcomes(self._metrics))
         ca_pb2_grpc.add_AdministrationServicer_to_server(service, server)
         await add_health_and_reflection(server, [_SERVICES["Administration"].full_name])
         bind_socket(server, Path(self._config.admin_socket))
@@ -135,6 +142,26 @@ class CaServer:
         each, total = self._config.limits.per_caller, self._config.limits.total
         limits = Limits(Rate(each.per_second, each.burst), Rate(total.per_second, total.burst), time.monotonic)
         return Door(limits, self._metrics)
+
+    async def _publish_roots(self) -> None:
+        """Tell everybody of changed roots, the own doors too: they take clients of any of them.
+
+        The step itself stands, so this is tried until it is done, also when the operator goes away meanwhile.
+        """
+        task = asyncio.create_task(self._publish_until_done(), name="publish roots")
+        self._tasks.append(task)
+        await asyncio.shield(task)
+        self._tasks.remove(task)
+
+    async def _publish_until_done(self) -> None:
+        while True:
+            try:
+                await self._trust.refresh()
+                await self._certificate.renew()
+                return
+            except CaError as error:
+                _LOG.error("changed roots: cannot be published, trying again: %s", error)
+                await asyncio.sleep(1.0)
 
     async def _gather_trust(self) -> TrustBundle:
         now = time.time()

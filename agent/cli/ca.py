@@ -8,6 +8,7 @@ import click
 
 from agent.cli.ca_cert import cert
 from agent.cli.ca_options import Duration, socket_option, utc
+from agent.cli.ca_root import root
 from agent.cli.command import Group
 from agent.cli.output import output_option, print_records, table
 
@@ -88,3 +89,4 @@ def revoke(token_id: str, socket: str) -> None:
 
 
 ca.add_command(cert)
+ca.add_command(root)

@@ -235,10 +235,12 @@ class ListRootsRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class ListRootsResponse(_message.Message):
-    __slots__ = ("roots",)
+    __slots__ = ("roots", "bundle_version")
     ROOTS_FIELD_NUMBER: _ClassVar[int]
+    BUNDLE_VERSION_FIELD_NUMBER: _ClassVar[int]
     roots: _containers.RepeatedCompositeFieldContainer[Root]
-    def __init__(self, roots: _Optional[_Iterable[_Union[Root, _Mapping]]] = ...) -> None: ...
+    bundle_version: str
+    def __init__(self, roots: _Optional[_Iterable[_Union[Root, _Mapping]]] = ..., bundle_version: _Optional[str] = ...) -> None: ...
 
 class PrepareRootRequest(_message.Message):
     __slots__ = ("key_pem", "certificate_pem", "chain_pem", "root_pem", "lifetime_seconds")
@@ -255,12 +257,14 @@ class PrepareRootRequest(_message.Message):
     def __init__(self, key_pem: _Optional[bytes] = ..., certificate_pem: _Optional[bytes] = ..., chain_pem: _Optional[bytes] = ..., root_pem: _Optional[bytes] = ..., lifetime_seconds: _Optional[int] = ...) -> None: ...
 
 class ActivateRootRequest(_message.Message):
-    __slots__ = ("id", "force")
+    __slots__ = ("id", "force", "acknowledged_version")
     ID_FIELD_NUMBER: _ClassVar[int]
     FORCE_FIELD_NUMBER: _ClassVar[int]
+    ACKNOWLEDGED_VERSION_FIELD_NUMBER: _ClassVar[int]
     id: str
     force: bool
-    def __init__(self, id: _Optional[str] = ..., force: _Optional[bool] = ...) -> None: ...
+    acknowledged_version: str
+    def __init__(self, id: _Optional[str] = ..., force: _Optional[bool] = ..., acknowledged_version: _Optional[str] = ...) -> None: ...
 
 class RetireRootRequest(_message.Message):
     __slots__ = ("id", "force")

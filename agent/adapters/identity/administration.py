@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -73,6 +73,23 @@ class IssuedFiles(Struct, frozen=True):
     roots: bytes
 
 
+class RootInfo(Struct, frozen=True, rename="camel"):
+    """An issuer that is trusted: a root, or a plugged-in CA below one."""
+
+    id: str
+    state: str
+    """prepared, active or retiring"""
+    subject: str
+    self_signed: bool
+    not_before: int
+    """Unix time, seconds."""
+    not_after: int
+    since: int
+    """Since when it is in this state."""
+    last_certificate_ends: int
+    """When the last certificate that it signed ends; 0 for none."""
+
+
 class CaAdministration:
     """A CA's administration socket; calls raise CaUnavailable, HostError (no permission) or UserError (bad input)."""
 
@@ -116,6 +133,26 @@ class CaAdministration:
         request = ca_pb2.RevokeCertificatesRequest(serial=serial, identity=identity, reason=reason)
         answer = self._call(lambda stub: stub.RevokeCertificates(request, timeout=_TIMEOUT_SECONDS))
         return [_certificate(each) for each in answer.certificates], [_info(token) for token in answer.tokens]
+
+    def roots(self) -> tuple[list[RootInfo], str]:
+        """Return the issuers, oldest first, and the version of the trust bundle with them."""
+        answer = self._call(lambda stub: stub.ListRoots(ca_pb2.ListRootsRequest(), timeout=_TIMEOUT_SECONDS))
+        return [_root(root) for root in answer.roots], answer.bundle_version
+
+    def prepare_root(self, files: Mapping[str, bytes], lifetime_seconds: int) -> RootInfo:
+        """Trust an issuer from its files (key_pem, certificate_pem, chain_pem, root_pem), or a new root if none."""
+        request = ca_pb2.PrepareRootRequest(lifetime_seconds=lifetime_seconds, **files)
+        return _root(self._call(lambda stub: stub.PrepareRoot(request, timeout=_TIMEOUT_SECONDS)))
+
+    def activate_root(self, root_id: str, acknowledged_version: str, *, force: bool) -> RootInfo:
+        """Let the prepared issuer sign; with the bundle version that all hosts have acknowledged, if they have."""
+        request = ca_pb2.ActivateRootRequest(id=root_id, force=force, acknowledged_version=acknowledged_version)
+        return _root(self._call(lambda stub: stub.ActivateRoot(request, timeout=_TIMEOUT_SECONDS)))
+
+    def retire_root(self, root_id: str, *, force: bool) -> RootInfo:
+        """Trust an issuer no more; return what it was."""
+        request = ca_pb2.RetireRootRequest(id=root_id, force=force)
+        return _root(self._call(lambda stub: stub.RetireRoot(request, timeout=_TIMEOUT_SECONDS)))
 
     def _call(self, call: Callable[[Any], Any]) -> Any:
         self._check_socket()
@@ -176,4 +213,17 @@ def _certificate(message: ca_pb2.Certificate) -> CertificateInfo:
         fingerprint=message.fingerprint,
         revoked_at=message.revoked_at,
         revoked_for=message.revoked_for,
+    )
+
+
+def _root(message: ca_pb2.Root) -> RootInfo:
+    return RootInfo(
+        id=message.id,
+        state=message.state,
+        subject=message.subject,
+        self_signed=message.self_signed,
+        not_before=message.not_before,
+        not_after=message.not_after,
+        since=message.since,
+        last_certificate_ends=message.last_certificate_ends,
     )
