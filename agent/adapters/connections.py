@@ -10,7 +10,7 @@ _AT_ONCE = 100
 
 
 class Connections:
-    """The accepted connections of one local port; HostError if `ss` is not there or may not."""
+    """Accepted connections of one local port, and those to others; HostError if `ss` is not there or may not."""
 
     def __init__(self, runner: CommandRunner, port: int) -> None:
         self._runner = runner
@@ -22,11 +22,18 @@ class Connections:
         return dict(_parsed(line) for line in output.splitlines() if line.strip())
 
     async def end(self, peers: Iterable[str]) -> None:
-        """End the connections with these peers; both sides see a reset (needs CAP_NET_ADMIN)."""
-        peers = sorted(peers)
-        for first in range(0, len(peers), _AT_ONCE):
-            some = " or ".join(f"dst {peer}" for peer in peers[first : first + _AT_ONCE])
-            await self._runner.run(["ss", "-HKtn", f"sport = :{self._port} and ( {some} )"])
+        """End accepted connections with these peers; both sides see a reset (needs CAP_NET_ADMIN)."""
+        await self._end(peers, f"sport = :{self._port}")
+
+    async def end_to(self, servers: Iterable[str]) -> None:
+        """End the connections to these (`ADDRESS:PORT`)."""
+        await self._end(servers, f"sport != :{self._port}")
+
+    async def _end(self, remote: Iterable[str], condition: str) -> None:
+        ordered = sorted(remote)
+        for first in range(0, len(ordered), _AT_ONCE):
+            some = " or ".join(f"dst {address}" for address in ordered[first : first + _AT_ONCE])
+            await self._runner.run(["ss", "-HKtn", f"{condition} and ( {some} )"])
 
 
 def _parsed(line: str) -> tuple[str, float]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 
 from agent.adapters.clock import SystemClock
 from agent.adapters.command import SystemRunner
 from agent.adapters.connections import Connections
 from agent.adapters.identity import CaClient, KeyStore, TokenFile
-from agent.adapters.identity.bundle import BundleFile
+from agent.adapters.identity.bundle import BundleFile, SerialsFile
 from agent.adapters.proxy.admin import AdminClient
 from agent.config import Config
 from agent.mesh.ports import INBOUND_PORT
@@ -46,7 +47,7 @@ class HostIdentity:
         self.certificates: tuple[CertificateStatus, ...] = ()
         self.acknowledged = TrustBundle(b"")
         """The trust bundle that Envoy has acknowledged."""
-        self._published = self.acknowledged
+        self._published: MeshSnapshot | None = None
         self._post = post
         self._on_change = on_change
         self._has_ca = bool(ca.address)
@@ -71,6 +72,7 @@ class HostIdentity:
             AdminClient(admin_socket),
             Connections(SystemRunner(), INBOUND_PORT),
             peer_log(config),
+            SerialsFile(config.state_dir / "revoked"),
             clock,
             lambda faults: post(FaultsChanged("revocation", faults)),
         )
@@ -81,13 +83,14 @@ class HostIdentity:
 
     def published(self, snapshot: MeshSnapshot) -> None:
         """Take note of what Envoy is sent."""
-        self._published = snapshot.trust
+        self._published = snapshot
 
     def settled(self) -> None:
         """Take note that Envoy has acknowledged all that it was sent."""
-        if self.acknowledged != self._published:
-            self.acknowledged = self._published
-            self._revocation.acknowledged(self.acknowledged)
+        snapshot = self._published
+        if snapshot is not None and self.acknowledged != snapshot.trust:
+            self.acknowledged = snapshot.trust
+            self._revocation.acknowledged(self.acknowledged, partial(_servers_of, snapshot))
             self._on_change()
 
     async def run(self) -> None:
@@ -109,6 +112,17 @@ class HostIdentity:
         self._post(CertificatesChanged(certificates, trust_bundle))
         self.certificates = certificate_status(certificates)
         self._on_change()
+
+
+def _servers_of(snapshot: MeshSnapshot, identities: frozenset[str]) -> frozenset[str]:
+    """Return where instances of these identities serve mutual TLS."""
+    instances = (instance for service in snapshot.services.values() for instance in service.instances)
+    return frozenset(
+        f"{f'[{instance.address}]' if ':' in instance.address else instance.address}:{port.number}"
+        for instance in instances
+        if instance.serves_tls and instance.identity.path in identities
+        for port in instance.ports
+    )
 
 
 def peer_log(config: Config) -> Path:

@@ -1,16 +1,17 @@
-"""Ends the open connections of certificates that were revoked: new ones are Envoy's to refuse, by the revocation lists.
+"""Ends the open connections of revoked certificates; new ones are Envoy's to refuse, by the revocation lists.
 
 Envoy can neither list nor close the connections of one identity. So, once Envoy has the lists: which connections are
 there now? For a few seconds each says whose it is (translate/peer_log), and the kernel ends those of revoked
-certificates. A connection on which nothing happens says nothing: after a while it is ended whoever's it is, since
-no request is under way on it; its client opens another. Connections with traffic of others are never touched.
+certificates. A connection on which nothing happens says nothing: after a while it is ended whoever's it is, since no
+request is under way on it, and its client opens another. Connections with traffic of others are never touched.
+Connections to servers of an identity that had a certificate revoked are all ended: secure naming says whose they are.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
@@ -48,6 +49,23 @@ class OpenConnections(Protocol):
     async def end(self, peers: list[str]) -> None:
         """End these."""
 
+    async def end_to(self, servers: frozenset[str]) -> None:
+        """End those to these servers (`ADDRESS:PORT`)."""
+
+
+class Serials(Protocol):
+    """Serial numbers that are kept."""
+
+    def load(self) -> frozenset[int]:
+        """Return them."""
+
+    def store(self, serials: frozenset[int]) -> None:
+        """Replace them; raises HostError."""
+
+
+ServersOf = Callable[[frozenset[str]], frozenset[str]]
+"""Gives the servers (`ADDRESS:PORT`) of identities (`ns/NAMESPACE/sa/ACCOUNT`)."""
+
 
 class RevocationGuard:
     """Examines the open connections each time Envoy has acknowledged a bundle with newly revoked certificates."""
@@ -57,6 +75,7 @@ class RevocationGuard:
         envoy: Envoy,
         connections: OpenConnections,
         log_file: Path,
+        done: Serials,
         clock: Clock,
         on_faults: Callable[[tuple[Fault, ...]], None],
     ) -> None:
@@ -65,14 +84,16 @@ class RevocationGuard:
         self._log_file = log_file
         self._clock = clock
         self._on_faults = on_faults
-        self._revoked: frozenset[int] = frozenset()
-        self._examined: frozenset[int] = frozenset()
+        self._done = done
+        self._bundle = TrustBundle(b"")
+        self._servers_of: ServersOf = lambda _: frozenset()
+        self._examined = done.load()
         self._wanted = asyncio.Event()
 
-    def acknowledged(self, bundle: TrustBundle) -> None:
+    def acknowledged(self, bundle: TrustBundle, servers_of: ServersOf) -> None:
         """Take a bundle that Envoy has acknowledged: no new connection of these certificates can be from now on."""
-        self._revoked = frozenset(revoked.number for revoked in bundle.revoked)
-        if not self._revoked <= self._examined:
+        self._bundle, self._servers_of = bundle, servers_of
+        if any(revoked.number not in self._examined for revoked in bundle.revoked):
             self._wanted.set()
 
     async def run(self) -> None:
@@ -80,9 +101,11 @@ class RevocationGuard:
         while True:
             await self._wanted.wait()
             self._wanted.clear()
-            revoked = self._revoked
+            revoked = frozenset(each.number for each in self._bundle.revoked)
             try:
+                await self._leave(each.identity for each in self._bundle.revoked if each.number not in self._examined)
                 await self._examine(revoked)
+                await asyncio.to_thread(self._done.store, revoked)
             except HostError as error:
                 reason = f"open connections of revoked certificates may stay: {error}"
                 self._on_faults((Fault("revocation", reason),))
@@ -92,6 +115,12 @@ class RevocationGuard:
             else:
                 self._examined = revoked
                 self._on_faults(())
+
+    async def _leave(self, identities: Iterable[str]) -> None:
+        """End the connections to servers of these identities."""
+        if servers := self._servers_of(frozenset(identities)):
+            await self._connections.end_to(servers)
+            _LOG.info("revocation: ended the connections to %d servers of revoked identities", len(servers))
 
     async def _examine(self, revoked: frozenset[int]) -> None:
         left = set(await self._connections.idle_times())

@@ -14,7 +14,8 @@ import time
 def main() -> None:
     with socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=10) as connection:
         stream = connection.makefile("rwb")
-        stream.readline()
+        if not stream.readline():
+            sys.exit("closed at once")
         connection.settimeout(None)
         print("started", flush=True)
         try:

@@ -102,3 +102,15 @@ def test_a_revoked_identity_loses_its_connections_and_nobody_else(lab: Lab) -> N
         assert certificate.identity.endswith("alice")
     assert running.failures == []
     assert running.total > 20
+
+
+def test_clients_leave_a_server_whose_identity_was_revoked(lab: Lab) -> None:
+    with talking(lab, "bob") as talker, load(lab["bob"], DETAILS) as running:
+        revoked_at = time.time()
+        hostmesh(lab, "ca", "cert", "revoke", "--identity", "ns/default/sa/greeter", "--socket", lab.state.ca_socket)
+        assert talker.ended() - revoked_at < SECONDS
+        with pytest.raises(AssertionError), talking(lab, "bob"):
+            pass
+        assert call(lab, "bob") == "200"
+    assert running.failures == [], "details is on the same host"
+    assert (lab["bob"].path("var") / "revoked").read_text().count(" ") == 1, "restarts do not do it all again"

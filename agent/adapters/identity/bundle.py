@@ -70,6 +70,24 @@ class BundleFile:
         write_atomic(self._path, msgspec.json.encode(bundle))
 
 
+class SerialsFile:
+    """A set of serial numbers on the disk; one that can't be read counts as empty."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def load(self) -> frozenset[int]:
+        """Return the numbers."""
+        try:
+            return frozenset(int(word, 16) for word in (read_optional(self._path) or b"").split())
+        except (HostError, ValueError):
+            return frozenset()
+
+    def store(self, serials: frozenset[int]) -> None:
+        """Replace them, durably; raises HostError."""
+        write_atomic(self._path, " ".join(f"{serial:x}" for serial in sorted(serials)).encode())
+
+
 def _check(bundle: TrustBundle) -> None:
     x509.load_pem_x509_certificates(bundle.roots_pem)  # at least one, else ValueError
     for _ in _crls(bundle.crls_pem):
