@@ -145,3 +145,19 @@ def test_a_wildcard_need_not_speak_of_what_every_service_s_ports_speak() -> None
     }
     found = analyze(read(routes("*.local")), catalog)
     assert [one.kind.code for one in found] == ["HM0106"]  # the destination has no instance: no HM0109
+
+
+def test_routes_for_gateways_and_the_mesh_are_in_each_other_s_way_in_the_mesh() -> None:
+    both = ("VirtualService", routes("reviews.bookinfo")[1].replace("{hosts", "{gateways: [edge, mesh], hosts", 1))
+    edge = ("VirtualService", both[1].replace("edge, mesh", "edge"))
+    gateway = (
+        "Gateway",
+        "{selector: {istio: ingressgateway}, servers: [{port: {number: 80, name: h, protocol: HTTP}, hosts: ['*']}]}",
+    )
+
+    def codes(*objects: tuple[str, str]) -> list[str]:
+        found = analyze(read(*objects, gateway))
+        return [f"{one.kind.code} {one.object.split()[1]}" for one in found if one.kind.code == "IST0109"]
+
+    assert codes(both, routes("reviews.bookinfo")) == ["IST0109 n0.default", "IST0109 n1.default"]
+    assert codes(edge, routes("reviews.bookinfo")) == []

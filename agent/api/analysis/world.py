@@ -13,7 +13,7 @@ from msgspec import Struct
 from agent.api.enforce import enforceable
 from agent.api.envelope import Document
 from agent.api.lowering.catalog import Catalog
-from agent.api.lowering.gateway import bound_gateways
+from agent.api.lowering.gateway import bound_gateways, is_for_mesh
 from agent.api.lowering.ingress import ways
 from agent.api.lowering.istio_service import Unresolved, resolve_service
 from agent.api.lowering.outside import declared_services, outside_services
@@ -97,6 +97,8 @@ class World:
             host, services = self._resolve(plain, document)
             if "*" in host and not services and (self.services is None or not isinstance(plain, str)):
                 continue  # without a catalog nobody knows; whether a RouteRule's can be had is validation's business
+            if not services and _need_not_be(document, extra):
+                continue
             for service in services or (None,):
                 yield Reference(path, host, service, **extra)
 
@@ -126,8 +128,7 @@ def _places(document: Document) -> Iterator[tuple[str, Any, dict[str, Any]]]:
     """Yield (path, host or IstioService, what else the place says)."""
     spec = document.spec
     if document.kind == "VirtualService":
-        # A host that clients of a gateway ask for need not be a service.
-        for index, host in enumerate((spec.get("hosts") or ()) if not bound_gateways(document) else ()):
+        for index, host in enumerate((spec.get("hosts") or ()) if is_for_mesh(document) else ()):
             yield f"spec.hosts[{index}]", host, {"is_destination": False}
         yield from _routed(spec)
     elif document.kind == "DestinationRule":
@@ -181,9 +182,16 @@ def _declared(world: World) -> dict[ServiceKey, dict[str, Labels]]:
     return found
 
 
+def _need_not_be(document: Document, extra: Mapping[str, Any]) -> bool:
+    """Tell whether a place names what clients of a gateway ask for, which need not be a service."""
+    return not extra.get("is_destination", True) and bool(bound_gateways(document))
+
+
 def _hosts(documents: Iterable[Document]) -> Iterator[tuple[str, str]]:
     for document in documents:
-        for _, plain, _ in _places(document):
+        for _, plain, extra in _places(document):
+            if _need_not_be(document, extra):
+                continue
             if isinstance(plain, str):
                 yield plain, document.namespace
             elif plain.get("service"):
