@@ -111,7 +111,7 @@ def _unit(steps: list[_Step]) -> _Place:
     """Return the smallest part around a field that can be left out without making the rest mean something else."""
     if steps[0] in _ABOUT or steps[0] == "match":
         return _WHOLE
-    if steps[0] == "servers":  # of a Gateway: half a server would listen for something else
+    if steps[0] in ("servers", "jwtRules"):  # half a server would listen for something else, half a rule believe more
         return tuple(steps[:2])
     for position, step in enumerate(steps):
         if step == "match":

@@ -89,7 +89,7 @@ KINDS: tuple[Kind, ...] = (
     Kind("ProxyConfig", NETWORKING),
     Kind("PeerAuthentication", SECURITY, supported=True, shorthand="pa"),
     Kind("AuthorizationPolicy", SECURITY, supported=True, shorthand="ap"),
-    Kind("RequestAuthentication", SECURITY, shorthand="ra"),
+    Kind("RequestAuthentication", SECURITY, supported=True, shorthand="ra"),
     Kind("Telemetry", TELEMETRY),
     Kind("WasmPlugin", EXTENSIONS, verbatim=True),
     Kind("TrafficExtension", EXTENSIONS, verbatim=True),

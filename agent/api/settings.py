@@ -13,6 +13,7 @@ from agent.api.checks.words import dns_label
 from agent.api.problem import nearest, one_line
 from agent.api.yaml_text import YamlValue, read_yaml
 from agent.errors import ValidationError
+from agent.mesh.authorizer import ExtensionProvider
 from agent.mesh.settings import MeshSettings, MtlsMode
 
 MAX_SIZE = 64 * 1024
@@ -22,6 +23,7 @@ _FIELDS = {field.encode_name: field for field in msgspec.structs.fields(MeshSett
 _OLDER = "mtls"
 """What authPolicy was called before; still understood, with these words."""
 _AUTH_POLICY = "authPolicy"
+_PROVIDERS = "extensionProviders"
 _OLDER_WORDS = {"disabled": MtlsMode.DISABLED, "permissive": MtlsMode.PERMISSIVE, "strict": MtlsMode.STRICT}
 
 
@@ -56,7 +58,11 @@ def set_field(settings: MeshSettings, name: str, value: str) -> MeshSettings:
         name, value = _AUTH_POLICY, _OLDER_WORDS.get(value, value)
     field = _FIELDS.get(name)
     plain: object = value
-    if field is not None and not _is_text(field.type):
+    if name == _PROVIDERS:
+        plain, problems = _read(value or "[]", name)
+        if problems:
+            raise ValidationError(problems)
+    elif field is not None and not _is_text(field.type):
         plain = [item.strip() for item in value.split(",") if item.strip()]
     return settings_from({**settings_fields(settings), name: plain}, "mesh settings")
 
@@ -103,6 +109,8 @@ def _problems(name: str, value: object) -> list[str]:
         return [f"{one_line(name, 60)}: unknown setting{nearest(name, _FIELDS)} (known: {', '.join(_FIELDS)})"]
     if value is None:
         return []
+    if name == _PROVIDERS:
+        return _provider_problems(value)
     if not _is_text(field.type):
         return _list_problems(name, value)
     if isinstance(field.type, type) and issubclass(field.type, StrEnum):
@@ -119,6 +127,20 @@ def _list_problems(name: str, value: object) -> list[str]:
         return [f"{name}: must be a list of names"]
     wrong = [item for item in value if name == "trustDomainAliases" and not _is_trust_domain(item)]
     return [f'{name}: "{one_line(item, 60)}" {_NO_TRUST_DOMAIN}' for item in wrong]
+
+
+def _provider_problems(value: object) -> list[str]:
+    try:
+        providers = msgspec.convert(value, tuple[ExtensionProvider, ...])
+    except msgspec.ValidationError as error:
+        return [f"{_PROVIDERS}: {one_line(error, 200)}"]
+    problems = []
+    for place, provider in enumerate(providers):
+        if (provider.envoy_ext_authz_grpc is None) == (provider.envoy_ext_authz_http is None):
+            problems.append(f"{_PROVIDERS}[{place}]: needs envoyExtAuthzGrpc or envoyExtAuthzHttp (one of them)")
+        if any(other.name == provider.name for other in providers[:place]):
+            problems.append(f'{_PROVIDERS}[{place}]: the name "{one_line(provider.name, 60)}" is given twice')
+    return problems
 
 
 _NO_TRUST_DOMAIN = 'is not a trust domain (lower case letters, digits, ".", "-" and "_")'

@@ -7,6 +7,7 @@ from msgspec import Struct
 from agent.mesh.authentication import PeerAuthentication
 from agent.mesh.authorization import AuthorizationPolicy
 from agent.mesh.service import Labels, ServiceKey
+from agent.mesh.tokens import RequestAuthentication, TokenRule
 
 
 class WorkloadRules(Struct, frozen=True):
@@ -15,11 +16,12 @@ class WorkloadRules(Struct, frozen=True):
     namespace: str = ""
     """The workload's."""
     authorizations: tuple[AuthorizationPolicy, ...] = ()
+    tokens: tuple[RequestAuthentication, ...] = ()
 
     @property
-    def is_empty(self) -> bool:
-        """Tell whether nothing is for it."""
-        return not self.authorizations
+    def token_rules(self) -> tuple[TokenRule, ...]:
+        """Return the rules about tokens, all together."""
+        return tuple(rule for each in self.tokens for rule in each.rules)
 
 
 class SecurityRules(Struct, frozen=True):
@@ -27,10 +29,12 @@ class SecurityRules(Struct, frozen=True):
 
     peers: tuple[PeerAuthentication, ...] = ()
     authorizations: tuple[AuthorizationPolicy, ...] = ()
+    tokens: tuple[RequestAuthentication, ...] = ()
 
     def of_workload(self, service: ServiceKey, labels: Labels, root: str) -> WorkloadRules:
         """Return what is for a workload."""
         return WorkloadRules(
             service.namespace,
             tuple(each for each in self.authorizations if each.target.covers(service, labels, root)),
+            tuple(each for each in self.tokens if each.target.covers(service, labels, root)),
         )

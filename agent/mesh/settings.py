@@ -6,6 +6,7 @@ from enum import StrEnum
 
 from msgspec import Struct, field
 
+from agent.mesh.authorizer import ExtensionProvider
 from agent.mesh.service import Health, MtlsMode
 
 __all__ = ["MeshSettings", "MtlsMode", "OutboundTrafficPolicy", "WarningInstances"]
@@ -47,5 +48,7 @@ class MeshSettings(Struct, frozen=True, rename="camel", forbid_unknown_fields=Tr
     """Services that callers send plain text to, whatever serves them: by the names that callers use."""
     root_namespace: str = ROOT_NAMESPACE
     """Where objects for all namespaces are."""
+    extension_providers: tuple[ExtensionProvider, ...] = ()
+    """Authorizers that policies with the action CUSTOM can name."""
     trust_domain_aliases: tuple[str, ...] = ()
     """Other trust domains whose identities count as this one's."""

@@ -28,6 +28,7 @@ from agent.mesh.routes import ConnectionMatch, Fault, ObjectRef
 from agent.mesh.snapshot import Resource
 from agent.translate.actions import MAX_DIRECT_RESPONSE_BYTES
 from agent.translate.connections import Way, add_chains, add_tls_inspector
+from agent.translate.guard import Guard
 from agent.translate.http import INTERNAL_HEADERS, gateway_http
 from agent.translate.listeners import listener
 from agent.translate.open_ports import OpenPort, OpenServer, hosts_for, server_names
@@ -47,8 +48,19 @@ _TLS_ONLY = route_components_pb2.VirtualHost.ALL
 _Order = tuple[bool, ObjectRef, ObjectRef, tuple[str, ...]]
 
 
+class Guards(Struct, frozen=True):
+    """What stands before everything else at a gateway."""
+
+    requests: Guard = Guard()
+    connections: Guard = Guard()
+
+
 def gateway_port(
-    port: OpenPort, ipv6: bool, approaches: tuple[tuple[str, Approach], ...], trust_domains: tuple[str, ...]
+    port: OpenPort,
+    ipv6: bool,
+    approaches: tuple[tuple[str, Approach], ...],
+    trust_domains: tuple[str, ...],
+    guards: Guards,
 ) -> tuple[tuple[Resource, ...], tuple[Fault, ...]]:
     """Return the listener and the route tables of a port, and what of its routes Envoy cannot do."""
     message = _listener(port, ipv6)
@@ -59,7 +71,7 @@ def gateway_port(
     entries: list[_Entry] = []
     for opened in port.servers:
         if opened.server.kind.passes_whole:
-            passing = _passing(opened, port, dict(approaches), trust_domains)
+            passing = _passing(opened, port, dict(approaches), trust_domains, guards.connections)
             entries += passing
             found = (route for resolved in opened.resolved for route in resolved.routes)
             references += [(CLUSTER_TYPE, cluster) for route in found for cluster in route.clusters]
@@ -72,7 +84,7 @@ def gateway_port(
         made.append(table)
         faults += wrong
         references.append((ROUTE_TYPE, name))
-        filters = [gateway_http(f"gateway_{port.number}", name)]
+        filters = [gateway_http(f"gateway_{port.number}", name, guards.requests)]
         chain = listener_components_pb2.FilterChain(name=name, filters=filters)
         if port.is_tls:
             _end_tls(chain, servers[0], trust_domains)
@@ -85,12 +97,13 @@ def gateway_port(
     faults += [entries[position].unused(port.number) for position in sorted(unused)]
     passed = [one for opened in port.servers for one in opened.passed]
     taken = {name for chain in message.filter_chains for name in chain.filter_chain_match.server_names}
-    message.filter_chains.extend(passing_chains(f"gateway_{port.number}", passed, taken))
+    message.filter_chains.extend(passing_chains(f"gateway_{port.number}", passed, taken, guards.connections))
     references += [(CLUSTER_TYPE, one.passing_cluster) for one in passed]
     if not message.filter_chains:
         return (), tuple(faults)  # Envoy wants one
     if port.is_tls:
         add_tls_inspector(message)
+    references += [(CLUSTER_TYPE, name) for name in (*guards.requests.clusters, *guards.connections.clusters)]
     made.append(resource(LISTENER_TYPE, message.name, message, references))
     return tuple(made), tuple(faults)
 
@@ -133,7 +146,11 @@ class _Entry(Struct, frozen=True):
 
 
 def _passing(
-    opened: OpenServer, port: OpenPort, approaches: Mapping[str, Approach], trust_domains: tuple[str, ...]
+    opened: OpenServer,
+    port: OpenPort,
+    approaches: Mapping[str, Approach],
+    trust_domains: tuple[str, ...],
+    guard: Guard,
 ) -> list[_Entry]:
     """Return where a server's connections go whole: for each of its hosts the routes in order."""
     server, entries = opened.server, []
@@ -143,7 +160,7 @@ def _passing(
             if namespace not in ("*", bound.origin.namespace) or not hosts_for(server, bound):
                 continue
             for route in resolved.routes:
-                chain = connection_chain(f"gateway_{port.number}", route.name, route.targets, approaches)
+                chain = connection_chain(f"gateway_{port.number}", route.name, route.targets, approaches, guard)
                 _end_tls(chain, opened, trust_domains)
                 way = Way(tuple(match.connection for match in route.matches), chain)
                 if server.kind.is_tls:

@@ -20,12 +20,16 @@ from msgspec import Struct
 
 from agent.mesh.authorization import Action, AuthorizationPolicy
 from agent.mesh.security import WorkloadRules
+from agent.translate.asked import AskedServers
 from agent.translate.claims import metadata_matcher
+from agent.translate.custom import Asked, connection_authorizer, http_authorizer
 from agent.translate.rbac import Scope, rbac_rules
 from agent.translate.resource import packed
+from agent.translate.tokens import token_filter
 
 HTTP_RBAC = "envoy.filters.http.rbac"
 NETWORK_RBAC = "envoy.filters.network.rbac"
+_HTTP_AUTHORIZER = "envoy.filters.http.ext_authz"
 _ORDER = (Action.AUDIT, Action.DENY, Action.ALLOW)
 _HttpFilter = http_connection_manager_pb2.HttpFilter
 
@@ -37,6 +41,8 @@ class Guard(Struct, frozen=True):
     """HttpFilter of requests, Filter of connections."""
     logs: tuple[Any, ...] = ()
     """envoy.config.accesslog.v3.AccessLog: of what AUDIT or a dry run is about alone."""
+    clusters: tuple[str, ...] = ()
+    """Of the servers that the filters ask."""
 
     @property
     def is_empty(self) -> bool:
@@ -44,15 +50,20 @@ class Guard(Struct, frozen=True):
         return not self.filters
 
 
-def http_guard(rules: WorkloadRules, trust_domains: tuple[str, ...]) -> Guard:
+def http_guard(rules: WorkloadRules, servers: AskedServers) -> Guard:
     """Return what requests to a workload must pass."""
-    scope = Scope(trust_domains)
-    return _guard(rules.authorizations, scope, HTTP_RBAC)
+    guard = _guard(rules.authorizations, Scope(servers.trust_domains), HTTP_RBAC, servers)
+    if not rules.token_rules:
+        return guard
+    fetched = (servers.key_servers.get(rule.keys_uri) for rule in rules.token_rules if not rule.keys)
+    filters = (token_filter(rules.token_rules, servers.key_servers), *guard.filters)
+    return Guard(filters, guard.logs, (*(name for name in fetched if name), *guard.clusters))
 
 
-def connection_guard(rules: WorkloadRules, trust_domains: tuple[str, ...]) -> Guard:
+def connection_guard(rules: WorkloadRules, servers: AskedServers) -> Guard:
     """Return what connections to a workload must pass, where they are no requests."""
-    return _guard(rules.authorizations, Scope(trust_domains, requests=False), NETWORK_RBAC)
+    scope = Scope(servers.trust_domains, requests=False)
+    return _guard(rules.authorizations, scope, NETWORK_RBAC, servers)
 
 
 def looks_at_server_names(rules: WorkloadRules) -> bool:
@@ -61,8 +72,12 @@ def looks_at_server_names(rules: WorkloadRules) -> bool:
     return any(term.attribute == "connection.sni" for rule in every for term in rule.conditions)
 
 
-def _guard(policies: Iterable[AuthorizationPolicy], scope: Scope, owner: str) -> Guard:
-    every, filters, logs = tuple(policies), [], []
+def _guard(policies: Iterable[AuthorizationPolicy], scope: Scope, owner: str, servers: AskedServers) -> Guard:
+    every, filters, logs, clusters = tuple(policies), list[Any](), list[Any](), list[str]()
+    for name in dict.fromkeys(one.provider for one in every if one.action is Action.CUSTOM):
+        asking = rbac_rules((one for one in every if one.provider == name), Action.CUSTOM, scope)
+        filters += _custom(asking, scope, owner, len(filters), servers.authorizers.get(name))
+        clusters += [servers.authorizers[name].cluster] if name in servers.authorizers else []
     for action in _ORDER:
         for tried in (True, False):
             chosen = tuple(one for one in every if one.action is action and one.dry_run is tried)
@@ -73,7 +88,22 @@ def _guard(policies: Iterable[AuthorizationPolicy], scope: Scope, owner: str) ->
             filters.append(_filter(rbac_rules(chosen, action, scope), scope, word if told else ""))
             if told:
                 logs.append(_log(owner, word, "denied" if tried else "allowed"))
-    return Guard(tuple(filters), tuple(logs))
+    return Guard(tuple(filters), tuple(logs), tuple(clusters))
+
+
+def _custom(rules: Any, scope: Scope, owner: str, number: int, asked: Asked | None) -> list[Any]:
+    """Return the filters that ask about what the rules hold for; what nobody can be asked about is refused."""
+    word = f"ext_authz_{number}"
+    if asked is None:
+        return [_filter(rules, scope, "")]
+    if scope.requests:
+        config = http_authorizer(asked, owner, word)
+        return [_filter(rules, scope, word), _HttpFilter(name=f"{_HTTP_AUTHORIZER}.{word}", typed_config=config)]
+    config = connection_authorizer(asked, owner, word)
+    if config is None:
+        return [_filter(rules, scope, "")]
+    found = listener_components_pb2.Filter(name="envoy.filters.network.ext_authz", typed_config=config)
+    return [_filter(rules, scope, word), found]
 
 
 def _filter(rules: Any, scope: Scope, shadow: str) -> Any:

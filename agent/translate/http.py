@@ -50,7 +50,7 @@ def outbound_http(stat_prefix: str, route_table: str) -> Any:
     return _filter(manager)
 
 
-def gateway_http(stat_prefix: str, route_table: str) -> Any:
+def gateway_http(stat_prefix: str, route_table: str, guard: Guard = _OPEN) -> Any:
     """Return the network filter of a gateway's HTTP listener: an edge, which believes no header about the client.
 
     A client's certificate, where one was asked for, goes to the application in x-forwarded-client-cert.
@@ -59,7 +59,9 @@ def gateway_http(stat_prefix: str, route_table: str) -> Any:
     manager.rds.route_config_name = route_table
     manager.rds.config_source.CopyFrom(ADS)
     manager.ClearField("http_filters")
-    manager.http_filters.extend([*route_filters(), _ROUTER])
+    cors, *others = route_filters()  # a preflight bears no token
+    manager.http_filters.extend([cors, *guard.filters, *others, _ROUTER])
+    manager.access_log.extend(guard.logs)
     manager.use_remote_address.value = True
     manager.normalize_path.value = True
     manager.forward_client_cert_details = _HCM.SANITIZE_SET

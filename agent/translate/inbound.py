@@ -23,6 +23,7 @@ from agent.mesh.service import Protocol
 from agent.mesh.settings import MtlsMode
 from agent.mesh.snapshot import Resource
 from agent.mesh.traffic_policy import TrafficPolicy
+from agent.translate.asked import AskedServers
 from agent.translate.clusters import workload_cluster
 from agent.translate.detection import DETECTED_HTTP, http_inspector, restrict
 from agent.translate.facts import Security
@@ -55,37 +56,47 @@ HANDSHAKE_SECONDS = 10.0
 
 
 def inbound_resources(
-    ports: tuple[InboundPort, ...], security: Security, options: PlanOptions
+    ports: tuple[InboundPort, ...], security: Security, options: PlanOptions, servers: AskedServers
 ) -> tuple[tuple[Resource, ...], tuple[Resource, ...]]:
     """Return (clusters, listeners) for the local workloads."""
     clusters = tuple(workload_cluster(served.port, served.address, served.target, served.pool) for served in ports)
     if options.intercepted:
         addresses = ["0.0.0.0", *(["::"] if options.ipv6 else [])]
-        return clusters, (_listener(VIRTUAL_INBOUND, addresses, options.inbound_port, ports, security, True),)
+        return clusters, (_listener(VIRTUAL_INBOUND, addresses, options.inbound_port, ports, security, servers, True),)
     if options.bind_inbound is None:
         return (), ()
     bound = options.bind_inbound
     return clusters, tuple(
-        _listener(f"inbound_{bound}_{served.port.number}", [bound], served.port.number, (served,), security, False)
+        _listener(
+            f"inbound_{bound}_{served.port.number}", [bound], served.port.number, (served,), security, servers, False
+        )
         for served in ports
     )
 
 
 def _listener(
-    name: str, addresses: list[str], number: int, ports: tuple[InboundPort, ...], security: Security, captured: bool
+    name: str,
+    addresses: list[str],
+    number: int,
+    ports: tuple[InboundPort, ...],
+    security: Security,
+    servers: AskedServers,
+    captured: bool,
 ) -> Resource:
     message = listener(name, addresses, number)
     message.traffic_direction = base_pb2.INBOUND
     references = []
     for served in ports:
-        chains = _chains(served, security)
+        chains = _chains(served, security, servers)
         for chain in chains:
             if captured:
                 chain.filter_chain_match.destination_port.value = served.port.number
             if chain.HasField("transport_socket"):
                 references += [(SECRET_TYPE, served.certificate), (SECRET_TYPE, TRUST_BUNDLE_SECRET)]
         message.filter_chains.extend(chains)
-        references += [(CLUSTER_TYPE, inbound_cluster(served.port.number))] if chains else []
+        if chains:
+            asked = {*http_guard(served.rules, servers).clusters, *connection_guard(served.rules, servers).clusters}
+            references += [(CLUSTER_TYPE, cluster) for cluster in (inbound_cluster(served.port.number), *asked)]
     if captured:
         message.listener_filters.append(original_dst_filter())
     if references:
@@ -96,46 +107,44 @@ def _listener(
     return resource(LISTENER_TYPE, name, message, references)
 
 
-def _chains(served: InboundPort, security: Security) -> list[Any]:
+def _chains(served: InboundPort, security: Security, servers: AskedServers) -> list[Any]:
     """Return the filter chains of a port: [mutual TLS] [plain text], as the mode says and the certificate allows."""
     port, chains = served.port, []
-    detects, domains = port.protocol is Protocol.AUTO, security.trust_domains
+    detects = port.protocol is Protocol.AUTO
     if served.mode is not MtlsMode.DISABLED and served.certificate in security.certificates:
-        socket = server_socket(served.certificate, domains)
+        socket = server_socket(served.certificate, security.trust_domains)
         if detects:
-            chains.append(_chain("mtls-http", served, domains, socket, as_http=True))
+            chains.append(_chain("mtls-http", served, servers, socket, as_http=True))
             chains[-1].filter_chain_match.application_protocols.append(MESH_HTTP_ALPN)
-        chains.append(_chain("mtls", served, domains, socket))
+        chains.append(_chain("mtls", served, servers, socket))
         if served.mode is MtlsMode.PERMISSIVE:
             # By ALPN alone: Envoy never falls back from a chain for `tls` to one without, which the application's own
             # TLS must come to.
             chains[-1].filter_chain_match.application_protocols.append(MESH_ALPN)
     if served.mode is not MtlsMode.STRICT:
-        chains.append(_chain("plain", served, domains))
-        chains += _plain_detected(served, domains) if detects else ()
+        chains.append(_chain("plain", served, servers))
+        chains += _plain_detected(served, servers) if detects else ()
     return chains
 
 
-def _plain_detected(served: InboundPort, domains: tuple[str, ...]) -> tuple[Any, Any]:
+def _plain_detected(served: InboundPort, servers: AskedServers) -> tuple[Any, Any]:
     """Return the chains of a port's plain text; the application's own TLS, which may offer http/1.1, goes past them."""
-    http, other = _chain("plain-http", served, domains, as_http=True), _chain("plain-other", served, domains)
+    http, other = _chain("plain-http", served, servers, as_http=True), _chain("plain-other", served, servers)
     for chain in (http, other):
         chain.filter_chain_match.transport_protocol = "raw_buffer"
     http.filter_chain_match.application_protocols.extend(DETECTED_HTTP)
     return http, other
 
 
-def _chain(
-    kind: str, served: InboundPort, domains: tuple[str, ...], socket: Any = None, *, as_http: bool = False
-) -> Any:
+def _chain(kind: str, served: InboundPort, servers: AskedServers, socket: Any = None, *, as_http: bool = False) -> Any:
     port, cluster = served.port, inbound_cluster(served.port.number)
     chain = listener_components_pb2.FilterChain(name=f"{cluster}{kind}")
     if as_http or port.protocol.is_http:
         grpc_web = port.protocol is Protocol.GRPC_WEB
-        guard = http_guard(served.rules, domains)
+        guard = http_guard(served.rules, servers)
         chain.filters.append(inbound_http(f"inbound_{port.number}", cluster, grpc_web, guard))
     else:
-        guard = connection_guard(served.rules, domains)
+        guard = connection_guard(served.rules, servers)
         passing = tcp_to(f"inbound_{port.number}", (Target(cluster, 100),), _approach(served), guard.logs)
         chain.filters.extend((*guard.filters, passing))
     if socket is not None:

@@ -136,7 +136,7 @@ def set_discovery(
     # Envoy takes one endpoint only for this; a selector may have found several.
     single = outside.resolution is Resolution.DNS_ROUND_ROBIN and len(chosen) == 1
     cluster.cluster_type.name = "envoy.clusters.dns"
-    cluster.cluster_type.typed_config.CopyFrom(packed(_dns(single, upstreams)))
+    cluster.cluster_type.typed_config.CopyFrom(packed(dns_discovery(single, upstreams)))
     # A name that can't be looked up must not keep everything else waiting.
     cluster.wait_for_warm_on_init.value = False
     cluster.load_assignment.cluster_name = cluster.name
@@ -184,7 +184,8 @@ def _resolver(upstreams: tuple[str, ...]) -> Any:
     return extension_pb2.TypedExtensionConfig(name="envoy.network.dns_resolver.cares", typed_config=packed(resolver))
 
 
-def _dns(single: bool, upstreams: tuple[str, ...]) -> Any:
+def dns_discovery(single: bool, upstreams: tuple[str, ...]) -> Any:
+    """Return what makes a cluster look names up; `single`: it has one endpoint, whichever addresses there are."""
     first, longest = FAILED_REFRESH_SECONDS
     dns = dns_cluster_pb2.DnsCluster(
         dns_refresh_rate=seconds(REFRESH_SECONDS),

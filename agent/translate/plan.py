@@ -16,6 +16,7 @@ from agent.mesh import names
 from agent.mesh.routes import Fault
 from agent.mesh.service import ServiceKey
 from agent.mesh.snapshot import Desired, MeshSnapshot
+from agent.translate.asked import AskedServers, asked_servers
 from agent.translate.dns import HostsFile
 from agent.translate.facts import ServiceSubset
 from agent.translate.inbound import inbound_resources
@@ -63,13 +64,14 @@ class _Plan:
         once.set({_HOST: True})
 
         services = Services(flow, inputs)
+        self._servers = Stage(flow, once, lambda _: self._ask(services))
         self._gateway = GatewayPorts(flow, inputs, services, once)
         wanting: tuple[Node[Any, Any], ...] = (services.resolved, self._gateway.opened)
         subsets: Gathered[ServiceKey, Any, frozenset[ServiceSubset]] = Gathered(
             flow, wanting, lambda _, value: value.wanted
         )
         destinations = Destinations(flow, inputs, services, subsets)
-        gateway = GatewayHost(flow, inputs, self._gateway, destinations, once)
+        gateway = GatewayHost(flow, inputs, self._gateway, destinations, self._servers)
         outbound = Outbound(flow, inputs, services, destinations, once)
         host = Stage(flow, once, lambda _: self._host())
         self._netfilter = Stage(flow, once, lambda _: self._ruleset())
@@ -105,12 +107,23 @@ class _Plan:
         """Return the names dnsmasq gives out."""
         return self._hosts_file.text(self._names.table())
 
+    def _ask(self, services: Services) -> AskedServers:
+        """Return whom the rules of this host's workloads want to be asked."""
+        inputs, security = self._inputs, self._inputs.security.get()
+        rules = (
+            security.rules.of_workload(workload.service, workload.labels, security.peers.root)
+            for workload in inputs.workloads.get()
+        )
+        upstreams = self.options.dns_upstreams
+        return asked_servers(rules, inputs.settings.get(), security.trust_domains, services.facts.get, upstreams)
+
     def _host(self) -> Made:
         """Return what belongs to the host and not to a service: its own workloads, its secrets."""
         inputs, options = self._inputs, self.options
         security, settings = inputs.security.get(), inputs.settings.get()
         ports, faults = inbound_ports(inputs.workloads.get(), inputs.sidecars.get(), security, options.bind_inbound)
-        clusters, listeners = inbound_resources(ports, security, options)
+        servers = self._servers[_HOST]
+        clusters, listeners = inbound_resources(ports, security, options, servers)
         if options.peer_log:
             listeners = with_peer_log(listeners, options.peer_log)
         certificates, trust, credentials = inputs.secrets.get()
@@ -122,7 +135,10 @@ class _Plan:
         for name, credential in sorted(credentials.items()):
             secrets += credential_resources(name, credential)
         unblocked = policy_faults(inputs.traffic_policy.get(), options)
-        return Made((*clusters, *listeners, *secrets), (*faults, *unblocked, *security.peers.faults))
+        return Made(
+            (*clusters, *listeners, *secrets, *servers.clusters),
+            (*faults, *servers.faults, *unblocked, *security.peers.faults),
+        )
 
     def _ruleset(self) -> NetfilterText:
         interception = self.options.interception

@@ -14,8 +14,10 @@ from agent.mesh.gateway import BoundRoutes, GatewayServer, Ingress, ServerKind
 from agent.mesh.routes import Fault, ObjectRef, ServicePolicy
 from agent.mesh.service import Port, ServiceKey
 from agent.mesh.snapshot import Resource
+from agent.translate.asked import AskedServers
 from agent.translate.facts import ServiceFacts, ServiceSubset
-from agent.translate.gateway import gateway_port
+from agent.translate.gateway import Guards, gateway_port
+from agent.translate.guard import connection_guard, http_guard
 from agent.translate.open_ports import BoundIndex, HostCertificates, OpenPort, open_ports, unmatched
 from agent.translate.plan_services import Destinations, Inputs, Made, Services, subsets_of
 from agent.translate.resolve import ResolvedPort, resolve_ports, services_named
@@ -116,9 +118,14 @@ class GatewayHost:
     """The resources of open ports."""
 
     def __init__(
-        self, flow: Flow, inputs: Inputs, ports: GatewayPorts, destinations: Destinations, once: Source[str, bool]
+        self,
+        flow: Flow,
+        inputs: Inputs,
+        ports: GatewayPorts,
+        destinations: Destinations,
+        servers: Stage[str, AskedServers],
     ) -> None:
-        self._inputs, self._opened, self._destinations = inputs, ports.opened, destinations
+        self._inputs, self._opened, self._destinations, self._servers = inputs, ports.opened, destinations, servers
         is_gateway = inputs.options.gateway is not None
         self._ports: Gathered[tuple[int, str], str, OpenPort] = Gathered(
             flow, ports.opened, lambda _, opened: {(port.number, port.bind): port for port in opened.ports}
@@ -133,12 +140,23 @@ class GatewayHost:
             Stage(flow, ports.opened, self._pass_on),
         )
 
+    def _guards(self) -> Guards:
+        """Return what stands before everything that comes through this gateway."""
+        security, workloads = self._inputs.security.get(), self._inputs.workloads.get()
+        if not workloads:
+            return Guards()
+        rules = security.rules.of_workload(workloads[0].service, workloads[0].labels, security.peers.root)
+        servers = self._servers[_ALL]
+        return Guards(http_guard(rules, servers), connection_guard(rules, servers))
+
     def _listen(self, key: tuple[int, str]) -> Made:
         (port,) = self._ports[key].values()
         resolved = (found for opened in port.servers for found in opened.resolved)
         used = (name for found in resolved for route in found.routes for name in route.clusters)
         ways = self._destinations.approaches_of(used)
-        made, faults = gateway_port(port, self._inputs.options.ipv6, ways, self._inputs.security.get().trust_domains)
+        made, faults = gateway_port(
+            port, self._inputs.options.ipv6, ways, self._inputs.security.get().trust_domains, self._guards()
+        )
         return Made(made, faults)
 
     def _pass_on(self, key: str) -> Made | None:

@@ -18,6 +18,7 @@ from agent.mesh.routes import Subset
 from agent.mesh.service import Resolution, ServiceKey
 from agent.mesh.snapshot import Resource
 from agent.translate.facts import ServiceFacts, ServiceSubset
+from agent.translate.guard import Guard
 from agent.translate.resolve import Target
 from agent.translate.resource import resource
 from agent.translate.tcp import connection_chain
@@ -77,13 +78,13 @@ def passing_clusters(passed: Iterable[Passed], clusters: Mapping[str, Resource])
         yield resource(CLUSTER_TYPE, cluster.name, cluster, references)
 
 
-def passing_chains(stat_prefix: str, passed: Iterable[Passed], taken: Iterable[str]) -> Iterator[Any]:
+def passing_chains(stat_prefix: str, passed: Iterable[Passed], taken: Iterable[str], guard: Guard) -> Iterator[Any]:
     """Yield a filter chain (envoy.config.listener.v3.FilterChain) for each; `taken` names have another one."""
     others = set(taken)
     for one in passed:
         if names := [name for name in one.server_names if name not in others]:
             others.update(names)
-            chain = connection_chain(stat_prefix, one.passing_cluster, (Target(one.passing_cluster, 100),), {})
+            chain = connection_chain(stat_prefix, one.passing_cluster, (Target(one.passing_cluster, 100),), {}, guard)
             chain.filter_chain_match.server_names.extend(names)
             yield chain
 

@@ -11,25 +11,31 @@ from google.protobuf import wrappers_pb2
 
 from agent.mesh.routes import Fault
 from agent.translate.balancing import connection_hash
+from agent.translate.guard import Guard
 from agent.translate.policies import Approach
 from agent.translate.resolve import ResolvedPort, Target
 from agent.translate.resource import NEVER, packed, seconds
 
 _DIRECT = Approach.empty()
+_OPEN = Guard()
 
 CONNECT_ATTEMPTS = 3
 """No byte of the connection has gone anywhere before one succeeds, so trying again (elsewhere, by chance) is safe."""
 
 
 def connection_chain(
-    stat_prefix: str, name: str, targets: tuple[Target, ...], approaches: Mapping[str, Approach]
+    stat_prefix: str,
+    name: str,
+    targets: tuple[Target, ...],
+    approaches: Mapping[str, Approach],
+    guard: Guard = _OPEN,
 ) -> Any:
     """Return the filter chain of connections that go to the targets; without any Envoy closes them."""
     chain = listener_components_pb2.FilterChain(name=name)
     if targets and not _tunnels_differ(targets, approaches):
         # One connection has one set of timeouts, whichever of several targets it goes to: the first one's.
         approach = approaches.get(targets[0].cluster, _DIRECT)
-        chain.filters.append(tcp_to(stat_prefix, targets, approach))
+        chain.filters.extend((*guard.filters, tcp_to(stat_prefix, targets, approach, guard.logs)))
     return chain
 
 

@@ -238,6 +238,7 @@ def test_kinds_are_named_without_ambiguity() -> None:
         "Gateway",
         "PeerAuthentication",
         "AuthorizationPolicy",
+        "RequestAuthentication",
     }
 
 

@@ -21,7 +21,7 @@ from agent.api.lowering.ingress import lower_front, lower_ways, ways
 from agent.api.lowering.istio_service import Unresolved
 from agent.api.lowering.outside import declared_services, outside_services
 from agent.api.lowering.route_rule import lower_route_rule
-from agent.api.lowering.security import lower_authorization, lower_peers
+from agent.api.lowering.security import lower_authorization, lower_peers, lower_tokens
 from agent.api.lowering.service_rules import (
     DeclaredSubsets,
     Outcome,
@@ -179,6 +179,8 @@ class _Nodes:
         self._peers = _united(flow, peers)
         authorizations = Stage(flow, kinds["AuthorizationPolicy"], lambda key: lower_authorization(self._document(key)))
         self._authorizations = _united(flow, authorizations)
+        tokens = Stage(flow, kinds["RequestAuthentication"], lambda key: lower_tokens(self._document(key)))
+        self._tokens = _united(flow, tokens)
 
         self._faults: Tally[Fault] = Tally()
         for node in (self._read, self._hosts, self._subset_outcomes, about, bound, self._outcomes, self._fronts):
@@ -195,7 +197,9 @@ class _Nodes:
             self._outside_table.table(),
             fronts.ingress if (fronts := self._fronts.get(_ALL)) else Ingress(),
             self._sidecars.get(_ALL) or (),
-            SecurityRules(self._peers.get(_ALL) or (), self._authorizations.get(_ALL) or ()),
+            SecurityRules(
+                self._peers.get(_ALL) or (), self._authorizations.get(_ALL) or (), self._tokens.get(_ALL) or ()
+            ),
         )
 
     def _read_document(self, key: str) -> _Read:

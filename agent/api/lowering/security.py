@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from agent.api.checks.durations import seconds
 from agent.api.envelope import Document
 from agent.api.specs.authorization_policy import DRY_RUN, TRUE
 from agent.mesh.authentication import PeerAuthentication
 from agent.mesh.authorization import HOST, METHOD, PATH, Action, AuthorizationPolicy, AuthorizationRule, Target, Term
 from agent.mesh.service import Labels, MtlsMode, labels_of
+from agent.mesh.tokens import RequestAuthentication, TokenRule
 
 _MODES = {"DISABLE": MtlsMode.DISABLED, "PERMISSIVE": MtlsMode.PERMISSIVE, "STRICT": MtlsMode.STRICT}
 _SOURCE = {
@@ -41,6 +43,30 @@ def lower_authorization(document: Document) -> AuthorizationPolicy:
         tuple(_rule(rule or {}, document.namespace) for rule in spec.get("rules") or ()),
         (spec.get("provider") or {}).get("name") or "",
         document.annotations.get(DRY_RUN) in TRUE,
+    )
+
+
+def lower_tokens(document: Document) -> RequestAuthentication:
+    """Return what a RequestAuthentication says."""
+    rules = tuple(_token_rule(rule or {}) for rule in document.spec.get("jwtRules") or ())
+    return RequestAuthentication(document.ref, _target(document), rules)
+
+
+def _token_rule(rule: Mapping[str, Any]) -> TokenRule:
+    return TokenRule(
+        rule.get("issuer") or "",
+        tuple(rule.get("audiences") or ()),
+        rule.get("jwks") or "",
+        rule.get("jwksUri") or "",
+        seconds(rule.get("timeout") or "5s"),
+        tuple((each["name"], each.get("prefix") or "") for each in rule.get("fromHeaders") or ()),
+        tuple(rule.get("fromParams") or ()),
+        tuple(rule.get("fromCookies") or ()),
+        rule.get("forwardOriginalToken") or False,
+        rule.get("outputPayloadToHeader") or "",
+        tuple((each["header"], each["claim"]) for each in rule.get("outputClaimToHeaders") or ()),
+        tuple(rule.get("spaceDelimitedClaims") or ()),
+        rule.get("presence") == "REQUIRED",
     )
 
 

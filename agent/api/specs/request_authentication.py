@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from agent.api.checks.durations import duration
-from agent.api.checks.schema import Check, Report, boolean, listing, message, text
+from agent.api.checks.schema import Check, Report, boolean, listing, message, one_of, text
 from agent.api.checks.scope import TARGETS, one_target
 from agent.api.problem import one_line
 from agent.api.yaml_text import child
@@ -48,6 +48,9 @@ def _strict_header(name: str) -> str | None:
 def _rule(report: Report, path: str, rule: dict[str, Any]) -> None:
     if not rule.get("issuer") and not rule.get("jwksUri"):
         report.invalid(child(path, "issuer"), "is missing (issuer, or jwksUri)")
+    elif not rule.get("jwks") and not rule.get("jwksUri"):
+        reason = "no key set is looked for at the issuer: say jwksUri (its OpenID configuration names it), or jwks"
+        report.unsupported(child(path, "issuer"), reason)
 
 
 _NAMES = listing(text())
@@ -66,6 +69,7 @@ _JWT_RULE = message(
         "forwardOriginalToken": boolean,
         "timeout": text(duration),
         "spaceDelimitedClaims": _NAMES,
+        "presence": one_of("OPTIONAL", "REQUIRED"),
     },
     also=_rule,
 )

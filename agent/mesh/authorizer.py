@@ -1,0 +1,80 @@
+"""Servers that decide about requests in the mesh's place (the mesh setting `extensionProviders`). Pure.
+
+The fields are Istio's, by its names: what the setting holds is read straight into these types.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+_PORT = Annotated[int, Meta(ge=1, le=65535)]
+_STATUS = Annotated[str, Meta(pattern="^[1-5][0-9]{2}$")]
+_DURATION = Annotated[str, Meta(pattern=r"^([0-9]+(\.[0-9]+)?(ms|s|m|h))$")]
+_NAME = Annotated[str, Meta(min_length=1, max_length=253)]
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+class RequestBody(Struct, frozen=True, rename="camel", forbid_unknown_fields=True, omit_defaults=True):
+    """How much of the request's body the authorizer gets."""
+
+    max_request_bytes: Annotated[int, Meta(ge=1, le=16 * 1024 * 1024)]
+    allow_partial_message: bool = False
+    pack_as_bytes: bool = False
+
+
+class Authorizer(Struct, frozen=True, rename="camel", forbid_unknown_fields=True, omit_defaults=True):
+    """What both kinds have."""
+
+    service: _NAME
+    """A host of the mesh; `NAMESPACE/HOST` is understood."""
+    port: _PORT
+    timeout: _DURATION = "10m"
+    """Istio's default."""
+    fail_open: bool = False
+    """Requests pass while it cannot be asked."""
+    status_on_error: _STATUS = "403"
+    clear_route_cache: bool = False
+    include_request_body_in_check: RequestBody | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Return how long it may take, in seconds."""
+        unit = self.timeout.lstrip("0123456789.")
+        return float(self.timeout.removesuffix(unit)) * _UNITS[unit]
+
+    @property
+    def host(self) -> str:
+        """Return the service's host name."""
+        return self.service.rpartition("/")[2]
+
+
+class GrpcAuthorizer(Authorizer, frozen=True, rename="camel", forbid_unknown_fields=True, omit_defaults=True):
+    """One that speaks envoy.service.auth.v3.Authorization."""
+
+
+class HttpAuthorizer(Authorizer, frozen=True, rename="camel", forbid_unknown_fields=True, omit_defaults=True):
+    """One that gets each request by HTTP, without its body; 200 lets it pass."""
+
+    path_prefix: str = ""
+    include_request_headers_in_check: tuple[str, ...] = ()
+    include_additional_headers_in_check: dict[str, str] = {}
+    headers_to_upstream_on_allow: tuple[str, ...] = ()
+    headers_to_downstream_on_deny: tuple[str, ...] = ()
+    headers_to_downstream_on_allow: tuple[str, ...] = ()
+
+
+class ExtensionProvider(Struct, frozen=True, rename="camel", forbid_unknown_fields=True, omit_defaults=True):
+    """One entry of the setting: a name that policies use, and one kind of authorizer."""
+
+    name: _NAME
+    envoy_ext_authz_grpc: GrpcAuthorizer | None = None
+    envoy_ext_authz_http: HttpAuthorizer | None = None
+
+    @property
+    def authorizer(self) -> GrpcAuthorizer | HttpAuthorizer:
+        """Return the one that is given."""
+        given = self.envoy_ext_authz_grpc or self.envoy_ext_authz_http
+        assert given is not None
+        return given

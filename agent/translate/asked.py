@@ -1,0 +1,139 @@
+"""Servers that filters ask by themselves: authorizers and those of key sets; which cluster leads there. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from ipaddress import ip_address
+from typing import Any
+from urllib.parse import urlsplit
+
+from envoy.config.cluster.v3 import cluster_pb2
+from msgspec import Struct
+
+from agent.mesh.names import CLUSTER_DOMAIN, CLUSTER_TYPE, CONSUL_DOMAIN, DEFAULT_NAMESPACE, outbound_cluster
+from agent.mesh.routes import Fault
+from agent.mesh.security import WorkloadRules
+from agent.mesh.service import ServiceKey
+from agent.mesh.settings import MeshSettings
+from agent.mesh.snapshot import Resource
+from agent.mesh.traffic_policy import ClientTls, TlsMode
+from agent.translate.clusters import CONNECT_TIMEOUT_SECONDS
+from agent.translate.custom import Asked
+from agent.translate.facts import ServiceFacts
+from agent.translate.outside import dns_discovery
+from agent.translate.resource import packed, resource, seconds, socket_address
+from agent.translate.tls import foreign_socket
+
+Known = Callable[[ServiceKey], ServiceFacts | None]
+"""What this host knows of a service."""
+
+
+class AskedServers(Struct, frozen=True):
+    """Whom the filters of this host's workloads can ask."""
+
+    trust_domains: tuple[str, ...] = ()
+    key_servers: Mapping[str, str] = {}
+    """Clusters by a key set's address."""
+    authorizers: Mapping[str, Asked] = {}
+    """By the provider's name; one that is not here cannot be asked, and nobody passes."""
+    clusters: tuple[Resource, ...] = ()
+    """Those that no service has."""
+    faults: tuple[Fault, ...] = ()
+
+
+def asked_servers(
+    rules: Iterable[WorkloadRules],
+    settings: MeshSettings,
+    trust_domains: tuple[str, ...],
+    known: Known,
+    upstreams: tuple[str, ...],
+) -> AskedServers:
+    """Return whom the rules of this host's workloads want to be asked."""
+    every = tuple(rules)
+    uris = {rule.keys_uri for one in every for rule in one.token_rules if rule.keys_uri and not rule.keys}
+    key_servers, made = {}, {}
+    for uri in sorted(uris):
+        parts = urlsplit(uri)
+        host, secure = parts.hostname or "", parts.scheme == "https"
+        port = parts.port or (443 if secure else 80)
+        name = None if secure else _service_cluster(host, port, known)
+        if name is None:
+            own = _cluster(host, port, secure, upstreams)
+            name, made[own.name] = own.name, own
+        key_servers[uri] = name
+    authorizers, faults = {}, []
+    for provider, wanting in sorted(_providers(every).items()):
+        asked = _authorizer(provider, settings, known)
+        if isinstance(asked, Asked):
+            authorizers[provider] = asked
+        else:
+            faults.append(Fault(wanting, f"{asked}: what it is about is refused"))
+    return AskedServers(trust_domains, key_servers, authorizers, tuple(made.values()), tuple(faults))
+
+
+def _providers(rules: Iterable[WorkloadRules]) -> dict[str, str]:
+    """Return the providers that policies want, each with one of the policies."""
+    return {policy.provider: str(policy.origin) for one in rules for policy in one.authorizations if policy.provider}
+
+
+def _authorizer(name: str, settings: MeshSettings, known: Known) -> Asked | str:
+    """Return an authorizer of the mesh's settings, or why it cannot be asked."""
+    provider = next((each for each in settings.extension_providers if each.name == name), None)
+    if provider is None:
+        return f"the mesh has no extensionProviders entry {name!r}"
+    authorizer = provider.authorizer
+    cluster = _service_cluster(authorizer.host, authorizer.port, known)
+    if cluster is None:
+        return (
+            f"the provider {name!r} is {authorizer.host}:{authorizer.port}, which is no service that this host can call"
+        )
+    return Asked(name, authorizer, cluster)
+
+
+def _service_cluster(host: str, port: int, known: Known) -> str | None:
+    """Return the cluster of a service's port, None: there is no such service."""
+    for key in _meant(host.lower().rstrip(".")):
+        facts = known(key)
+        if facts is not None and any(each.number == port for each in facts.ports):
+            return outbound_cluster(key, port)
+    return None
+
+
+def _meant(host: str) -> Iterator[ServiceKey]:
+    """Yield the services that a host can mean, the likeliest first."""
+    name, _, rest = host.partition(".")
+    if rest in ("", CONSUL_DOMAIN):
+        yield ServiceKey(DEFAULT_NAMESPACE, name)
+    namespace = rest.removesuffix(CLUSTER_DOMAIN).removesuffix(".").removesuffix(".svc")
+    if namespace and "." not in namespace:
+        yield ServiceKey(namespace, name)
+    yield ServiceKey("", host)
+
+
+def _cluster(host: str, port: int, secure: bool, upstreams: tuple[str, ...]) -> Resource:
+    """Return a cluster for a server outside of the mesh, whose name is looked up."""
+    cluster: Any = cluster_pb2.Cluster(
+        name=f"asked|{port}|{'tls' if secure else ''}|{host}", connect_timeout=seconds(CONNECT_TIMEOUT_SECONDS)
+    )
+    cluster.alt_stat_name = cluster.name.replace(".", "_")
+    cluster.wait_for_warm_on_init.value = False
+    if _is_address(host):
+        cluster.type = cluster_pb2.Cluster.STATIC
+    else:
+        cluster.cluster_type.name = "envoy.clusters.dns"
+        cluster.cluster_type.typed_config.CopyFrom(packed(dns_discovery(False, upstreams)))
+    cluster.load_assignment.cluster_name = cluster.name
+    endpoint = cluster.load_assignment.endpoints.add().lb_endpoints.add().endpoint
+    endpoint.address.CopyFrom(socket_address(host, port))
+    if secure:
+        names = ClientTls(TlsMode.SIMPLE, sni="" if _is_address(host) else host, subject_alt_names=(host,))
+        cluster.transport_socket.CopyFrom(foreign_socket(names, http2=False))
+    return resource(CLUSTER_TYPE, cluster.name, cluster)
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
