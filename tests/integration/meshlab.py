@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -56,6 +58,26 @@ def hostmesh(lab: Lab, *arguments: str, stdin: str = "", check: bool = True) -> 
     )
     assert not check or done.returncode == 0, f"hostmesh {' '.join(arguments)}: {done.stderr}"
     return done.stdout if check else done.stdout + done.stderr
+
+
+def forget_rules(lab: Lab) -> None:
+    """Take all rules away, and wait until every Envoy has forgotten them."""
+    there, _ = _rules(lab, "GET", "?keys")
+    if there:
+        _rules(lab, "DELETE", "?recurse")
+        wait_settled(lab, _rules(lab, "GET", "?keys")[1])
+
+
+def _rules(lab: Lab, method: str, query: str) -> tuple[bool, int]:
+    """Ask Consul about the rules; return whether there are any, and its index."""
+    request = urllib.request.Request(f"{lab.state.consul}/v1/kv/hostmesh/config/{query}", method=method)
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return True, int(answer.headers.get("X-Consul-Index", "0"))
+    except urllib.error.HTTPError as error:
+        if error.code != 404:
+            raise
+        return False, int(error.headers["X-Consul-Index"])
 
 
 def node_status(host: Host) -> NodeStatus:

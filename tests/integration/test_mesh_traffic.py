@@ -23,6 +23,7 @@ from agent.lab.plan import App, HostPlan
 from tests.integration.meshlab import (
     bookinfo,
     envoy_admin,
+    forget_rules,
     hostmesh,
     node_status,
     sent_resources,
@@ -51,11 +52,7 @@ def lab() -> Iterator[Lab]:
 def no_rules(lab: Lab) -> Iterator[None]:
     """Take away the rules a test has made, and wait until every Envoy has forgotten them."""
     yield
-    for kind in ("routerules", "virtualservices", "destinationrules"):
-        names = [item["metadata"]["name"] for item in json.loads(hostmesh(lab, "get", kind, "-o", "json"))["items"]]
-        if names:
-            hostmesh(lab, "delete", kind, *names)
-    wait_settled(lab)
+    forget_rules(lab)
 
 
 def apply(lab: Lab, *arguments: str, stdin: str = "") -> None:
@@ -165,6 +162,44 @@ def test_virtual_service_and_destination_rule(lab: Lab) -> None:
     assert set(reviewers(lab, headers={"end-user": "jason"})) == {"reviews-v3"}
     vip = address_of(lab["productpage"], "reviews")
     assert lab["productpage"].get("/health", address=vip, headers={"Host": "reviews"})[0] == 404
+
+
+CLUSTER = "outbound|9080||reviews.service.consul"
+OLD_POLICY = """
+apiVersion: config.istio.io/v1alpha2
+kind: DestinationPolicy
+metadata: {name: reviews}
+spec:
+  destination: {name: reviews}
+  load_balancing: {name: RANDOM}
+  circuit_breaker: {simple_cb: {max_connections: 77}}
+"""
+NEW_POLICY = """
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: reviews}
+spec:
+  host: reviews
+  trafficPolicy:
+    loadBalancer: {consistentHash: {httpHeaderName: x-user}}
+    outlierDetection: {consecutive5xxErrors: 3}
+"""
+
+
+def test_policies_of_both_generations_are_applied_and_taken_away(lab: Lab) -> None:
+    def clusters() -> str:
+        return envoy_admin(lab["productpage"], "/clusters")
+
+    apply(lab, stdin=OLD_POLICY)
+    assert f"{CLUSTER}::default_priority::max_connections::77" in clusters()
+    hostmesh(lab, "delete", "destinationpolicy", "reviews")
+    wait_for(lambda: f"{CLUSTER}::default_priority::max_connections::77" not in clusters(), "the limit is gone")
+    apply(lab, stdin=NEW_POLICY)
+    chosen = [reviewers(lab, 3, headers={"x-user": str(user)}) for user in range(20)]
+    assert all(len(names) == 1 for names in chosen), chosen
+    assert len({name for names in chosen for name in names}) == 3
+    # The region is Consul's datacenter; nothing tells the instances apart, so all are equally near.
+    assert f"{lab['reviews-v2'].address}:9080::region::dc1" in clusters()
 
 
 def test_no_plain_http_between_hosts(lab: Lab, tmp_path: Path) -> None:
