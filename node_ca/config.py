@@ -14,7 +14,7 @@ import yaml
 from msgspec import Struct
 
 from node_ca.errors import ConfigError
-from node_ca.identity import is_trust_domain
+from node_ca.identity import is_namespace, is_trust_domain
 from node_ca.records import KEEP_ENDED
 from node_ca.template import IpAddress
 
@@ -84,6 +84,20 @@ class RateLimits(Struct, frozen=True, rename="camel"):
     total: RateLimit = RateLimit(2000, 20_000)
 
 
+class ConsulAccess(Struct, frozen=True, rename="camel"):
+    """A Consul agent, and what it is used for."""
+
+    address: str = ""
+    """Its HTTP API: http://127.0.0.1:8500; empty: Consul is not used."""
+    token_file: str = ""
+    """With the policy of `hostmesh consul-policy ca`; needed for shared records only."""
+    ca_file: str = ""
+    shared_records: bool = False
+    """Keep the records in Consul's KV, for several CAs that have the same issuer plugged in."""
+    entry_namespace: str = ""
+    """Take Consul ACL tokens too: one with the service identity X may become ns/THIS/sa/X; empty: take none."""
+
+
 class Config(Struct, frozen=True, rename="camel"):
     """hostmesh-ca's configuration."""
 
@@ -109,6 +123,7 @@ class Config(Struct, frozen=True, rename="camel"):
     metrics: Listener = Listener(15014)
     """Prometheus metrics and /healthz, by plain HTTP; nothing there is secret."""
     limits: RateLimits = RateLimits()
+    consul: ConsulAccess = ConsulAccess()
     grace_renewal: Seconds = Seconds(86400)
     """How long after its end a certificate may still renew, once; 0s: never."""
 
@@ -193,6 +208,7 @@ def _faults(config: Config) -> list[str]:
     for name, rate in (("perCaller", config.limits.per_caller), ("total", config.limits.total)):
         if not (rate.per_second > 0 and rate.burst >= 1):
             faults.append(f"limits.{name}: perSecond must be more than 0 and burst at least 1")
+    faults += _consul_faults(config.consul)
     if config.grace_renewal > KEEP_ENDED:
         faults.append(f"graceRenewal: must be at most {KEEP_ENDED // 86400}d: so long records are kept")
     faults += [f"serverNames.dns: {name!r} is not a DNS name" for name in config.server_names.dns if not _is_dns(name)]
@@ -221,6 +237,17 @@ def _lifetime_faults(config: Config) -> list[str]:
         faults.append(f"lifetime: must be from {shortest:.0f}s to {longest / 86400:g}d (minLifetime, maxLifetime)")
     if not MIN_LIFETIME <= config.server_lifetime <= MAX_LIFETIME:
         faults.append(f"serverLifetime: must be from {MIN_LIFETIME:.0f}s to {MAX_LIFETIME / 86400:.0f}d")
+    return faults
+
+
+def _consul_faults(consul: ConsulAccess) -> list[str]:
+    faults = []
+    if consul.address and not consul.address.startswith(("http://", "https://")):
+        faults.append(f"consul.address: {consul.address!r} must begin with http:// or https://")
+    if not consul.address and (consul.shared_records or consul.entry_namespace):
+        faults.append("consul.address: is missing, but sharedRecords or entryNamespace need it")
+    if consul.entry_namespace and not is_namespace(consul.entry_namespace):
+        faults.append(f"consul.entryNamespace: {consul.entry_namespace!r} is not a namespace")
     return faults
 
 

@@ -46,3 +46,8 @@ class WorkloadIdentity:
 def is_trust_domain(text: str) -> bool:
     """Tell whether it can be the trust domain of a SPIFFE ID."""
     return _TRUST_DOMAIN.fullmatch(text) is not None
+
+
+def is_namespace(text: str) -> bool:
+    """Tell whether it can be the namespace of an identity."""
+    return _NAMESPACE.fullmatch(text) is not None

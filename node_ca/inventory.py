@@ -5,8 +5,9 @@ May not decide entitlement (policy does), nor see a token's secret.
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -162,6 +163,10 @@ class SqliteInventory:
 
         await self._database.run(prune)
 
+    async def follow(self, changed: Callable[[], Awaitable[object]]) -> None:
+        """Wait for ever: nobody else writes here."""
+        await asyncio.Event().wait()
+
 
 def _spend(connection: sqlite3.Connection, claim: Claim, issue: IssueRecord) -> None:
     if isinstance(claim, TokenUse):
@@ -177,7 +182,7 @@ def _spend(connection: sqlite3.Connection, claim: Claim, issue: IssueRecord) -> 
     if found and found[0].revoked_at:
         raise Refusal.denied(f"certificate {claim.serial}: revoked")
     if isinstance(claim, LateSuccession):
-        _renew_late(connection, claim, found[0].not_after if found else 0)
+        _renew_late(connection, claim)
 
 
 def _knows_key(connection: sqlite3.Connection, use: TokenUse) -> bool:
@@ -186,8 +191,8 @@ def _knows_key(connection: sqlite3.Connection, use: TokenUse) -> bool:
     return found.fetchone() is not None
 
 
-def _renew_late(connection: sqlite3.Connection, claim: LateSuccession, not_after: int) -> None:
-    values = (claim.serial, claim.key_hash, not_after)
+def _renew_late(connection: sqlite3.Connection, claim: LateSuccession) -> None:
+    values = (claim.serial, claim.key_hash, claim.not_after)
     connection.execute("INSERT OR IGNORE INTO late_successions VALUES (?, ?, ?)", values)
     (key_hash,) = connection.execute(
         "SELECT key_hash FROM late_successions WHERE serial = ?", (claim.serial,)

@@ -50,6 +50,9 @@ class Entry(Protocol):
     async def vouch(self, secret: str, wanted: WorkloadIdentity) -> Vouched:
         """Return who the bearer is; raises Refusal, or EntryFault if that can't be found out now."""
 
+    async def close(self) -> None:
+        """Let go of the other system."""
+
 
 class Issuer:
     """Issues certificates of one trust domain."""
@@ -107,7 +110,7 @@ class Issuer:
         identity = entitled_by_certificate(peer, self._trust_domain)
         request = CertificateRequest.from_pem(csr_pem)
         serial = serial_text(peer)
-        return await self._issue(request, identity, f"certificate:{serial}", Succession(serial))
+        return await self._issue(request, identity, f"certificate:{serial}", Succession(serial, _end(peer)))
 
     def challenge(self) -> bytes:
         """Return a nonce for `renew_expired`."""
@@ -124,7 +127,9 @@ class Issuer:
         check_lateness(peer, self._now(), self._grace)
         identity = entitled_by_certificate(peer, self._trust_domain)
         request = CertificateRequest.from_pem(csr_pem)
-        return await self._issue(request, identity, f"expired:{serial}", LateSuccession(serial, request.key_hash))
+        return await self._issue(
+            request, identity, f"expired:{serial}", LateSuccession(serial, _end(peer), request.key_hash)
+        )
 
     async def issue_directly(self, csr_pem: bytes, identity: str, lifetime: float) -> Issued:
         """Issue for the operator, who is entitled to everything; lifetime in seconds, 0 for the default."""
@@ -187,3 +192,7 @@ class Issuer:
 def serial_text(certificate: x509.Certificate) -> str:
     """Return a serial number as it is written everywhere: 32 hexadecimal digits."""
     return f"{certificate.serial_number:032x}"
+
+
+def _end(certificate: x509.Certificate) -> int:
+    return int(certificate.not_valid_after_utc.timestamp())

@@ -5,7 +5,7 @@ Pure types. `inventory.py` keeps them in SQLite for one CA, `consul_inventory.py
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -54,6 +54,8 @@ class Succession:
     """Paid for by a certificate that holds; it must not be revoked."""
 
     serial: str
+    not_after: int
+    """Unix time, seconds."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class LateSuccession:
     """Paid for by an expired certificate, once: for one key; it must not be revoked."""
 
     serial: str
+    not_after: int
     key_hash: bytes
 
 
@@ -132,6 +135,9 @@ class Inventory(Protocol):
 
     async def prune(self, now: float) -> None:
         """Forget what ended so long ago that nobody asks for it."""
+
+    async def follow(self, changed: Callable[[], Awaitable[object]]) -> None:
+        """Call `changed` after each revocation that somebody else recorded; for ever."""
 
     async def close(self) -> None:
         """Finish what is under way and close."""
