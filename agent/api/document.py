@@ -1,4 +1,4 @@
-"""Rule documents: YAML or JSON text to Document and back to the JSON that stands in KV; knows no kind's fields."""
+"""Rule documents: YAML or JSON text to Document, and back to the JSON in KV; the fields of kinds are validate.py's."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import yaml
 
 from agent.api.envelope import Document, read_envelope, to_plain
 from agent.api.problem import one_line
+from agent.api.validate import in_usual_spelling
 from agent.api.yaml_text import MAX_DEPTH, Node, YamlValue, read_yaml
 from agent.errors import ValidationError
 
@@ -29,7 +30,7 @@ def read_documents(text: str, source: str, default_namespace: str) -> tuple[list
         document, faults = read_envelope(value, source, default_namespace)
         problems += faults
         if document is not None:
-            documents.append(document)
+            documents.append(in_usual_spelling(document))
     merged, conflicts = merge_documents(documents)
     return merged, problems + conflicts
 
@@ -70,7 +71,7 @@ def from_json(key: str, value: bytes) -> Document:
         raise ValidationError([_keyed(key, problems)])
     if document.key != key:
         raise ValidationError([f"{one_line(key)}: holds {document.ref}, whose key is {document.key} (delete this one)"])
-    return document
+    return in_usual_spelling(document)
 
 
 def _keyed(key: str, problems: list[str]) -> str:

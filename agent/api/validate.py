@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from agent.api.checks.schema import Check, Report
+from msgspec import structs
+
+from agent.api.checks.schema import Check, Report, normal_of
 from agent.api.envelope import Document
 from agent.api.kinds import KINDS_BY_NAME, kind_named, supported_kinds
 from agent.api.known_kinds import KNOWN_SPECS, check_metadata
@@ -21,6 +23,14 @@ _SPECS: dict[str, Check] = {
     "VirtualService": virtual_service.SPEC,
     "DestinationRule": destination_rule.SPEC,
 }
+
+
+def in_usual_spelling(document: Document) -> Document:
+    """Return the document with its spec's numbers as numbers: Istio's kinds are protobuf's, whose JSON takes quotes."""
+    kind = KINDS_BY_NAME.get(document.kind)
+    if document.kind not in _SPECS or kind is None or kind.verbatim:
+        return document
+    return structs.replace(document, spec=normal_of(_SPECS[document.kind])(document.spec))
 
 
 def validate(document: Document) -> list[str]:

@@ -19,7 +19,7 @@ HEAD = "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {nam
 OLD = "apiVersion: config.istio.io/v1alpha2\nkind: RouteRule\nmetadata: {name: x}\nspec:\n"
 TO_V1 = "route: [{destination: {host: reviews, port: {number: 1}}}]"
 TO_V2 = "route: [{destination: {host: reviews, port: {number: 2}}}]"
-UNCHECKED = "{statPrefix: a}"
+UNCHECKED = "{headers: {uri: {exact: a}}}"
 REVIEWS = ServiceKey("default", "reviews")
 
 
@@ -32,7 +32,10 @@ def ports(spec: Any) -> list[int]:
     [
         (f"[{{redirect: {{uri: /y, redirectCode: 305}}}}, {{{TO_V2}}}]", [2]),
         (f"[{{match: [{UNCHECKED}], {TO_V1}}}, {{{TO_V2}}}]", [2]),
-        (f"[{{match: [{UNCHECKED}, {{uri: {{prefix: /a}}, statPrefix: a}}], {TO_V1}}}, {{{TO_V2}}}]", [2]),
+        (
+            f"[{{match: [{UNCHECKED}, {{port: 1, headers: {{uri: {{exact: a}}}}}}], {TO_V1}}}, {{{TO_V2}}}]",
+            [2],
+        ),
         (f"[{{match: [{UNCHECKED}, {{uri: {{prefix: /a}}}}], {TO_V1}}}, {{{TO_V2}}}]", [1, 2]),
     ],
 )

@@ -91,15 +91,19 @@ _NO_FAULT_HEADER = because(
 )
 
 
+_PERCENT = number(0, 100)
+
+
+@like(_PERCENT)
 def _share(report: Report, path: str, value: Any) -> None:
     """ValidatePercentage: Envoy counts in millionths."""
-    number(0, 100)(report, path, value)
+    _PERCENT(report, path, value)
     if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 0.0001:
         report.invalid(path, f"{value} is too small (0, or 0.0001 to 100)")
 
 
 FAULT_PERCENTAGE = message({"value": _share})
-MIRROR_PERCENTAGE = message({"value": number(0, 100)})
+MIRROR_PERCENTAGE = message({"value": _PERCENT})
 
 
 def _status(low: int) -> Check:
@@ -230,9 +234,13 @@ def _redirect_whole(report: Report, path: str, redirect: dict[str, Any]) -> None
         report.unsupported(path, f"redirectCode {code} cannot be honoured: Envoy redirects with one of {codes}")
 
 
+_CODE = integer(0, 399)
+
+
+@like(_CODE)
 def _redirect_code(report: Report, path: str, value: Any) -> None:
     before = report.invalid_count
-    integer(0, 399)(report, path, value)
+    _CODE(report, path, value)
     if report.invalid_count == before and 0 < value < 300:
         report.invalid(path, f"{value} is out of range (300 to 399)")
 

@@ -2,11 +2,13 @@
 
 A check takes a Report, the value's path and the value. Fields that Istio has and hostmesh does not honour yet are named
 UNSUPPORTED: they are refused by name, an unknown field by its nearest known one. Each check can also say what it allows
-(`shape_of`), as JSON Schema.
+(`shape_of`), as JSON Schema, and put the other spellings that protobuf's JSON has for a value into the one that it is
+checked and used in (`normal_of`): a number in quotes.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -47,29 +49,41 @@ Also = Callable[[Report, str, dict[str, Any]], None]
 """Looks at a message whose fields are of the right types; absent ones are left out."""
 Shape = dict[str, Any]
 """A JSON Schema (2020-12)."""
+Normal = Callable[[Any], Any]
+"""Returns a value in its usual spelling; what is not seen to be another spelling stays as it is."""
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
 
 
 class _Shaped:
     """A check that can say what it allows."""
 
-    __slots__ = ("_check", "shape")
+    __slots__ = ("_check", "normal", "shape")
 
-    def __init__(self, check: Check, shape: Callable[[], Shape]) -> None:
+    def __init__(self, check: Check, shape: Callable[[], Shape], normal: Normal = _as_it_is) -> None:
         self._check = check
         self.shape = shape
+        self.normal = normal
 
     def __call__(self, report: Report, path: str, value: Any) -> None:
         self._check(report, path, value)
 
 
-def shaped(shape: Callable[[], Shape]) -> Callable[[Check], Check]:
-    """Give a check its JSON Schema; what only code can say is left out of it."""
-    return lambda check: _Shaped(check, shape)
+def shaped(shape: Callable[[], Shape], normal: Normal = _as_it_is) -> Callable[[Check], Check]:
+    """Give a check its JSON Schema, what only code can say left out, and how its values are put into their spelling."""
+    return lambda check: _Shaped(check, shape, normal)
 
 
 def like(other: Check) -> Callable[[Check], Check]:
-    """Give a check the JSON Schema of another one."""
-    return lambda check: _Shaped(check, lambda: shape_of(other))
+    """Give a check the JSON Schema and the spelling of another one."""
+    return lambda check: _Shaped(check, lambda: shape_of(other), normal_of(other))
+
+
+def normal_of(check: Check) -> Normal:
+    """Return how a check's values are put into their usual spelling."""
+    return check.normal if isinstance(check, _Shaped) else _as_it_is
 
 
 def shape_of(check: Check) -> Shape:
@@ -95,7 +109,12 @@ def message(fields: Mapping[str, Check], required: tuple[str, ...] = (), also: A
         wanted = {"required": list(required)} if required else {}
         return {"type": "object", "properties": properties, "additionalProperties": False, **wanted}
 
-    @shaped(shape)
+    def normal(value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {key: normal_of(fields[key])(item) if key in fields else item for key, item in value.items()}
+
+    @shaped(shape, normal)
     def check(report: Report, path: str, value: Any) -> None:
         if not isinstance(value, dict):
             report.invalid(path, f"must be a mapping, not {_type(value)}")
@@ -120,7 +139,11 @@ def message(fields: Mapping[str, Check], required: tuple[str, ...] = (), also: A
 def mapping(value_check: Check, key_rule: Rule = lambda key: None, at_least: int = 0) -> Check:
     """Check a mapping whose keys are the operator's own words (labels, headers)."""
 
-    @shaped(lambda: {"type": "object", "additionalProperties": shape_of(value_check)})
+    def normal(value: Any) -> Any:
+        own = normal_of(value_check)
+        return {key: own(item) for key, item in value.items()} if isinstance(value, dict) else value
+
+    @shaped(lambda: {"type": "object", "additionalProperties": shape_of(value_check)}, normal)
     def check(report: Report, path: str, value: Any) -> None:
         if not isinstance(value, dict):
             report.invalid(path, f"must be a mapping, not {_type(value)}")
@@ -139,7 +162,13 @@ def mapping(value_check: Check, key_rule: Rule = lambda key: None, at_least: int
 def listing(item_check: Check, at_least: int = 0, at_most: int = 1000) -> Check:
     """Check a list."""
 
-    @shaped(lambda: {"type": "array", "items": shape_of(item_check), **({"minItems": at_least} if at_least else {})})
+    def shape() -> Shape:
+        return {"type": "array", "items": shape_of(item_check), **({"minItems": at_least} if at_least else {})}
+
+    def normal(value: Any) -> Any:
+        return [normal_of(item_check)(item) for item in value] if isinstance(value, list) else value
+
+    @shaped(shape, normal)
     def check(report: Report, path: str, value: Any) -> None:
         if not isinstance(value, list):
             report.invalid(path, f"must be a list, not {_type(value)}")
@@ -188,7 +217,7 @@ def one_of(*allowed: str) -> Check:
 def integer(low: int, high: int) -> Check:
     """Check a whole number within bounds, both included."""
 
-    @shaped(lambda: {"type": "integer", "minimum": low, "maximum": high})
+    @shaped(lambda: {"type": "integer", "minimum": low, "maximum": high}, _whole_number)
     def check(report: Report, path: str, value: Any) -> None:
         if isinstance(value, bool) or not isinstance(value, int):
             report.invalid(path, f"must be a whole number from {low} to {high}, not {_type(value)}")
@@ -201,7 +230,7 @@ def integer(low: int, high: int) -> Check:
 def number(low: float, high: float) -> Check:
     """Check a number within bounds, both included."""
 
-    @shaped(lambda: {"type": "number", "minimum": low, "maximum": high})
+    @shaped(lambda: {"type": "number", "minimum": low, "maximum": high}, _any_number)
     def check(report: Report, path: str, value: Any) -> None:
         if isinstance(value, bool) or not isinstance(value, int | float):
             report.invalid(path, f"must be a number from {low:g} to {high:g}, not {_type(value)}")
@@ -209,6 +238,20 @@ def number(low: float, high: float) -> Check:
             report.invalid(path, f"{value} is out of range ({low:g} to {high:g})")
 
     return check
+
+
+_WHOLE = re.compile(r"-?(0|[1-9][0-9]{0,18})", re.ASCII)
+_DECIMAL = re.compile(r"-?(0|[1-9][0-9]{0,18})(\.[0-9]{1,18})?([eE][-+]?[0-9]{1,2})?", re.ASCII)
+
+
+def _whole_number(value: Any) -> Any:
+    if isinstance(value, str) and _WHOLE.fullmatch(value):
+        return int(value)
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else value
+
+
+def _any_number(value: Any) -> Any:
+    return float(value) if isinstance(value, str) and _DECIMAL.fullmatch(value) else value
 
 
 def boolean(report: Report, path: str, value: Any) -> None:
@@ -220,7 +263,11 @@ def boolean(report: Report, path: str, value: Any) -> None:
 def either(described: str, **by_type: Check) -> Check:
     """Check by the value's type: `text=`, `mapping=`, `list=`, `number=`."""
 
-    @shaped(lambda: {"anyOf": [shape_of(each) for each in by_type.values()]})
+    def normal(value: Any) -> Any:
+        chosen = by_type.get(_SHAPES.get(type(value), ""))
+        return value if chosen is None else normal_of(chosen)(value)
+
+    @shaped(lambda: {"anyOf": [shape_of(each) for each in by_type.values()]}, normal)
     def check(report: Report, path: str, value: Any) -> None:
         chosen = by_type.get(_SHAPES.get(type(value), ""))
         if chosen is None:
