@@ -34,6 +34,17 @@ class Plugin:
     passphrase: bytes | None = None
     """Of encrypted keys, those that the CA writes too."""
 
+    @classmethod
+    def read(cls, folder: str, passphrase_file: str) -> Plugin:
+        """Return what the configuration names, empty for nothing; raises ConfigError."""
+        try:
+            passphrase = Path(passphrase_file).read_bytes().rstrip(b"\r\n") if passphrase_file else None
+        except OSError as error:
+            raise ConfigError([f"caKeyPassphraseFile: {passphrase_file}: cannot be read: {error.strerror}"]) from error
+        if passphrase == b"":
+            raise ConfigError([f"caKeyPassphraseFile: {passphrase_file}: is empty"])
+        return cls(Path(folder) if folder else None, passphrase)
+
 
 @dataclass(frozen=True)
 class Issuing:

@@ -8,34 +8,76 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
 
 from node_ca import __version__
 from node_ca.audit import JsonLines
+from node_ca.authority import Plugin
 from node_ca.config import DEFAULT_CONFIG, Config, load_config
 from node_ca.errors import CaError
 
 _LOG = logging.getLogger("hostmesh.ca")
 
 
-@click.command(name="hostmesh-ca", epilog="Example: hostmesh-ca --check --config /etc/hostmesh/ca.yaml")
+@click.group(
+    name="hostmesh-ca",
+    invoke_without_command=True,
+    epilog="Example: hostmesh-ca --check --config /etc/hostmesh/ca.yaml",
+)
 @click.option("--config", "path", type=click.Path(path_type=Path), default=DEFAULT_CONFIG, show_default=True)
 @click.option("--check", is_flag=True, help="Only check the configuration, and say what is wrong with it.")
 @click.version_option(__version__, prog_name="hostmesh-ca")
-def main(path: Path, check: bool) -> None:
-    """Run the certificate authority of a hostmesh mesh."""
-    try:
+@click.pass_context
+def main(ctx: click.Context, path: Path, check: bool) -> None:
+    """Run the certificate authority of a hostmesh mesh; or back it up, or restore it."""
+    with _faults_told():
         config = load_config(path)
+        ctx.obj = config
         if check:
             click.echo(f"{path}: in order")
-            return
-        _log_json_lines()
-        asyncio.run(_serve(config))
+        elif ctx.invoked_subcommand is None:
+            _log_json_lines()
+            asyncio.run(_serve(config))
+
+
+@main.command(epilog="Example: hostmesh-ca backup /root/ca-backup.tar")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.pass_obj
+def backup(config: Config, file: Path) -> None:
+    """Write keys and records into one file, also while the CA runs. Keep it as safe as the CA itself."""
+    from node_ca.backup import back_up
+
+    with _faults_told():
+        recorded = back_up(Path(config.state_dir), config.trust_domain, _plugin(config), file.absolute())
+    click.echo(f"{file}: has the CA's keys{' and records' if recorded else ' (its records are in Consul)'}")
+
+
+@main.command(epilog="Example: hostmesh-ca restore /root/ca-backup.tar")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False, exists=True))
+@click.pass_obj
+def restore(config: Config, file: Path) -> None:
+    """Put a backup into the state directory, which must be empty, while no CA runs there."""
+    from node_ca.backup import restore as put_back
+
+    with _faults_told():
+        put_back(Path(config.state_dir), config.trust_domain, _plugin(config), file)
+    click.echo(f"{config.state_dir}: restored from {file}")
+
+
+@contextlib.contextmanager
+def _faults_told() -> Iterator[None]:
+    try:
+        yield
     except CaError as error:
         click.echo(str(error), err=True)
         sys.exit(1)
+
+
+def _plugin(config: Config) -> Plugin:
+    return Plugin.read(config.ca_files, config.ca_key_passphrase_file)
 
 
 async def _serve(config: Config) -> None:

@@ -90,7 +90,7 @@ class IssuerBook:
 
     def write(self) -> IssuerBook:
         """Put it on the disk; raises ConfigError."""
-        write_private(self.directory / BOOK_FILE, msgspec.json.encode(_Book(self.entries, self.retired)))
+        write_private(self.directory / BOOK_FILE, book_bytes(self))
         return self
 
     def folder(self, issuer: str) -> Path:
@@ -110,6 +110,11 @@ class IssuerBook:
                     (self.directory / name).unlink(missing_ok=True)
         except OSError as error:
             raise ConfigError([f"{error.filename}: cannot be removed: {error.strerror}"]) from error
+
+
+def book_bytes(book: IssuerBook) -> bytes:
+    """Return the book as it is written."""
+    return msgspec.json.encode(_Book(book.entries, book.retired))
 
 
 def _id_in(directory: Path) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import logging
 import os
 import time
@@ -17,7 +16,7 @@ from node_ca.backing import consul_entry, open_inventory
 from node_ca.config import Config
 from node_ca.crl import revocations_of
 from node_ca.door import Door
-from node_ca.errors import CaError, ConfigError
+from node_ca.errors import CaError
 from node_ca.issuer import Issuer
 from node_ca.limits import Limits, Rate
 from node_ca.metrics import Metrics, MetricsPort
@@ -29,6 +28,7 @@ from node_ca.registrar import Registrar
 from node_ca.rotation import RootRotation
 from node_ca.server_certificate import ServerCertificate
 from node_ca.service import BundleService, EnrolmentService, IstioService, RenewalService
+from node_ca.state_folder import finish_restore, lock_state
 from node_ca.template import Validity
 from node_ca.trust import RevokedCertificate, Trust, TrustBundle
 
@@ -72,9 +72,11 @@ class CaServer:
     async def open(cls, config: Config) -> CaServer:
         """Open or make the state; raises ConfigError or InventoryError."""
         directory = Path(config.state_dir)
-        lock = _lock_state(directory)
+        lock = lock_state(directory)
         try:
-            authority = Authority.open(directory, config.trust_domain, time.time(), _plugin(config))
+            finish_restore(directory)
+            plugin = Plugin.read(config.ca_files, config.ca_key_passphrase_file)
+            authority = Authority.open(directory, config.trust_domain, time.time(), plugin)
             inventory = await open_inventory(config)
         except BaseException:
             os.close(lock)
@@ -186,29 +188,3 @@ class CaServer:
             except CaError as error:
                 _LOG.error("%s", error)
             await asyncio.sleep(_PRUNE_SECONDS)
-
-
-def _plugin(config: Config) -> Plugin:
-    path = Path(config.ca_key_passphrase_file)
-    try:
-        passphrase = path.read_bytes().rstrip(b"\r\n") if config.ca_key_passphrase_file else None
-    except OSError as error:
-        raise ConfigError([f"caKeyPassphraseFile: {path}: cannot be read: {error.strerror}"]) from error
-    if passphrase == b"":
-        raise ConfigError([f"caKeyPassphraseFile: {path}: is empty"])
-    return Plugin(Path(config.ca_files) if config.ca_files else None, passphrase)
-
-
-def _lock_state(directory: Path) -> int:
-    """Return a descriptor that holds the state directory; two CAs on one would be two owners of its serials."""
-    try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise ConfigError([f"stateDir: {directory}: cannot be used: {error.strerror}"]) from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(descriptor)
-        raise ConfigError([f"stateDir: {directory}: another hostmesh-ca is using it"]) from error
-    return descriptor
