@@ -54,10 +54,17 @@ class CaConfig(Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
     """How to reach hostmesh-ca; an empty address means this host gets no certificates."""
 
     address: str = ""
+    """Of the one CA; several replicas are `addresses`."""
+    addresses: tuple[str, ...] = ()
     enrolment_port: int = 15012
     renewal_port: int = 15013
     token_file: str | None = None
     """The join token for first contact; absolute, or relative to the configuration folder (default: join-token)."""
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """Return all addresses, in the order in which they are asked."""
+        return tuple(dict.fromkeys((*((self.address,) if self.address else ()), *self.addresses)))
 
 
 class ProxyConfig(Struct, frozen=True, rename="camel", forbid_unknown_fields=True):

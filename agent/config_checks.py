@@ -137,6 +137,7 @@ _AGENT = message(
         "ca": message(
             {
                 "address": text(_or_empty(_host_or_address), empty=True),
+                "addresses": listing(text(_host_or_address), at_most=16),
                 "enrolmentPort": _PORT,
                 "renewalPort": _PORT,
                 "tokenFile": text(),

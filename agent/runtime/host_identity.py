@@ -11,7 +11,7 @@ from pathlib import Path
 from agent.adapters.clock import SystemClock
 from agent.adapters.command import SystemRunner
 from agent.adapters.connections import Connections
-from agent.adapters.identity import CaClient, KeyStore, TokenFile
+from agent.adapters.identity import CaClient, CaGroup, KeyStore, TokenFile
 from agent.adapters.identity.bundle import BundleFile, SerialsFile
 from agent.adapters.proxy.admin import AdminClient
 from agent.config import Config
@@ -50,10 +50,10 @@ class HostIdentity:
         self._published: MeshSnapshot | None = None
         self._post = post
         self._on_change = on_change
-        self._has_ca = bool(ca.address)
-        client = CaClient(ca.address, ca.enrolment_port, ca.renewal_port)
+        self._has_ca = bool(ca.hosts)
+        clients = tuple(CaClient(host, ca.enrolment_port, ca.renewal_port) for host in ca.hosts)
         self._trust = TrustFollower(
-            (client,),
+            clients,
             BundleFile(config.state_dir / "trust-bundle.json"),
             clock,
             lambda bundle: post(TrustChanged(bundle)),
@@ -62,7 +62,7 @@ class HostIdentity:
         self._rotator = Rotator(
             (),
             KeyStore(config.state_dir / "certificates"),
-            client,
+            CaGroup(clients),
             TokenFile(config.token_file),
             clock,
             self._take_certificates,

@@ -15,7 +15,7 @@ from operator import itemgetter
 
 from agent.adapters.clock import Clock
 from agent.adapters.identity import (
-    CaClient,
+    CertificateAuthority,
     IssuedChain,
     KeyStore,
     StoredCertificate,
@@ -23,7 +23,7 @@ from agent.adapters.identity import (
     is_for_other_ca,
     new_key,
 )
-from agent.errors import CaRefused, CaUnavailable, HostError, HostmeshError
+from agent.errors import CaRefused, CaUnavailable, HostError, HostmeshError, UserError
 from agent.mesh.routes import Fault
 from agent.mesh.service import Identity
 from agent.mesh.snapshot import Certificate
@@ -46,7 +46,7 @@ class Rotator:
         self,
         identities: Iterable[Identity],
         keystore: KeyStore,
-        ca: CaClient,
+        ca: CertificateAuthority,
         tokens: TokenSource,
         clock: Clock,
         on_certificates: OnCertificates,
@@ -63,6 +63,10 @@ class Rotator:
         self._on_faults = on_faults
         self._jitter = jitter
         self._stored: dict[Identity, StoredCertificate] = {}
+        self._ended: dict[Identity, StoredCertificate] = {}
+        """Had ended when they were read from the disk: never published, but for a while the CA takes them as proof."""
+        self._asked: dict[Identity, asyncio.Future[None]] = {}
+        """Renewals that an operator waits for."""
         self._unsaved: set[Identity] = set()
         self._faults: dict[Identity, Fault] = {}
         self._changed = asyncio.Event()
@@ -71,6 +75,19 @@ class Rotator:
         """Replace the identities; what those no longer wanted had is let go (on the disk it stays)."""
         self._identities = tuple(dict.fromkeys(identities))
         self._changed.set()
+
+    def held(self) -> Mapping[Identity, StoredCertificate]:
+        """Return what is held now, by identity."""
+        return dict(self._stored)
+
+    async def renew(self, identity: Identity) -> None:
+        """Renew a certificate now; raises HostmeshError with the reason if that fails, UserError if nobody has it."""
+        if identity not in self._identities:
+            raise UserError(f"{identity.path}: no workload of this host has this identity")
+        future = self._asked.get(identity)
+        if future is None:
+            future = self._asked[identity] = asyncio.get_running_loop().create_future()
+        await asyncio.shield(future)
 
     async def run(self) -> None:
         """Publish at once what the disk has, then keep it fresh for ever."""
@@ -101,9 +118,13 @@ class Rotator:
             except HostError as error:
                 self._report(identity, str(error))
                 continue
-            if stored is not None and self._clock.now() < stored.leaf.not_after:
+            if stored is None:
+                continue
+            if self._clock.now() < stored.leaf.not_after:
                 self._stored[identity] = stored
                 found = True
+            else:
+                self._ended[identity] = stored
         if found:
             self._publish()
 
@@ -119,20 +140,25 @@ class Rotator:
                 case Renew():
                     obtain = self._renew
                 case Expired():
-                    obtain = self._enrol
+                    obtain = self._recover
+            asked = self._asked.pop(identity, None)
             try:
                 await self._accept(identity, await obtain(identity))
             except HostmeshError as error:
                 failures += 1
                 self._report(identity, f"{error}{self._what_remains(identity)}")
+                _answer(asked, error)
                 await self._pause(identity, failures)
             else:
                 failures = 0
+                _answer(asked)
 
     def _decide(self, identity: Identity) -> Wait | Renew | Expired:
         stored = self._stored.get(identity)
         if stored is None:
             return Expired()
+        if identity in self._asked and self._clock.now() < stored.leaf.not_after:
+            return Renew()
         return decide(self._clock.now(), stored.renew_at, stored.leaf.not_after, stored.obtained_at)
 
     async def _renew(self, identity: Identity) -> IssuedChain:
@@ -151,6 +177,23 @@ class Rotator:
                 return await self._enrol(identity)
             except CaRefused as refused:
                 raise CaRefused(f"{error}; and by join token: {refused}") from error
+
+    async def _recover(self, identity: Identity) -> IssuedChain:
+        """Get a certificate without a valid one: by one that has just ended, else by join token."""
+        ended = self._stored.get(identity) or self._ended.get(identity)
+        if ended is None:
+            return await self._enrol(identity)
+        try:
+            issued = await self._ca.renew_expired(identity, new_key(), ended.certificate, ended.trust_bundle_pem)
+        except (CaRefused, CaUnavailable) as error:
+            if self._tokens.token_for(identity) is None:
+                raise CaRefused(f"{error}; and there is no join token in {self._tokens.where()}") from error
+            try:
+                return await self._enrol(identity)
+            except (CaRefused, CaUnavailable) as refused:
+                raise type(refused)(f"{refused}; and by the expired certificate: {error}") from error
+        _LOG.warning("certificate of %s: renewed by one that had ended", identity.path)
+        return issued
 
     async def _enrol(self, identity: Identity) -> IssuedChain:
         token = self._tokens.token_for(identity)
@@ -172,6 +215,7 @@ class Rotator:
         renew_at = renewal_time(now, issued.leaf.not_after, self._jitter())
         stored = StoredCertificate(issued.certificate, issued.leaf, issued.trust_bundle_pem, now, renew_at)
         self._stored[identity] = stored
+        self._ended.pop(identity, None)
         await self._save(identity)
         self._publish()
         _LOG.info("certificate of %s: serial %s, renewal in %.0f s", identity.path, stored.leaf.serial, renew_at - now)
@@ -195,6 +239,8 @@ class Rotator:
         until = now + retry_delay(failures, remaining, self._jitter())
         token = self._current_token(identity)
         while (left := until - self._clock.monotonic()) > 0 and self._current_token(identity) == token:
+            if identity in self._asked:
+                return
             await self._clock.sleep(min(left, _POLL_SECONDS))
 
     def _current_token(self, identity: Identity) -> str | None:
@@ -226,3 +272,14 @@ class Rotator:
             return
         _LOG.warning("certificate of %s: %s", identity.path, reason or "in order again")
         self._on_faults(tuple(sorted(self._faults.values())))
+
+
+def _answer(asked: asyncio.Future[None] | None, error: HostmeshError | None = None) -> None:
+    """Tell the operator who waits, if he still does."""
+    if asked is None or asked.done():
+        return
+    if error is None:
+        asked.set_result(None)
+    else:
+        asked.set_exception(error)
+        asked.exception()  # he may have gone

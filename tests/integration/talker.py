@@ -17,7 +17,8 @@ def main() -> None:
         if not stream.readline():
             sys.exit("closed at once")
         connection.settimeout(None)
-        print("started", flush=True)
+        sys.stdout.write("started\n")
+        sys.stdout.flush()
         try:
             while True:
                 if "silent" not in sys.argv:
@@ -28,7 +29,7 @@ def main() -> None:
                 time.sleep(0.1)
         except OSError:
             pass
-        print(f"{time.time():.3f}", flush=True)
+        sys.stdout.write(f"{time.time():.3f}\n")
 
 
 if __name__ == "__main__":

@@ -11,11 +11,13 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
 from cryptography import x509
 
 from agent.adapters.clock import SystemClock
-from agent.adapters.identity import FixedTokens, KeyStore, TokenFile, TokenSource, new_key
+from agent.adapters.identity import CaGroup, FixedTokens, KeyStore, TokenFile, TokenSource, new_key
 from agent.adapters.identity.keys import read_chain
+from agent.errors import CaRefused, CaUnavailable, UserError
 from agent.mesh.routes import Fault
 from agent.mesh.service import Identity
 from agent.mesh.snapshot import Certificate
@@ -163,7 +165,7 @@ async def test_a_restarted_agent_serves_from_the_disk_while_the_ca_is_away(tmp_p
 
 
 async def test_an_expired_certificate_falls_back_to_the_token(tmp_path: Path) -> None:
-    with CaProcess(tmp_path / "ca", lifetime="3s") as ca:
+    with CaProcess(tmp_path / "ca", lifetime="3s", graceRenewal="0s") as ca:
         async with rotating(ca, token_file(ca, REVIEWS)) as before:
             await before.until_chains(1)
         leaf = x509.load_pem_x509_certificate(before.chains()[-1][1])
@@ -174,6 +176,47 @@ async def test_an_expired_certificate_falls_back_to_the_token(tmp_path: Path) ->
             token_file(ca, REVIEWS)
             await seen.until_chains(2)
             await seen.until_well()
+
+
+async def test_an_expired_certificate_is_renewed_by_its_key_for_a_while(tmp_path: Path) -> None:
+    with CaProcess(tmp_path / "ca", lifetime="3s") as ca:
+        async with rotating(ca, token_file(ca, REVIEWS)) as before:
+            await before.until_chains(1)
+        leaf = x509.load_pem_x509_certificate(before.chains()[-1][1])
+        await asyncio.sleep(leaf.not_valid_after_utc.timestamp() - time.time())  # its end is the condition
+        async with rotating(ca, FixedTokens({})) as seen:
+            await seen.until_chains(1)
+            assert not seen.faults
+
+
+async def test_an_operator_renews_now(tmp_path: Path) -> None:
+    with CaProcess(tmp_path / "ca") as ca:
+        async with rotating(ca, token_file(ca, REVIEWS)) as seen:
+            await seen.until_chains(1)
+            assert seen.rotator is not None
+            await seen.rotator.renew(REVIEWS)
+            assert len(seen.chains()) == 2
+            with pytest.raises(UserError, match="no workload of this host"):
+                await seen.rotator.renew(RATINGS)
+            await asyncio.to_thread(ca.kill)
+            with pytest.raises(CaUnavailable):
+                await seen.rotator.renew(REVIEWS)
+            assert len(seen.chains()) == 2
+
+
+async def test_another_ca_is_asked_while_the_first_is_away(tmp_path: Path) -> None:
+    gone = CaProcess(tmp_path / "gone")
+    with CaProcess(tmp_path / "ca") as ca:
+        group = CaGroup([gone.client(), ca.client()])
+        issued = await group.enrol(REVIEWS, new_key(), ca.token(REVIEWS.path))
+        started = time.monotonic()
+        await group.renew(REVIEWS, new_key(), issued.certificate, issued.trust_bundle_pem)
+        assert time.monotonic() - started < 2, "the one that answered last is asked first"
+        with pytest.raises(CaRefused):
+            await group.enrol(REVIEWS, new_key(), "hostmesh-join-v1.no.token")
+        await asyncio.to_thread(ca.kill)
+        with pytest.raises(CaUnavailable, match="; "):
+            await group.renew(REVIEWS, new_key(), issued.certificate, issued.trust_bundle_pem)
 
 
 async def test_a_corrupt_file_is_reported_and_replaced(tmp_path: Path) -> None:

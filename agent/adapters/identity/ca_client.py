@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 
@@ -49,6 +49,21 @@ class IssuedChain:
     certificate: Certificate
     leaf: Leaf
     trust_bundle_pem: bytes
+
+
+class CertificateAuthority(Protocol):
+    """What issues certificates: one hostmesh-ca, or several."""
+
+    async def enrol(self, identity: Identity, key_pem: bytes, token_text: str) -> IssuedChain:
+        """Get a first certificate."""
+
+    async def renew(self, identity: Identity, key_pem: bytes, present: Certificate, trust: bytes) -> IssuedChain:
+        """Get the next one by the present one."""
+
+    async def renew_expired(
+        self, identity: Identity, key_pem: bytes, expired: Certificate, trust: bytes
+    ) -> IssuedChain:
+        """Get the next one by one that has just ended."""
 
 
 class CaClient:
