@@ -11,7 +11,7 @@ from typing import Any
 
 from agent.lab.host import Host
 from agent.lab.lab import Lab
-from tests.integration.meshlab import APP_UID, hostmesh, wait_settled
+from tests.integration.meshlab import APP_UID, forget_rules, hostmesh
 from tests.mesh_certificates import TestAuthority
 from tests.waiting import wait_for
 
@@ -40,13 +40,12 @@ def start_outside(host: Host, certificates: Path) -> None:
 
 @contextmanager
 def rules(lab: Lab, text: str) -> Iterator[None]:
-    """Have these rules in force until the block ends."""
+    """Have these rules in force until the block ends; then none are."""
     hostmesh(lab, "apply", "-f", "-", stdin=text)
     try:
         yield
     finally:
-        hostmesh(lab, "delete", "-f", "-", stdin=text)
-        wait_settled(lab)
+        forget_rules(lab)
 
 
 def call(host: Host, url: str, *options: str, seconds: int = 8) -> tuple[str, Any]:

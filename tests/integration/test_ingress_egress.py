@@ -150,9 +150,9 @@ def test_the_ingress_task_with_a_route_rule_on_top(lab: Lab, text: str) -> None:
         wait_for(lambda: ask(lab, "http://any.example.com/status/200")[0] == 200, "the ingress serves")
         assert ask(lab, "http://any.example.com/status/418")[0] == 418
         assert ask(lab, "http://any.example.com/headers")[0] == 404
-        assert ask(lab, "http://any.example.com/delay/2")[0] == 200
+        assert ask(lab, "http://any.example.com/delay/1")[0] == 200
         with rules(lab, TIMEOUT):
-            wait_for(lambda: ask(lab, "http://any.example.com/delay/3")[0] == 504, "the rule holds at the ingress")
+            wait_for(lambda: ask(lab, "http://any.example.com/delay/2")[0] == 504, "the rule holds at the ingress")
             began = time.monotonic()
             assert ask(lab, "http://any.example.com/delay/6")[0] == 504
             assert time.monotonic() - began < 4.0
