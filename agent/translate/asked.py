@@ -10,10 +10,11 @@ from urllib.parse import urlsplit
 from envoy.config.cluster.v3 import cluster_pb2
 from msgspec import Struct
 
+from agent.mesh.authorizer import GrpcAuthorizer
 from agent.mesh.names import CLUSTER_DOMAIN, CLUSTER_TYPE, CONSUL_DOMAIN, DEFAULT_NAMESPACE, outbound_cluster
 from agent.mesh.routes import Fault
 from agent.mesh.security import WorkloadRules
-from agent.mesh.service import ServiceKey
+from agent.mesh.service import Port, ServiceKey
 from agent.mesh.settings import MeshSettings
 from agent.mesh.snapshot import Resource
 from agent.mesh.traffic_policy import ClientTls, TlsMode
@@ -56,11 +57,11 @@ def asked_servers(
         parts = urlsplit(uri)
         host, secure = parts.hostname or "", parts.scheme == "https"
         port = parts.port or (443 if secure else 80)
-        name = None if secure else _service_cluster(host, port, known)
-        if name is None:
+        served = None if secure else _service_port(host, port, known)
+        if served is None:
             own = _cluster(host, port, secure, upstreams)
-            name, made[own.name] = own.name, own
-        key_servers[uri] = name
+            made[own.name] = own
+        key_servers[uri] = outbound_cluster(served[0], port) if served else own.name
     authorizers, faults = {}, []
     for provider, wanting in sorted(_providers(every).items()):
         asked = _authorizer(provider, settings, known)
@@ -82,20 +83,26 @@ def _authorizer(name: str, settings: MeshSettings, known: Known) -> Asked | str:
     if provider is None:
         return f"the mesh has no extensionProviders entry {name!r}"
     authorizer = provider.authorizer
-    cluster = _service_cluster(authorizer.host, authorizer.port, known)
-    if cluster is None:
+    served = _service_port(authorizer.host, authorizer.port, known)
+    if served is None:
         return (
             f"the provider {name!r} is {authorizer.host}:{authorizer.port}, which is no service that this host can call"
         )
-    return Asked(name, authorizer, cluster)
+    key, port = served
+    if isinstance(authorizer, GrpcAuthorizer) and not port.protocol.is_http2:
+        return (
+            f"the provider {name!r} is asked by gRPC, but {key} says that its port {port.number} speaks {port.protocol}"
+        )
+    return Asked(name, authorizer, outbound_cluster(key, port.number))
 
 
-def _service_cluster(host: str, port: int, known: Known) -> str | None:
-    """Return the cluster of a service's port, None: there is no such service."""
+def _service_port(host: str, port: int, known: Known) -> tuple[ServiceKey, Port] | None:
+    """Return the service with that name and port, None: there is none."""
     for key in _meant(host.lower().rstrip(".")):
         facts = known(key)
-        if facts is not None and any(each.number == port for each in facts.ports):
-            return outbound_cluster(key, port)
+        found = next((each for each in facts.ports if each.number == port), None) if facts else None
+        if found is not None:
+            return key, found
     return None
 
 

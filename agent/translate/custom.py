@@ -5,7 +5,6 @@ An RBAC filter in shadow notes which requests the policies are about; only these
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 from envoy.config.core.v3 import config_source_pb2
@@ -81,14 +80,14 @@ def _set_http(config: Any, authorizer: HttpAuthorizer, cluster: str) -> None:
     server.uri, server.cluster = f"http://{authorizer.host}:{authorizer.port}", cluster
     server.timeout.CopyFrom(seconds(authorizer.seconds))
     config.http_service.path_prefix = authorizer.path_prefix
-    config.allowed_headers.patterns.extend(_headers(authorizer.include_request_headers_in_check))
     for name, value in sorted(authorizer.include_additional_headers_in_check.items()):
         config.http_service.authorization_request.headers_to_add.add(key=name, value=value)
     answer = config.http_service.authorization_response
-    answer.allowed_upstream_headers.patterns.extend(_headers(authorizer.headers_to_upstream_on_allow))
-    answer.allowed_client_headers.patterns.extend(_headers(authorizer.headers_to_downstream_on_deny))
-    answer.allowed_client_headers_on_success.patterns.extend(_headers(authorizer.headers_to_downstream_on_allow))
-
-
-def _headers(names: Iterable[str]) -> list[Any]:
-    return [pattern(name, ignore_case=True) for name in names]
+    for field, names in (
+        (config.allowed_headers, authorizer.include_request_headers_in_check),
+        (answer.allowed_upstream_headers, authorizer.headers_to_upstream_on_allow),
+        (answer.allowed_client_headers, authorizer.headers_to_downstream_on_deny),
+        (answer.allowed_client_headers_on_success, authorizer.headers_to_downstream_on_allow),
+    ):
+        if names:  # Envoy refuses an empty list
+            field.patterns.extend(pattern(name, ignore_case=True) for name in names)

@@ -120,7 +120,7 @@ def test_what_policies_know_of_a_token(host: Guarded) -> None:
         scope="read write",
         tags="a b",
         name="a b",
-        **{"https://claims.test/x": "1"},
+        more={"https://claims.test/x": "1"},
     )
     with host.serving(rules):
         for number, (said, holds) in enumerate(CLAIMS):
@@ -153,8 +153,11 @@ def test_a_key_set_is_fetched_and_kept_while_its_source_is_away(host: Guarded) -
   ports: [{{name: http, port: {unused}}}]
   instances: [{{node: server}}]
 """
-    fetched = {"issuer": ISSUER.name, "jwksUri": f"http://127.0.0.1:{port}/keys", "timeout": "2s"}
-    of_mesh = {"issuer": OTHER.name, "jwksUri": f"http://issuer.default.svc.cluster.local:{unused}/keys"}
+    fetched: dict[str, object] = {"issuer": ISSUER.name, "jwksUri": f"http://127.0.0.1:{port}/keys", "timeout": "2s"}
+    of_mesh: dict[str, object] = {
+        "issuer": OTHER.name,
+        "jwksUri": f"http://issuer.default.svc.cluster.local:{unused}/keys",
+    }
     try:
         with OTHER.publishing(host.server, unused), host.serving(believing(fetched, of_mesh)):
             assert host.status(authorization=bearer(ISSUER.token())) == 401, "nobody has the keys yet"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -14,6 +14,8 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256
 
 from tests.integration.server_thread import serving
+
+NOTHING: Mapping[str, object] = {}
 
 
 class TokenIssuer:
@@ -32,10 +34,12 @@ class TokenIssuer:
         point = {"x": _text(numbers.x.to_bytes(32, "big")), "y": _text(numbers.y.to_bytes(32, "big"))}
         return json.dumps({"keys": [{"kty": "EC", "crv": "P-256", "alg": "ES256", "kid": self.name, **point}]})
 
-    def token(self, subject: str = "alice", lifetime: float = 600.0, **claims: object) -> str:
+    def token(
+        self, subject: str = "alice", lifetime: float = 600.0, more: Mapping[str, object] = NOTHING, **claims: object
+    ) -> str:
         """Return a signed token."""
         now = int(time.time())
-        payload = {"iss": self.name, "sub": subject, "iat": now, "exp": now + int(lifetime), **claims}
+        payload = {"iss": self.name, "sub": subject, "iat": now, "exp": now + int(lifetime), **claims, **more}
         head = {"alg": "ES256", "typ": "JWT", "kid": self.name}
         signed = ".".join(_text(json.dumps(part).encode()) for part in (head, payload))
         r, s = decode_dss_signature(self._key.sign(signed.encode(), ec.ECDSA(SHA256())))
