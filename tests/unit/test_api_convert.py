@@ -191,6 +191,9 @@ def test_what_a_service_speaks_decides_which_routes_it_gets() -> None:
     def kinds(*specs: dict[str, Any]) -> set[str]:
         converted = convert([document("RouteRule", f"r{index}", spec) for index, spec in enumerate(specs)])
         assert any("keep those that reviews has" in note for note in converted.notes) is (specs == (plain,))
+        # That RouteRules hold on TLS ports has no counterpart without server names.
+        has_tcp = any("tcp" in document["spec"] for document in converted.documents)
+        assert any("write tls routes" in note for note in converted.notes) is has_tcp
         (service,) = (each["spec"] for each in converted.documents if each["kind"] == "VirtualService")
         return {key for key in service if key != "hosts"}
 

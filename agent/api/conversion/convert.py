@@ -118,13 +118,11 @@ def _connections(rules: list[Document], host: str, subsets: Subsets, converted: 
         routes.append(route)
         for path, reason in notes if looks_at_connections(rule) else ():
             _note(converted, rule, path, reason)
-    if routes and not any(map(looks_at_connections, rules)):
-        _note(
-            converted,
-            rules[0],
-            "",
-            f"http routes are for HTTP ports, tcp routes for others: keep those that {host} has",
-        )
+    alike = not any(map(looks_at_connections, rules))
+    if routes:
+        kinds = f"http routes are for HTTP ports, tcp routes for others: keep those that {host} has; " if alike else ""
+        tls = "these rules held on TLS and HTTPS ports too: write tls routes with match.sniHosts for such"
+        _note(converted, rules[0], "", f"{kinds}{tls}")
     return {"tcp": routes} if routes else {}
 
 
