@@ -22,7 +22,7 @@ from node_ca.errors import Refusal
 from node_ca.limits import Limits, caller_of
 from node_ca.metrics import Metrics
 
-REQUEST_SECONDS = 10.0
+REQUEST_SECONDS = 5.0
 """For a request to arrive after its call was opened."""
 _QUIET_SECONDS = 1.0
 """Refusals for number are written at most so often: a flood of calls must not become one of lines."""

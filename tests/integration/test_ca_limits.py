@@ -1,0 +1,68 @@
+"""What a hostmesh-ca stands: callers who say nothing, and too many calls."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from agent.adapters.identity import new_key
+from agent.mesh.service import Identity
+from node_ca.door import REQUEST_SECONDS
+from node_ca.proto import ca_pb2, ca_pb2_grpc
+from tests.integration.ca_process import CaProcess
+
+REVIEWS = Identity("default", "reviews")
+Code = grpc.StatusCode
+_ENROL = "/hostmesh.ca.v1.Enrolment/Enrol"
+_OWN = (("grpc.use_local_subchannel_pool", 1),)
+
+
+def channel(ca: CaProcess) -> Any:
+    credentials = grpc.ssl_channel_credentials(ca.root_path.read_bytes())
+    return grpc.aio.secure_channel(f"127.0.0.1:{ca.enrolment_port}", credentials, options=_OWN)
+
+
+async def code_of(call: Any) -> grpc.StatusCode:
+    try:
+        await call
+    except grpc.aio.AioRpcError as error:
+        return error.code()
+    return Code.OK
+
+
+async def test_callers_who_say_nothing_are_given_up_on_and_hold_up_nobody(tmp_path: Path) -> None:
+    many = {"perSecond": 10_000, "burst": 10_000}
+    with CaProcess(tmp_path / "ca", limits={"perCaller": many}) as ca, ExitStack() as stack:
+        for _ in range(300):  # no TLS either
+            stack.enter_context(socket.create_connection(("127.0.0.1", ca.enrolment_port)))
+        channels = [channel(ca) for _ in range(10)]
+        began = time.monotonic()
+        silent = [each.stream_unary(_ENROL)() for each in channels for _ in range(90)]
+        await asyncio.gather(*(call.wait_for_connection() for call in silent))
+        issued = await ca.client().enrol(REVIEWS, new_key(), ca.token())
+        await ca.client().renew(REVIEWS, new_key(), issued.certificate, issued.trust_bundle_pem)
+        assert time.monotonic() - began < REQUEST_SECONDS, "served while the others were still open"
+        codes = await asyncio.wait_for(asyncio.gather(*(code_of(call) for call in silent)), 30)
+        assert set(codes) == {Code.DEADLINE_EXCEEDED}
+        await asyncio.gather(*(each.close() for each in channels))
+        lines = [line for line in ca.log() if line.get("status") == "DEADLINE_EXCEEDED"]
+        assert len(lines) < 30, "a flood of calls is not one of lines"
+
+
+async def test_one_call_too_many(tmp_path: Path) -> None:
+    with CaProcess(tmp_path / "ca", limits={"perCaller": {"perSecond": 5, "burst": 20}}) as ca:
+        async with channel(ca) as opened:
+            stub = ca_pb2_grpc.BundleStub(opened)
+            calls = [code_of(stub.Get(ca_pb2.GetBundleRequest(), timeout=10)) for _ in range(60)]
+            codes = await asyncio.gather(*calls)
+            assert set(codes) == {Code.OK, Code.RESOURCE_EXHAUSTED}
+            assert 20 <= codes.count(Code.OK) <= 40
+            await asyncio.sleep(0.5)  # two or three calls' worth
+            assert await code_of(stub.Get(ca_pb2.GetBundleRequest(), timeout=10)) is Code.OK
+        ca.token()  # the operator's socket has no limits
