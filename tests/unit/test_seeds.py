@@ -183,6 +183,35 @@ def test_what_the_seeds_leave_out_or_write_wrongly_gets_a_line_that_helps() -> N
 
 
 @pytest.mark.parametrize(
+    ("fields", "means"),
+    [
+        ("match: {request: {headers: {x-kind: gold}}}", "x-kind=gold reviews*100 within 15"),
+        ("route: [{weight: 100}], httpReqTimeout: {simpleTimeout: {timeout: 4s}}", "any reviews*100 within 4"),
+        ("httpFault: {delay: {fixedDelay: 3.500s}}", "any reviews*100 within 15 delay 3.5 of 100%"),
+        ("http_fault: {abort: {http_status: 418}}", "any reviews*100 within 15 abort 418 of 100%"),
+        (
+            "route: [{labels: {a: x}, weight: 100}, {labels: {a: y}, weight: 0}],"
+            " mirror: {name: reviews, labels: {a: y}}",
+            "any reviews[a=x]*100 reviews[a=y]*0 within 15 mirror a=y of 100%",
+        ),
+        (
+            "match: {source: {name: page, labels: {a: x}}, request: {headers: {uri: {prefix: /p}}}}",
+            "page[a=x]&uri^/p reviews*100 within 15",
+        ),
+    ],
+)
+def test_what_is_special_in_the_seeds_rules(fields: str, means: str) -> None:
+    text = (
+        "apiVersion: config.istio.io/v1beta1\nkind: RouteRule\nmetadata: {name: a}\n"
+        f"spec: {{destination: {{name: reviews}}, {fields}}}\n"
+    )
+    documents, problems = read_documents(text, "x.yaml", "default")
+    assert problems == [line for document in documents for line in validate(document)] == []
+    (policy,) = lower(documents, SERVICES).policies.values()
+    assert [meaning(route) for route in policy.routes] == [means]
+
+
+@pytest.mark.parametrize(
     ("text", "line"),
     [
         ("metadata:\n  name: x\n  ...\nspec: {}\n", "x.yaml:3: not YAML: could not find expected ':' (neither \"key:"),
