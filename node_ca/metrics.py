@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from aiohttp import web
@@ -15,8 +16,11 @@ from prometheus_client import (
     ProcessCollector,
     generate_latest,
 )
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from node_ca.errors import ConfigError
+from node_ca.expiry import Ending
 
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _DAY = 86400.0
@@ -59,9 +63,37 @@ class Metrics:
         """Measure an answer; `code` is gRPC's, None or 0 for a good one."""
         self._seconds.labels(call, getattr(code, "name", None) or "OK").observe(seconds)
 
+    def watch_endings(self, read: Callable[[], Iterable[Ending]], now: Callable[[], float] = time.time) -> None:
+        """Show how long the CA's own certificates last."""
+        self.registry.register(_Endings(read, now))
+
     def watch_issuer(self, seconds_left: Callable[[], float]) -> None:
         """Show how long the signing certificate lasts; asked at each reading."""
         self._root_days.set_function(lambda: seconds_left() / _DAY)
+
+
+class _Endings(Collector):
+    """The CA's own certificates, read at each reading: they come and go with the roots."""
+
+    def __init__(self, read: Callable[[], Iterable[Ending]], now: Callable[[], float]) -> None:
+        self._read = read
+        self._now = now
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the two gauges."""
+        labels = ["id", "kind", "state"]
+        days = GaugeMetricFamily(
+            "hostmesh_ca_certificate_days_left", "Days until a root, intermediate or issuer ends.", labels=labels
+        )
+        soon = GaugeMetricFamily(
+            "hostmesh_ca_certificate_ends_soon", "Whether it ends in less than 60 days: 1 or 0.", labels=labels
+        )
+        now = self._now()
+        for ending in self._read():
+            values = [ending.id, ending.kind, ending.state]
+            days.add_metric(values, ending.days_left(now))
+            soon.add_metric(values, float(ending.is_soon(now)))
+        yield from (days, soon)
 
 
 class MetricsPort:

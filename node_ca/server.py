@@ -17,6 +17,7 @@ from node_ca.config import Config
 from node_ca.crl import revocations_of
 from node_ca.door import Door
 from node_ca.errors import CaError
+from node_ca.expiry import endings, warn
 from node_ca.issuer import Issuer
 from node_ca.limits import Limits, Rate
 from node_ca.metrics import Metrics, MetricsPort
@@ -36,6 +37,7 @@ _LOG = logging.getLogger("hostmesh.ca")
 _SERVICES = ca_pb2.DESCRIPTOR.services_by_name
 _ISTIO = istio_ca_pb2.DESCRIPTOR.services_by_name["IstioCertificateService"].full_name
 _PRUNE_SECONDS = 3600.0
+_WARN_SECONDS = 86400.0
 _KEEP_REVOKED = 3600.0
 """Seconds that a certificate is on the lists after its end, for hosts whose clock is behind."""
 
@@ -50,6 +52,7 @@ class CaServer:
         self._lock = lock
         self._metrics = Metrics()
         self._metrics.watch_issuer(lambda: authority.certificate.not_valid_after_utc.timestamp() - time.time())
+        self._metrics.watch_endings(lambda: endings(authority.issuers))
         self._metrics_port = MetricsPort(self._metrics)
         self._entry = consul_entry(config)
         self._issuer = Issuer(
@@ -94,6 +97,7 @@ class CaServer:
         self._tasks = [
             asyncio.create_task(self._certificate.keep_fresh(), name="server certificate"),
             asyncio.create_task(self._prune(), name="prune"),
+            asyncio.create_task(self._warn_of_ends(), name="warn of ends"),
             asyncio.create_task(self._inventory.follow(self._trust.refresh), name="follow revocations"),
         ]
 
@@ -178,6 +182,11 @@ class CaServer:
                 for record in revoked
             ),
         )
+
+    async def _warn_of_ends(self) -> None:
+        while True:
+            warn(self._authority.issuers, time.time())
+            await asyncio.sleep(_WARN_SECONDS)
 
     async def _prune(self) -> None:
         """Drop what ended from the records and the bundle, for ever."""
