@@ -67,16 +67,17 @@ class AgentSocket:
 
     def view(self, name: str) -> bytes:
         """Return a view of its Envoy."""
-        return self._get(f"/envoy/{name}", _TIMEOUT)
+        return self.ask(f"/envoy/{name}")
 
     def node(self) -> str:
         """Return the node's name."""
-        return str(json.loads(self._get("/status", _PROBE_TIMEOUT))["node"])
+        return str(json.loads(self.ask("/status", _PROBE_TIMEOUT))["node"])
 
-    def _get(self, path: str, timeout: float) -> bytes:
+    def ask(self, path: str, timeout: float = _TIMEOUT, method: str = "GET") -> bytes:
+        """Return what the agent answers."""
         connection = _UnixConnection(str(self._path), timeout)
         try:
-            connection.request("GET", path)
+            connection.request(method, path)
             answer = connection.getresponse()
             body = answer.read()
         except PermissionError as error:

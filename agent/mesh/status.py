@@ -15,6 +15,10 @@ class CertificateStatus(Struct, frozen=True, rename="camel"):
     serial: str
     not_after: float
     """Unix time, seconds."""
+    issuer: str = ""
+    """The distinguished name (RFC 4514) of who signed it."""
+    renew_at: float = 0.0
+    """When it is renewed, Unix time; 0: not known."""
 
 
 class ProxyStatus(Struct, frozen=True, rename="camel"):

@@ -12,9 +12,13 @@ from agent.mesh.snapshot import Certificate
 from agent.mesh.status import CertificateStatus
 
 
-def certificate_status(certificates: Mapping[Identity, Certificate]) -> tuple[CertificateStatus, ...]:
-    """Return one entry for each certificate, ordered by identity."""
-    return tuple(_status(certificate) for _, certificate in sorted(certificates.items()))
+def certificate_status(
+    certificates: Mapping[Identity, Certificate], renewals: Mapping[Identity, float]
+) -> tuple[CertificateStatus, ...]:
+    """Return one entry for each certificate, ordered by identity; renewals are Unix times."""
+    return tuple(
+        _status(certificate, renewals.get(identity, 0.0)) for identity, certificate in sorted(certificates.items())
+    )
 
 
 def trust_domain_faults(certificates: Iterable[CertificateStatus], trust_domain: str) -> tuple[Fault, ...]:
@@ -30,11 +34,13 @@ def trust_domain_faults(certificates: Iterable[CertificateStatus], trust_domain:
     )
 
 
-def _status(certificate: Certificate) -> CertificateStatus:
+def _status(certificate: Certificate, renew_at: float) -> CertificateStatus:
     leaf = x509.load_pem_x509_certificate(certificate.chain_pem)
     names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     return CertificateStatus(
         identity=names.get_values_for_type(x509.UniformResourceIdentifier)[0],
         serial=f"{leaf.serial_number:x}",
         not_after=leaf.not_valid_after_utc.timestamp(),
+        issuer=leaf.issuer.rfc4514_string(),
+        renew_at=renew_at,
     )

@@ -25,7 +25,7 @@ STOP_SECONDS = 1.0
 
 
 class Endpoint:
-    """Serves GET /metrics and /healthz, and on the Unix socket /status, /acked, /acks and views of Envoy too."""
+    """Serves /metrics and /healthz, and on the Unix socket /status, /acked, /acks, views of Envoy and `more` too."""
 
     def __init__(
         self,
@@ -34,12 +34,14 @@ class Endpoint:
         wait_acked: Callable[[int, float], Awaitable[bool]],
         open_view: Callable[[str], AbstractAsyncContextManager[View]],
         follow_acks: Callable[[], AsyncGenerator[Acknowledgement, None]],
+        more: Iterable[web.RouteDef] = (),
     ) -> None:
         self._status = status
         self._metrics = metrics
         self._wait_acked = wait_acked
         self._open_view = open_view
         self._follow_acks = follow_acks
+        self._more = tuple(more)
         self._runner: web.AppRunner | None = None
 
     async def start(self, socket: Path, addresses: Iterable[str]) -> None:
@@ -55,6 +57,7 @@ class Endpoint:
                 web.get("/acks", self._get_acks),
                 web.get("/metrics", self._get_metrics),
                 web.get("/envoy/{view}", self._get_envoy),
+                *self._more,
             ]
         )
         public = web.Application()

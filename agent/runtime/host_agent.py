@@ -93,7 +93,8 @@ class HostAgent:
         metrics = MetricsPage(self.status, self._counters)
         envoy = AdminClient(admin_socket(config), timeout_seconds=30.0)
         views = partial(open_view, envoy)
-        self._endpoint = Endpoint(self.status, metrics.render, self._xds.wait_acked, views, self._xds.follow_acks)
+        xds, routes = self._xds, self._identity.desk.routes()
+        self._endpoint = Endpoint(self.status, metrics.render, xds.wait_acked, views, xds.follow_acks, routes)
         self._operator_port = OperatorPort(TicketBox(client, config.node), envoy)
         self._operator: OperatorAccess | None = None
 

@@ -20,6 +20,7 @@ from agent.mesh.service import Identity, Workload
 from agent.mesh.snapshot import Certificate, MeshSnapshot
 from agent.mesh.status import CertificateStatus
 from agent.mesh.trust import TrustBundle
+from agent.runtime.certificate_desk import CertificateDesk
 from agent.runtime.certificates import certificate_status
 from agent.runtime.events import CertificatesChanged, FaultsChanged, TrustChanged
 from agent.runtime.revocation import RevocationGuard
@@ -77,6 +78,11 @@ class HostIdentity:
             lambda faults: post(FaultsChanged("revocation", faults)),
         )
 
+    @property
+    def desk(self) -> CertificateDesk:
+        """Return what the agent's socket serves of it."""
+        return CertificateDesk(self._rotator, lambda: self.certificates, lambda: self.acknowledged.roots_pem)
+
     def set_workloads(self, workloads: Iterable[Workload]) -> None:
         """Replace the host's workloads; may be called while it runs."""
         self._rotator.set_identities(workload.identity for workload in workloads if workload.proxied)
@@ -110,7 +116,8 @@ class HostIdentity:
     def _take_certificates(self, certificates: Mapping[Identity, Certificate], trust_bundle: bytes) -> None:
         self._trust.note_roots(trust_bundle)
         self._post(CertificatesChanged(certificates, trust_bundle))
-        self.certificates = certificate_status(certificates)
+        renewals = {identity: stored.renew_at for identity, stored in self._rotator.held().items()}
+        self.certificates = certificate_status(certificates, renewals)
         self._on_change()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
@@ -82,6 +83,30 @@ def talking(lab: Lab, host: str, *words: str) -> Iterator[Talker]:
     finally:
         process.kill()
         process.wait()
+
+
+def cert(lab: Lab, host: str, *words: str) -> str:
+    """Run `hostmesh cert` for a host's agent."""
+    return hostmesh(lab, "cert", words[0], "--run-dir", str(lab[host].path("run")), *words[1:])
+
+
+def test_an_operator_shows_renews_and_exports_a_host_s_certificate(lab: Lab, tmp_path: Path) -> None:
+    (shown,) = json.loads(cert(lab, "bob", "show", "-o", "json"))
+    assert shown["identity"] == "spiffe://cluster.local/ns/default/sa/bob"
+    assert time.time() < shown["renewAt"] < shown["notAfter"]
+    assert shown["issuer"]
+    assert "ns/default/sa/bob" in cert(lab, "bob", "show")
+    (renewed,) = json.loads(cert(lab, "bob", "renew", "-o", "json"))
+    assert renewed["serial"] != shown["serial"]
+    folder = tmp_path / "exported"
+    cert(lab, "bob", "export", "ns/default/sa/bob", "--out", str(folder))
+    assert (folder / "key.pem").stat().st_mode & 0o777 == 0o600
+    verify = ["openssl", "verify", "-CAfile", str(folder / "root-cert.pem"), str(folder / "cert-chain.pem")]
+    assert subprocess.run(verify, capture_output=True, text=True, check=True).stdout.endswith("OK\n")
+    assert "it holds: ns/default/sa/bob" in hostmesh(
+        lab, "cert", "renew", "ns/default/sa/eve", "--run-dir", str(lab["bob"].path("run")), check=False
+    )
+    assert call(lab, "bob") == "200"
 
 
 def test_a_revoked_identity_loses_its_connections_and_nobody_else(lab: Lab) -> None:
