@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterable
 
 from agent.mesh.routes import Fault
+from agent.runtime.log_setup import FIELDS
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +33,7 @@ class FaultLog:
 
 def _tell(level: int, text: str, faults: list[Fault]) -> None:
     for fault in faults[:MAX_LINES]:
-        log.log(level, text, fault.subject, fault.reason)
+        fields = {"HOSTMESH_SUBJECT": fault.subject, "HOSTMESH_REASON": fault.reason}
+        log.log(level, text, fault.subject, fault.reason, extra={FIELDS: fields})
     if len(faults) > MAX_LINES:
         log.log(level, "… and %d more of the same kind", len(faults) - MAX_LINES)

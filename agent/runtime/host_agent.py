@@ -21,6 +21,7 @@ from agent.adapters.dns.hosts import HostsFile
 from agent.adapters.dns.vip_table import VipTable
 from agent.adapters.netfilter.interception import Interception
 from agent.adapters.proxy.admin import AdminClient
+from agent.adapters.proxy.log_follow import EnvoyLog
 from agent.adapters.proxy.supervisor import EnvoySupervisor
 from agent.adapters.xds.server import XdsServer
 from agent.config import Config
@@ -40,10 +41,10 @@ from agent.runtime.host_identity import HostIdentity
 from agent.runtime.host_options import admin_socket, bootstrap_options, has_ipv6, plan_options, proxy_options
 from agent.runtime.last_known import LastKnownFile
 from agent.runtime.metrics import Counters, MetricsPage
-from agent.runtime.notify import notify
 from agent.runtime.operator_port import OperatorPort
 from agent.runtime.reconciler import Reconciler
 from agent.runtime.state import MeshState, bounded
+from agent.runtime.unit import Unit, status_line
 from agent.runtime.views import open_view
 from agent.runtime.workloads import gateway_workload, read_workloads, served
 from agent.translate.bootstrap import bootstrap
@@ -53,14 +54,26 @@ log = logging.getLogger(__name__)
 PEER_NOTICE_SECONDS = 1.0
 """From leaving the catalog until the capture ends: peers that have not heard yet still speak mutual TLS to Envoy."""
 DEREGISTER_PATIENCE_SECONDS = 5.0
+FIRST_CONFIGURATION_SECONDS = 20.0
+"""How long other units wait at boot for a mesh that nothing is known of."""
+STUCK_SECONDS = 15.0
+"""A reconciler that leaves events alone for so long hangs."""
 
 
 class HostAgent:
     """One agent on one host."""
 
     def __init__(
-        self, config: Config, client: ConsulClient, address: str, last_known: LastKnownFile, faults: tuple[Fault, ...]
+        self,
+        config: Config,
+        client: ConsulClient,
+        address: str,
+        last_known: LastKnownFile,
+        faults: tuple[Fault, ...],
+        unit: Unit,
     ) -> None:
+        self._unit = unit
+        self._leaves_standing = False
         self._config = config
         self._client = client
         self._address = address
@@ -81,7 +94,9 @@ class HostAgent:
         self._identity = HostIdentity(config, admin_socket(config), self._post, self._update_status)
         self._xds = XdsServer(config.run_dir / "xds.sock")
         self._xds.on_change = self._update_status
-        self._supervisor = EnvoySupervisor(proxy_options(config), lambda _process: self._update_status())
+        options = proxy_options(config)
+        self._envoy_log = EnvoyLog(options.log_file, options.folder / "log.read") if options.log_file else None
+        self._supervisor = EnvoySupervisor(options, lambda _process: self._update_status())
         self._data_path = DataPath(
             self._xds,
             HostsFile(config.state_dir / "dns"),
@@ -108,6 +123,22 @@ class HostAgent:
         self._registrar.set_workloads(workloads)
         self._take_credentials(read_credentials(self._config.secrets_dir, self._named_files))
         self._identity.set_workloads(self._workloads)
+
+    async def set_envoy_log_level(self, level: str) -> None:
+        """Have Envoy log from another level on."""
+        try:
+            await self._supervisor.set_log_level(level)
+        except HostError as error:
+            log.warning("Envoy's log level takes effect at its next start: %s", error)
+
+    def leave_standing(self) -> None:
+        """Let the next stop leave Envoy, rules, names and registrations to the agent that comes next."""
+        self._leaves_standing = True
+
+    @property
+    def works(self) -> bool:
+        """Tell whether the reconciler keeps up with what happens, for systemd's watchdog."""
+        return self._reconciler.mailbox.waiting_seconds < STUCK_SECONDS
 
     async def run(self, stop: asyncio.Event) -> None:
         """Run everything until `stop` is set, then stop gracefully. Raises HostError if the host can't carry it."""
@@ -143,6 +174,7 @@ class HostAgent:
                 "virtual addresses": self._keep_vips(),
                 "certificates": self._identity.run(),
                 "readiness": self._announce(),
+                **({"envoy's log": self._envoy_log.follow()} if self._envoy_log else {}),
                 **self._operator_parts(),
                 "secrets": watch_credentials(
                     self._config.secrets_dir, self._take_credentials, lambda: self._named_files
@@ -157,7 +189,7 @@ class HostAgent:
             # and the new agent adopts them.
             for task in done - {stopping}:
                 task.result()
-            await self._stop()
+            await (self._leave() if self._leaves_standing else self._stop())
         finally:
             for task in [*tasks, stopping]:
                 task.cancel()
@@ -176,18 +208,25 @@ class HostAgent:
         self._operator = access
         self._update_status()
 
+    async def _leave(self) -> None:
+        """End alone: the next agent adopts what stands, and nobody notices."""
+        self._unit.stopping("leaving Envoy, rules and names to the next agent")
+        log.info("restarting: Envoy, rules, names and registrations stay")
+        await self._last_known.save_finally(self.state.last_known(self._address))
+        self._supervisor.release()
+
     async def _stop(self) -> None:
         """Leave in the order in which peers and local programs notice nothing."""
-        notify("STOPPING=1\nSTATUS=leaving the catalog")
+        self._unit.stopping("leaving the catalog")
         log.info("stopping: leaving the catalog, then draining for up to %g s", self._config.proxy.drain_seconds)
+        await self._last_known.save_finally(self.state.last_known(self._address))
         try:
             async with asyncio.timeout(DEREGISTER_PATIENCE_SECONDS):
                 await self._registrar.deregister()
         except (HostmeshError, TimeoutError) as error:
             log.warning("instances of this host stay in the catalog until their checks fail: %s", error)
-        await self._last_known.save(self.state.last_known(self._address))
         await asyncio.sleep(min(PEER_NOTICE_SECONDS, self._config.proxy.drain_seconds))
-        notify("STATUS=draining")
+        self._unit.stopping("draining")
         try:
             await self._data_path.remove()
         finally:
@@ -197,12 +236,22 @@ class HostAgent:
             await self._status_writer.close()
 
     async def _announce(self) -> None:
-        """Once the data path serves: register the instances, tell systemd."""
-        await self._data_path.ready.wait()
+        """Once the data path serves: register the instances, tell systemd; a host that knows nothing yet tells it, too.
+
+        Without Consul and anything known from before there is nothing to serve, and no reason to hold up the boot.
+        """
+        try:
+            async with asyncio.timeout(FIRST_CONFIGURATION_SECONDS):
+                await self._data_path.ready.wait()
+        except TimeoutError:
+            self._unit.ready()
+            log.warning("nothing is served yet: waiting for %s", ", ".join(self.state.missing) or "Envoy")
+            await self._data_path.ready.wait()
         self._registrar.set_certified(self._certified)
         self._registrar.set_ready(True)
         self._identity.settled()
-        notify("READY=1\nSTATUS=serving")
+        self._update_status()
+        self._unit.ready()
         log.info("ready: Envoy has acknowledged its configuration")
         while True:
             await self._xds.wait_changed()
@@ -240,6 +289,7 @@ class HostAgent:
 
     def _update_status(self) -> None:
         status = self.status()
+        self._unit.status(status_line(status, self._data_path.ready.is_set(), self.state.missing))
         self._status_writer.write(status)
         self._fault_log.note(status.faults + status.proxy.nacks)
 

@@ -38,6 +38,7 @@ class LastKnownFile:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._saved: bytes | None = None
+        self._is_final = False
 
     def load(self) -> tuple[LastKnown | None, tuple[Fault, ...]]:
         """Return the state, None if there is none; one that can't be read is a fault and counts as none."""
@@ -56,10 +57,15 @@ class LastKnownFile:
                 saved = changes()
                 await self.save(current())
 
+    async def save_finally(self, last: LastKnown) -> None:
+        """Save this state, and none after it: what a host says when it leaves is not what it shall boot with."""
+        await self.save(last)
+        self._is_final = True
+
     async def save(self, last: LastKnown) -> None:
         """Save this state now if it differs from what is saved."""
         data = encode(last)
-        if data == self._saved:
+        if data == self._saved or self._is_final:
             return
         try:
             await asyncio.to_thread(write_atomic, self._path, data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Generic, TypeVar
 
 E = TypeVar("E")
@@ -17,9 +18,17 @@ class Mailbox(Generic[E]):
     def __init__(self) -> None:
         self._events: list[E] = []
         self._posted = asyncio.Event()
+        self._oldest = 0.0
+
+    @property
+    def waiting_seconds(self) -> float:
+        """Return how long the oldest event has waited."""
+        return time.monotonic() - self._oldest if self._events else 0.0
 
     def post(self, event: E) -> None:
         """Add an event (from the event loop's own thread)."""
+        if not self._events:
+            self._oldest = time.monotonic()
         self._events.append(event)
         self._posted.set()
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import os
+import faulthandler
 import sys
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import click
 from agent import __version__
 from agent.config import Config, load_config, load_workloads
 from agent.errors import ConfigError, HostmeshError
+from agent.runtime.log_setup import set_up_log
 
 
 @click.command(epilog="Example: hostmesh-agent --check --config-dir /etc/hostmesh")
@@ -28,7 +28,8 @@ def main(config_dir: Path, state_dir: Path, run_dir: Path, check: bool) -> None:
         if check:
             _check(config)
             return
-        _set_up_log(config.log.level)
+        set_up_log(config.log.level)
+        faulthandler.enable()  # systemd's watchdog ends an agent that hangs with SIGABRT: the log shall say where
         from agent.runtime.daemon import run_daemon  # grpc and the xDS messages take 0.3 s to import: not for --check
 
         asyncio.run(run_daemon(config))
@@ -51,9 +52,3 @@ def _check(config: Config) -> None:
         click.echo(f"Note: proxy.binary: {config.proxy.binary} is not there: install hostmesh-proxy", err=True)
     names = ", ".join(str(workload.service) for workload in workloads) or "none"
     click.echo(f"configuration of node {config.node} is good; services on this host: {names}")
-
-
-def _set_up_log(level: str) -> None:
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its core writes to stderr past every setting of ours
-    logging.basicConfig(level=level.upper(), format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    logging.getLogger("grpc").setLevel(logging.WARNING)

@@ -128,7 +128,14 @@ class MeshState:
     @property
     def is_complete(self) -> bool:
         """Tell whether every source has spoken once: half a mesh is never served as if it were the whole."""
-        return self.catalog_known and self.config_known and self.certificates_known
+        return not self.missing
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Return what has not spoken yet, in an operator's words."""
+        known = (self.catalog_known, self.config_known, self.certificates_known)
+        names = ("Consul's catalog", "the rules in Consul", "certificates")
+        return tuple(name for name, is_known in zip(names, known, strict=True) if not is_known)
 
     @property
     def faults(self) -> tuple[Fault, ...]:

@@ -8,7 +8,10 @@ from pathlib import Path
 
 _TAIL_BYTES = 65536
 _LONGEST = 300
-_PREFIX = re.compile(r"^\[\d{4}-\d\d-\d\d [\d:.]+\]\[\d+\]\[(?P<level>\w+)\]\[\w+\] (\[[^\]]*\] )?")
+PREFIX = re.compile(
+    r"^\[\d{4}-\d\d-\d\d [\d:.]+\]\[(?P<thread>\d+)\]\[(?P<level>\w+)\]\[(?P<component>\w+)\] (\[[^\]]*\] )?"
+)
+"""Of a line of Envoy's log, up to the message."""
 
 
 def last_error(log_file: Path | None, since: int) -> str:
@@ -17,11 +20,11 @@ def last_error(log_file: Path | None, since: int) -> str:
     since is the log's size when that Envoy started, bytes.
     """
     lines = _tail(log_file, since) if log_file else []
-    if lines and not _PREFIX.match(lines[-1]):
+    if lines and not PREFIX.match(lines[-1]):
         return lines[-1][:_LONGEST]  # what Envoy prints on stderr when it gives up on its configuration
     for level in ("critical", "error"):
         for line in lines:
-            if (match := _PREFIX.match(line)) and match["level"] == level:
+            if (match := PREFIX.match(line)) and match["level"] == level:
                 return line[match.end() :][:_LONGEST]
     return ""
 
