@@ -45,7 +45,7 @@ class Outcome:
 
     def count(self, error: grpc.aio.AioRpcError) -> None:
         """Note a failure."""
-        name = error.code().name
+        name = f"{error.code().name} {str(error.details())[:60]}"
         self.errors[name] = self.errors.get(name, 0) + 1
 
 

@@ -16,7 +16,7 @@ import grpc
 import pytest
 
 from agent.adapters.consul.policies import ca_policy
-from agent.adapters.identity import IssuedChain, new_csr, new_key
+from agent.adapters.identity import CaGroup, IssuedChain, new_csr, new_key
 from agent.adapters.identity.administration import CaAdministration
 from agent.errors import CaRefused, CaUnavailable
 from agent.mesh.service import Identity
@@ -174,6 +174,17 @@ async def test_renewals_while_their_identity_is_revoked_leave_nothing_alive(repl
     found = CaAdministration(str(replicas.second.socket)).certificates(racer.path)
     assert found
     assert all(info.revoked_at for info in found)
+
+
+async def test_agents_go_to_the_other_one(replicas: Replicas) -> None:
+    """An agent with both addresses renews through an outage of either, and by a certificate of the other."""
+    group, trust = CaGroup([replicas.second.client(), replicas.first.client()]), replicas.root
+    issued = await group.enrol(REVIEWS, new_key(), replicas.first.token())
+    for away in replicas.both:
+        away.kill()
+        issued = await group.renew(REVIEWS, new_key(), issued.certificate, trust)
+        await asyncio.to_thread(away.start)
+        issued = await group.renew(REVIEWS, new_key(), issued.certificate, trust)
 
 
 async def test_a_replica_that_dies_loses_nothing_and_the_other_serves(replicas: Replicas) -> None:
