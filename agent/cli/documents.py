@@ -70,7 +70,13 @@ def _read_each(files: Sequence[str], namespace: str) -> tuple[list[Document], li
 
     documents: list[Document] = []
     problems: list[str] = []
-    for source, text in _texts(files):
+    for source, data in _contents(files):
+        try:
+            text = data.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            line = data.count(b"\n", 0, error.start) + 1
+            problems.append(f"{source}:{line}: not UTF-8 text (byte {error.start}); save the file as UTF-8")
+            continue
         found, faults = read_documents(text, source, namespace)
         documents += found
         problems += faults
@@ -110,15 +116,15 @@ def _sort_problems(document: Document, invalid: list[str], unenforceable: list[s
         (invalid if problem.verdict is Verdict.INVALID else unenforceable).append(describe(document, problem))
 
 
-def _texts(files: Sequence[str]) -> Iterator[tuple[str, str]]:
+def _contents(files: Sequence[str]) -> Iterator[tuple[str, bytes]]:
     if not files and sys.stdin.isatty():
         click.echo("Reading from standard input (end with Ctrl-D, or give -f FILE) …", err=True)
     for name in files or ("-",):
         if name == "-":
-            yield "standard input", _decode("standard input", sys.stdin.buffer.read())
+            yield "standard input", sys.stdin.buffer.read()
         else:
             for path in _files_of(Path(name)):
-                yield str(path), _decode(str(path), _read(path))
+                yield str(path), _read(path)
 
 
 def _files_of(path: Path) -> list[Path]:
@@ -138,10 +144,3 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise UserError(f"{os.fspath(path)}: cannot be read: {error.strerror or error}") from error
-
-
-def _decode(source: str, data: bytes) -> str:
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{source}: not UTF-8 text (byte {error.start}); save the file as UTF-8") from error

@@ -157,3 +157,12 @@ def test_files_that_are_alternatives_are_each_valid(tmp_path: Path) -> None:
     assert "b.yaml:1: RouteRule/a: given twice with different content" in done.stderr
     (tmp_path / "a.yaml").write_text(RULE + "---\n" + RULE.replace("v1}", "v2}"))
     assert CliRunner().invoke(cli, ["validate", "-f", str(tmp_path / "a.yaml")]).exit_code == 1
+
+
+def test_a_file_that_is_no_text_hides_no_other_file_s_faults(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_bytes(b"kind: x\n# \xff\n")
+    (tmp_path / "b.yaml").write_text(RULE.replace("route:", "rout:"))
+    result = CliRunner().invoke(cli, ["validate", "-f", str(tmp_path)])
+    assert result.exit_code == 1
+    assert "a.yaml:2: not UTF-8 text (byte 10)" in result.output
+    assert "b.yaml:4: RouteRule/a: spec.rout: unknown field" in result.output
