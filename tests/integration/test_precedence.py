@@ -17,7 +17,7 @@ from tests.integration.routing_reference import Instance, Request, Service, Worl
 from tests.integration.routing_rules import CALLER_LABELS, requests, rule_sets
 from tests.ports import free_ports
 
-EXAMPLES = int(os.environ.get("PRECEDENCE_EXAMPLES", "300"))
+EXAMPLES = int(os.environ.get("PRECEDENCE_EXAMPLES", "150"))
 NET = loopback_network()
 PORTS = tuple(sorted(free_ports(2, f"{NET}.1")))
 
