@@ -18,6 +18,8 @@ from node_ca.errors import CaError, InventoryError
 
 MAX_GROUP = 256
 """Pieces of work in one commit, so that a long queue does not make the first of it wait for the last."""
+BUSY_SECONDS = 1.0
+"""How long a commit waits for another program that holds the file; nobody should."""
 
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
@@ -66,7 +68,7 @@ class GroupCommit:
 
         def connect() -> sqlite3.Connection:
             path.touch(mode=0o600)  # SQLite gives its -wal and -shm files the mode of the database
-            connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            connection = sqlite3.connect(path, BUSY_SECONDS, isolation_level=None, check_same_thread=False)
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")  # a commit is on the disk when it returns
             prepare(connection)
