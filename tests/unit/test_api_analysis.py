@@ -243,6 +243,8 @@ def test_what_is_found(texts: list[str], expected: list[str]) -> None:
             [],
         ),
         (f"http: [{{{TO_REVIEWS}}}, {{name: second, {TO_REVIEWS}}}]", ["IST0130 spec.http[1]"]),
+        (f"http: [{{match: [{{uri: {{prefix: /}}}}], {TO_REVIEWS}}}, {{{TO_REVIEWS}}}]", ["IST0130 spec.http[1]"]),
+        (f"http: [{{match: [{{uri: {{prefix: /a}}}}], {TO_REVIEWS}}}, {{{TO_REVIEWS}}}]", []),
         (f"http: [{{match: [{{headers: {{uri: {{exact: x}}}}}}], {TO_REVIEWS}}}, {{{TO_REVIEWS}}}]", []),
         (f"http: [{{match: [{PATH_A}], delegate: {{name: x}}}}, {{match: [{PATH_A}], {TO_REVIEWS}}}]", []),
         (f"tcp: [{{match: [{{port: 1}}], {TO_REVIEWS}}}] * 2", ["IST0130 spec.tcp[1]"]),

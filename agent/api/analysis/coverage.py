@@ -22,13 +22,18 @@ def route_covers(earlier: Route, match: HttpMatch | None) -> bool:
 def covers(one: HttpMatch, other: HttpMatch) -> bool:
     """Tell whether every request that `other` matches is matched by `one`."""
     return (
-        all(_text(getattr(one, name), getattr(other, name)) for name in ("uri", "method", "scheme", "authority"))
+        (_is_every_path(one.uri) or _text(one.uri, other.uri))
+        and all(_text(getattr(one, name), getattr(other, name)) for name in ("method", "scheme", "authority"))
         and _named(one.headers, other.headers)
         and _named(one.query, other.query)
         and one.port in (None, other.port)
         and _source(one.source, other.source)
         and _connection(one.connection, other.connection)
     )
+
+
+def _is_every_path(uri: StringMatch | None) -> bool:
+    return uri is not None and uri.kind is MatchKind.PREFIX and uri.value in ("", "/")
 
 
 def _text(one: StringMatch | None, other: StringMatch | None) -> bool:
