@@ -7,6 +7,7 @@ on this machine: callers and CA share its cores.
 from __future__ import annotations
 
 import asyncio
+import json
 import multiprocessing
 import os
 import tempfile
@@ -39,18 +40,24 @@ _PATIENCE = 300.0
 @click.option("--agents", default=10_000, show_default=True, help="That come for the first time at once.")
 @click.option("--issues", default=100_000, show_default=True, help="Of the memory run.")
 @click.option("--folder", type=click.Path(path_type=Path), help="For the CA's state: the disk that is measured.")
-def main(calls: int, pace: float, seconds: float, agents: int, issues: int, folder: Path | None) -> None:
+@click.option("--json", "target", type=click.Path(path_type=Path), help="Where to write the figures, too.")
+def main(
+    calls: int, pace: float, seconds: float, agents: int, issues: int, folder: Path | None, target: Path | None
+) -> None:
     """Measure the CA."""
     click.echo(f"load average {os.getloadavg()[0]:.1f}, {os.cpu_count()} cores")
+    figures: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(dir=folder) as state:
         limits = {"perCaller": _UNLIMITED}
         with CaProcess(Path(state) / "ca", lifetime="24h", limits=limits | {"total": _UNLIMITED}) as ca:
             doors = _doors(ca)
-            _show("throughput, 64 under way", *_run(saturate, (doors, calls, 64)))
-            _show(f"pace of {pace:.0f}/s", *_run(keep_pace, (doors, pace, seconds)))
-            _memory(ca, doors, issues)
+            figures["throughput"] = _show("throughput, 64 under way", *_run(saturate, (doors, calls, 64)))
+            figures["pace"] = _show(f"pace of {pace:.0f}/s", *_run(keep_pace, (doors, pace, seconds)))
+            figures["memory"] = _memory(ca, doors, issues)
         with CaProcess(Path(state) / "fresh", lifetime="24h", limits=limits) as ca:
-            _first_contact(ca, agents)
+            figures["first contact"] = _first_contact(ca, agents)
+    if target is not None:
+        target.write_text(json.dumps(figures, indent=2) + "\n")
 
 
 def _doors(ca: CaProcess) -> Doors:
@@ -68,34 +75,44 @@ def _run(work: Callable[..., Coroutine[Any, Any, Outcome]], *calls: tuple[Any, .
         return [future.result() for future in [pool.submit(run, work, *arguments) for arguments in calls]]
 
 
-def _memory(ca: CaProcess, doors: Doors, issues: int) -> None:
-    steps = 5
+def _memory(ca: CaProcess, doors: Doors, issues: int) -> list[tuple[int, float]]:
+    """Return resident memory, in MiB, after so many issues."""
+    steps, sizes = 5, []
     for step in range(1, steps + 1):
         (outcome,) = _run(saturate, (doors, issues // steps, 64))
-        rss = psutil.Process(ca.pid).memory_info().rss / 2**20
-        click.echo(f"memory: {rss:.1f} MiB after {step * issues // steps} more issues ({_rate(outcome):.0f}/s)")
+        sizes.append((step * (issues // steps), _resident(ca)))
+        click.echo(f"memory: {sizes[-1][1]:.1f} MiB after {sizes[-1][0]} more issues ({_rate(outcome):.0f}/s)")
+    return sizes
 
 
-def _first_contact(ca: CaProcess, agents: int) -> None:
+def _first_contact(ca: CaProcess, agents: int) -> dict[str, Any]:
     doors, token = _doors(ca), ca.token(uses=2 * agents)
     parts = (agents // 2, agents - agents // 2)
-    outcomes = _run(arrive, *((doors, token, part, _PATIENCE) for part in parts))
-    _show(f"first contact of {agents} agents at once", *outcomes)
-    click.echo(f"memory: {psutil.Process(ca.pid).memory_info().rss / 2**20:.1f} MiB after it")
+    figures = _show(
+        f"first contact of {agents} agents at once", *_run(arrive, *((doors, token, part, _PATIENCE) for part in parts))
+    )
+    click.echo(f"memory: {_resident(ca):.1f} MiB after it")
+    return figures | {"memory": _resident(ca)}
+
+
+def _resident(ca: CaProcess) -> float:
+    return float(psutil.Process(ca.pid).memory_info().rss / 2**20)
 
 
 def _rate(outcome: Outcome) -> float:
     return len(outcome.times) / outcome.seconds
 
 
-def _show(name: str, *outcomes: Outcome) -> None:
+def _show(name: str, *outcomes: Outcome) -> dict[str, Any]:
     times = [seconds for outcome in outcomes for seconds in outcome.times]
-    errors = sum((Counter(outcome.errors) for outcome in outcomes), Counter[str]())
+    errors = dict(sum((Counter(outcome.errors) for outcome in outcomes), Counter[str]()))
     seconds, lost = max(outcome.seconds for outcome in outcomes), sum(outcome.lost for outcome in outcomes)
-    shares = (("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("max", 1.0))
-    figures = " ".join(f"{label} {1000 * quantile(times, share):.1f}" for label, share in shares)
+    shares = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
+    latency = {label: 1000 * quantile(times, share) for label, share in shares.items()}
+    figures = " ".join(f"{label} {value:.1f}" for label, value in latency.items())
     click.echo(f"{name}: {len(times)} in {seconds:.1f} s = {len(times) / seconds:.0f}/s; ms: {figures}")
-    click.echo(f"  errors cured by trying again: {dict(errors) or 'none'}; never served: {lost}")
+    click.echo(f"  calls that failed: {errors or 'none'}; never served: {lost}")
+    return {"served": len(times), "seconds": seconds, "ms": latency, "failed": errors, "lost": lost}
 
 
 if __name__ == "__main__":

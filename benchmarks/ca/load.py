@@ -107,9 +107,9 @@ async def keep_pace(doors: Doors, per_second: float, seconds: float) -> Outcome:
 async def arrive(doors: Doors, token: str, agents: int, deadline: float) -> Outcome:
     """Let so many agents come for the first time at the same moment, each anew, trying again as agents do."""
     outcome = Outcome()
-    request = ca_pb2.EnrolRequest(csr_pem=new_csr(new_key()), token=token)
+    requests = [ca_pb2.EnrolRequest(csr_pem=new_csr(new_key()), token=token) for _ in range(agents)]
     began = time.perf_counter()
-    await asyncio.gather(*(_first_contact(doors, request, outcome, began, deadline) for _ in range(agents)))
+    await asyncio.gather(*(_first_contact(doors, request, outcome, began, deadline) for request in requests))
     outcome.seconds = time.perf_counter() - began
     return outcome
 

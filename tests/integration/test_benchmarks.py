@@ -50,6 +50,16 @@ def test_scale_produces_figures(tmp_path: Path) -> None:
         assert 0 < latency["p50_ms"] <= latency["p99_ms"]
 
 
+def test_ca_produces_figures(tmp_path: Path) -> None:
+    sizes = ("--calls=40", "--pace=20", "--seconds=1", "--agents=10", "--issues=50")
+    (result,) = run(tmp_path, "ca", *sizes)
+    for part, count in (("throughput", 40), ("pace", 20), ("first contact", 10)):
+        figures = result[part]
+        assert (figures["served"], figures["lost"]) == (count, 0)
+        assert 0 < figures["ms"]["p50"] <= figures["ms"]["p99"] <= figures["ms"]["max"]
+    assert [issues for issues, _ in result["memory"]] == [10, 20, 30, 40, 50]
+
+
 def test_an_interrupted_benchmark_leaves_nothing() -> None:
     process = subprocess.Popen(
         command("dataplane"), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
