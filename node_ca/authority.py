@@ -129,6 +129,12 @@ class Authority:
         """Return a certificate of these fields by the issuer that signs, re-checked; raises SigningFault."""
         return self.active.sign(template)
 
+    def crosses_pem(self, validity: Validity, now: float) -> bytes:
+        """Return what leads from the issuer that signs to the roots of the past, for whoever knows only these."""
+        retiring = [issuing.signer for issuing in self.issuers if issuing.entry.state is State.RETIRING]
+        able = [signer for signer in retiring if signer.ends.timestamp() > now]
+        return b"".join(signer.vouch_for(self.active, self._trust_domain, validity, now) for signer in able)
+
     def crls_pem(self, revoked: dict[str, dict[int, int]], now: float) -> bytes:
         """Return a list for each issuer: of its revoked serial numbers with their times (Unix, seconds).
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from cryptography import x509
@@ -146,7 +146,8 @@ class Issuer:
         now = self._now()
         validity = Validity(lifetime, self._validity.skew_margin)
         template = server_template(key, dns, ips, validity, now)
-        return await self._sign_and_record(template, "server", "ca", now, None), now
+        issued = await self._sign_and_record(template, "server", "ca", now, None)
+        return replace(issued, chain_pem=issued.chain_pem + self._authority.crosses_pem(validity, now)), now
 
     async def _check_ours(self, certificate: x509.Certificate, serial: str) -> None:
         """Refuse a certificate that is not, byte by byte, in our records: by them we know that we signed it."""

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, NoEncryption, PrivateFormat
 
 from node_ca.errors import SigningFault
-from node_ca.template import Template, Validity, authority_key_of, extensions_of, root_template, subject_of
+from node_ca.template import Template, Validity, authority_key_of, cross_template, extensions_of, root_template
 from node_ca.verify import check_signed
 
 CaKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
@@ -50,6 +50,19 @@ class Signer:
         der = sign_template(fitting, self.certificate.subject, self._key, self._key_id)
         return check_signed(der, fitting, self.certificate)
 
+    def vouch_for(self, other: Signer, trust_domain: str, validity: Validity, now: float) -> bytes:
+        """Return what leads from certificates by another root to ours (PEM), or nothing where that can't be.
+
+        Who knows our root only believes the other's certificates with it: whoever missed a change of roots.
+        """
+        constraints = self.certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
+        full = constraints.path_length == 0
+        # Below an intermediate there would be two ways up, of which TLS libraries try only the first that they see.
+        if full or len(other.chain) > 1:
+            return b""
+        cross = self.sign(cross_template(other.certificate, trust_domain, validity, now))
+        return cross.public_bytes(Encoding.PEM) + self.intermediates_pem
+
     def sign_crl(self, revoked: dict[int, int], number: int, now: float) -> x509.CertificateRevocationList:
         """Return a list of serial numbers with their times of revocation (Unix, seconds).
 
@@ -79,7 +92,7 @@ def self_signed(key: CaKey, trust_domain: str, validity: Validity, now: float) -
     """Return a root of this key, re-checked; raises SigningFault."""
     template = root_template(key.public_key(), trust_domain, validity, now)
     key_id = x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key())
-    der = sign_template(template, subject_of(template), key, key_id)
+    der = sign_template(template, template.subject, key, key_id)
     return check_signed(der, template, x509.load_der_x509_certificate(der))
 
 
@@ -89,7 +102,7 @@ def sign_template(template: Template, issuer: x509.Name, key: CaKey, key_id: x50
         x509.CertificateBuilder()
         .serial_number(template.serial)
         .issuer_name(issuer)
-        .subject_name(subject_of(template))
+        .subject_name(template.subject)
         .not_valid_before(template.not_before)
         .not_valid_after(template.not_after)
         .public_key(template.public_key)

@@ -22,6 +22,7 @@ from node_ca.request import CertificateRequest, WorkloadPublicKey
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 ROOT_PATH_LENGTH = 1
 """Room for one intermediate below the root."""
+NO_SUBJECT = x509.Name([])
 
 
 @dataclass(frozen=True)
@@ -57,10 +58,14 @@ class Template:
     not_before: datetime
     not_after: datetime
     names: tuple[x509.GeneralName, ...]
-    subject: str = ""
-    """Common name; empty means no subject at all, and critical names (RFC 5280, 4.2.1.6)."""
+    subject: x509.Name = NO_SUBJECT
+    """Without one the names are critical (RFC 5280, 4.2.1.6)."""
     usages: tuple[ObjectIdentifier, ...] = ()
     is_ca: bool = False
+    path_length: int | None = None
+    """Of a CA: how many CAs may be below it."""
+    key_id: x509.SubjectKeyIdentifier | None = None
+    """How others name its key; None: by the key's hash."""
 
 
 def workload_template(
@@ -104,8 +109,27 @@ def root_template(key: WorkloadPublicKey, trust_domain: str, validity: Validity,
         not_after=end,
         names=(x509.UniformResourceIdentifier(f"spiffe://{trust_domain}"),),
         # Each root has a name of its own: chains and revocation lists are looked up by it first.
-        subject=f"hostmesh root {serial >> 96:08x} {trust_domain}"[:64],
+        subject=_named(f"hostmesh root {serial >> 96:08x} {trust_domain}"[:64]),
         is_ca=True,
+        path_length=ROOT_PATH_LENGTH,
+    )
+
+
+def cross_template(root: x509.Certificate, trust_domain: str, validity: Validity, now: float) -> Template:
+    """Return the fields of a certificate by which another root vouches for this one: same name, same key."""
+    begin, end = validity.window(now)
+    key = root.public_key()
+    assert isinstance(key, WorkloadPublicKey), "issuers are of these kinds"
+    return Template(
+        public_key=key,
+        serial=random_serial(),
+        not_before=begin,
+        not_after=end,
+        names=(x509.UniformResourceIdentifier(f"spiffe://{trust_domain}"),),
+        subject=root.subject,
+        is_ca=True,
+        path_length=0,
+        key_id=x509.SubjectKeyIdentifier(authority_key_of(root).key_identifier or b""),
     )
 
 
@@ -114,21 +138,15 @@ def random_serial(random_bits: Callable[[int], int] = secrets.randbits) -> int:
     return random_bits(128) or 1
 
 
-def subject_of(template: Template) -> x509.Name:
-    """Return the template's subject as a name."""
-    attributes = [x509.NameAttribute(NameOID.COMMON_NAME, template.subject)] if template.subject else []
-    return x509.Name(attributes)
-
-
 def extensions_of(
     template: Template, issuer_key_id: x509.AuthorityKeyIdentifier
 ) -> tuple[tuple[x509.ExtensionType, bool], ...]:
     """Return every extension the certificate must have, with its critical flag; it may have no other."""
     return (
-        (x509.SubjectAlternativeName(template.names), not template.subject),
-        (x509.BasicConstraints(ca=template.is_ca, path_length=ROOT_PATH_LENGTH if template.is_ca else None), True),
+        (x509.SubjectAlternativeName(template.names), template.subject == NO_SUBJECT),
+        (x509.BasicConstraints(ca=template.is_ca, path_length=template.path_length), True),
         (_key_usage(template), True),
-        (x509.SubjectKeyIdentifier.from_public_key(template.public_key), False),
+        (template.key_id or x509.SubjectKeyIdentifier.from_public_key(template.public_key), False),
         (issuer_key_id, False),
         *(((x509.ExtendedKeyUsage(template.usages), False),) if template.usages else ()),
     )
@@ -141,6 +159,10 @@ def authority_key_of(issuer: x509.Certificate) -> x509.AuthorityKeyIdentifier:
     except x509.ExtensionNotFound:
         return x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer.public_key())  # type: ignore[arg-type]
     return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(own)
+
+
+def _named(common_name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
 
 
 def _key_usage(template: Template) -> x509.KeyUsage:

@@ -123,6 +123,7 @@ def test_a_fault_of_the_plugged_in_files_ends_the_start_in_one_line(tmp_path: Pa
 
 async def test_root_rotation_with_a_kill_after_each_step(ca: CaProcess, tmp_path: Path) -> None:
     old_root, first = ca.root_path.read_bytes(), await enrol(ca)
+    early_token = ca.token()
     assert operator(ca, "prepare").exit_code == 0
     revive(ca)
     assert states(ca) == ["active", "prepared"]
@@ -141,6 +142,10 @@ async def test_root_rotation_with_a_kill_after_each_step(ca: CaProcess, tmp_path
     revive(ca)
     assert states(ca) == ["retiring", "active"]
 
+    # A token of the old root still leads to the CA, as does this root alone, for a host that missed the change.
+    late = await ca.client().enrol(REVIEWS, new_key(), early_token)
+    assert late.trust_bundle_pem == old_root + new_root
+    assert (await renew(ca, first, old_root)).trust_bundle_pem == old_root + new_root
     third = await renew(ca, second, both)  # the old root's client is served by the new root's server
     bundle = await bundle_of(ca, both)
     assert [verified(tmp_path, bundle, issued)[-5:] for issued in (second, third)] == [": OK\n", ": OK\n"]
