@@ -212,3 +212,38 @@ def passing(lab: Lab, service: str) -> int:
 def kv(lab: Lab, method: str, path: str, value: bytes = b"") -> None:
     """Write to Consul's KV as any program might."""
     urllib.request.urlopen(urllib.request.Request(f"{lab.state.consul}/v1/kv/{path}", value, method=method)).close()
+
+
+def test_the_root_is_changed_under_load(lab: Lab) -> None:
+    """Prepare, activate, retire, the CA killed after each: no request fails, and no host is touched by hand."""
+
+    def root(*words: str, check: bool = True) -> str:
+        return hostmesh(lab, "ca", "root", *words, "--socket", lab.state.ca_socket, check=check)
+
+    def states() -> list[str]:
+        return [info["state"] for info in json.loads(root("list", "-o", "json"))]
+
+    with load(lab["productpage"], contains=STARS) as running:
+        root("prepare")
+        _revive_ca(lab)
+        root("activate")  # as soon as every host's Envoy has the new root
+        before = serials(lab)
+        _revive_ca(lab)
+        assert states() == ["retiring", "active"]
+        wait_for(lambda: all(serials(lab)[name] != serial for name, serial in before.items()), "all have renewed")
+        wait_for(lambda: root("retire", check=False).startswith("Retired"), "the old root's last certificate ends")
+        _revive_ca(lab)
+        assert states() == ["active"]
+        before = serials(lab)
+        wait_for(lambda: all(serials(lab)[name] != serial for name, serial in before.items()), "all renew on")
+    assert running.failures == []
+    assert running.total > 200
+
+
+def _revive_ca(lab: Lab) -> None:
+    lab.kill("consul", "ca")
+    lab.start("consul", "ca")
+    wait_for(
+        lambda: hostmesh(lab, "ca", "root", "list", "--socket", lab.state.ca_socket, check=False).startswith("ID"),
+        "the CA",
+    )
