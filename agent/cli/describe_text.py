@@ -14,7 +14,8 @@ def service_text(record: Record) -> str:
         f"Service:   {record['service']}",
         f"Names:     {', '.join(record['names'])}",
         f"Ports:     {_ports(record)}",
-        f"mTLS:      {record['mtls']} in the mesh; {proxied} of {len(instances)} instances take mutual TLS",
+        f"mTLS:      {_accepted(record['mtls'])}; {proxied} of {len(instances)} instances have an agent that serves it",
+        f"Guarded:   {', '.join(record['security']) or 'by no policy'}",
         "",
         _instances(instances),
         "",
@@ -29,6 +30,14 @@ def service_text(record: Record) -> str:
         *(f"  {line}" for line in record["findings"]),
     ]
     return "\n".join([*lines, *_outbound(record["envoy"])] if "envoy" in record else lines)
+
+
+def _accepted(modes: dict[str, list[str]]) -> str:
+    """Return what ports accept, shortly if all accept the same."""
+    said = {port: " or ".join(each) for port, each in modes.items()}
+    if len(set(said.values())) == 1:
+        return next(iter(said.values()))
+    return ", ".join(f"{port}: {each}" for port, each in said.items()) or "no ports"
 
 
 def instance_text(record: Record) -> str:

@@ -10,10 +10,13 @@ import msgspec
 from agent.api.analysis.analyze import analyze
 from agent.api.analysis.world import World
 from agent.api.lowering.lower import lower
+from agent.mesh.authentication import PeerModes
 from agent.mesh.names import hosts_by_service
 from agent.mesh.reach import followed_routes
 from agent.mesh.routes import Destination, Route, ServicePolicy
-from agent.mesh.service import Instance, Port, ServiceKey
+from agent.mesh.security import SecurityRules
+from agent.mesh.service import Instance, Port, Service, ServiceKey
+from agent.mesh.settings import MeshSettings
 from agent.mesh.status import NodeStatus
 
 Record = dict[str, Any]
@@ -22,14 +25,16 @@ Record = dict[str, Any]
 def service_record(world: World, key: ServiceKey, namespace: str) -> Record:
     """Return a service of the catalog: ports, names, instances, the rules about it in order, and their faults."""
     services = world.services or {}
-    policy = lower(world.documents, world.catalog.services).policies.get(key) or ServicePolicy.empty()
+    lowered = lower(world.documents, world.catalog.services)
+    policy = lowered.policies.get(key) or ServicePolicy.empty()
     policy = policy.seen_from(namespace)
     followed = followed_routes(policy, services[key].ports)
     return {
         "service": str(key),
         "names": list(hosts_by_service(services, namespace)[key]),
         "ports": _ports(services[key].ports),
-        "mtls": str(world.settings.mtls),
+        "mtls": _modes(world.settings, lowered.security, services[key]),
+        "security": _guards(world.settings, lowered.security, services[key]),
         "instances": [_instance(each) for each in services[key].instances],
         "routes": [{**_route(route), "of": kind} for kind, routes in followed.items() for route in routes],
         "otherwise": _otherwise(policy, followed),
@@ -40,6 +45,30 @@ def service_record(world: World, key: ServiceKey, namespace: str) -> Record:
         ],
         "findings": _findings(world, key),
     }
+
+
+def _modes(settings: MeshSettings, rules: SecurityRules, service: Service) -> dict[str, list[str]]:
+    """Return what instances accept, by the service's port."""
+    peers = PeerModes.of(settings, rules.peers)
+    return {
+        str(port.number): sorted(
+            {str(peers.of_instance(each, each.target_port(port.number) or port.number)) for each in service.instances}
+        )
+        or [str(settings.mtls)]
+        for port in service.ports
+    }
+
+
+def _guards(settings: MeshSettings, rules: SecurityRules, service: Service) -> list[str]:
+    """Return the policies that are for some of its instances."""
+    found = set()
+    for each in service.instances:
+        own = rules.of_workload(each.service, each.labels, settings.root_namespace)
+        found |= {
+            f"{policy.origin} ({policy.action}{', dry run' if policy.dry_run else ''})" for policy in own.authorizations
+        }
+        found |= {str(tokens.origin) for tokens in own.tokens}
+    return sorted(found)
 
 
 def _otherwise(policy: ServicePolicy, followed: Mapping[str, tuple[Route, ...]]) -> str:

@@ -41,6 +41,10 @@ class StringMatch(Struct, frozen=True):
     ignore_case: bool = False
 
 
+CLAIMS = "@request.auth.claims"
+"""How a match of a header begins that is one of a claim of the request's token, at gateways."""
+
+
 class NamedMatch(Struct, frozen=True):
     """A comparison of one header or query parameter; `invert` means it must not match."""
 

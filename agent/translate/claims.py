@@ -10,6 +10,7 @@ from typing import Any
 
 from envoy.type.matcher.v3 import metadata_pb2, value_pb2
 
+from agent.mesh.routes import CLAIMS
 from agent.translate.patterns import pattern
 
 JWT_FILTER = "envoy.filters.http.jwt_authn"
@@ -36,6 +37,14 @@ def text_matcher(path: Iterable[str], matcher: Any) -> Any:
     listed = value_pb2.ValueMatcher(list_match=value_pb2.ListMatcher(one_of=text))
     either = value_pb2.ValueMatcher(or_match=value_pb2.OrMatcher(value_matchers=[text, listed]))
     return metadata_matcher(JWT_FILTER, (PAYLOAD, *path), either)
+
+
+def claim_path(name: str) -> tuple[str, ...]:
+    """Return where the claim is that a route's `@request.auth.claims.a.b` or `@request.auth.claims[a][b]` means."""
+    rest = name[len(CLAIMS) :]
+    if rest.startswith("["):
+        return tuple(rest.strip("[]").split("]["))
+    return tuple(part for part in rest.split(".") if part)
 
 
 def principal_matchers(value: str) -> list[tuple[Any, ...]]:

@@ -9,7 +9,8 @@ from envoy.config.route.v3 import route_components_pb2
 from envoy.type.matcher.v3 import regex_pb2, string_pb2
 from google.protobuf import wrappers_pb2
 
-from agent.mesh.routes import HttpMatch, MatchKind, NamedMatch, StringMatch
+from agent.mesh.routes import CLAIMS, HttpMatch, MatchKind, NamedMatch, StringMatch
+from agent.translate.claims import claim_path, text_matcher
 
 _HEADER_NAME = re.compile(r":?[0-9A-Za-z!#$%&'*+\-.^_|~`]+", re.ASCII)
 _FORBIDDEN = re.compile(r"[\x00\r\n]")
@@ -26,7 +27,11 @@ def route_match(match: HttpMatch) -> Any:
     for name, wanted in ((":method", match.method), (":scheme", match.scheme), (":authority", match.authority)):
         if wanted is not None:
             message.headers.append(_header(NamedMatch(name, wanted)))
-    message.headers.extend(_header(header) for header in match.headers)
+    for header in match.headers:
+        if header.name.startswith(CLAIMS):
+            message.dynamic_metadata.append(_claim(header))
+        else:
+            message.headers.append(_header(header))
     message.query_parameters.extend(_query(parameter) for parameter in match.query)
     return message
 
@@ -59,6 +64,16 @@ def _header(wanted: NamedMatch) -> Any:
         # "Must not be x" holds for a request without the header; Envoy alone takes an absent one for a mismatch.
         header.treat_missing_header_as_empty = wanted.invert
     return header
+
+
+def _claim(wanted: NamedMatch) -> Any:
+    path = claim_path(wanted.name)
+    if not path:
+        raise UnusableMatch(f"{wanted.name!r} names no claim")
+    anything = string_pb2.StringMatcher(safe_regex=regex_pb2.RegexMatcher(regex=".*"))
+    matcher = text_matcher(path, anything if _always_holds(wanted.match) else _string(wanted.match))
+    matcher.invert = wanted.invert
+    return matcher
 
 
 def _query(wanted: NamedMatch) -> Any:

@@ -120,7 +120,6 @@ VIRTUAL_SERVICE_CASES: list[tuple[str, Any, str]] = [
     ("http.0.match.0.uri", {"regex": "["}, "match[0].uri.regex: "),
     ("http.0.match.0.uri", "/x", "match[0].uri: must be a mapping, not text"),
     ("http.0.match.0.headers", {"uri": {}}, "headers.uri: Istio ignores it among the headers of a match"),
-    ("http.0.match.0.headers", {"@request.auth.claims.x": {}}, UNSUPPORTED),
     ("http.0.match.0.headers", {"x": None}, "headers.x: must be a mapping, not null"),
     ("http.0.match.0.queryParams", {"": {}}, "a parameter without a name"),
     ("http.0.match.0.port", 70000, "match[0].port: 70000 is out of range (0 to 65535)"),

@@ -10,6 +10,7 @@ from agent.api.analysis.overlaps import find_overlaps
 from agent.api.analysis.reach import find_unreached
 from agent.api.analysis.references import find_references
 from agent.api.analysis.scopes import find_scopes
+from agent.api.analysis.security import find_security
 from agent.api.analysis.unreachable import find_unreachable
 from agent.api.analysis.world import World
 from agent.api.envelope import Document
@@ -45,6 +46,7 @@ def analyze(
     found += find_unreached(world)
     found += find_scopes(world)
     found += find_gateways(world, reported)
+    found += find_security(world)
     return sorted(found, key=lambda one: (-one.kind.level.rank, one.object, one.place, one.path, one.message))
 
 

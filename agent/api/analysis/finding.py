@@ -54,6 +54,9 @@ PORT_REQUIRED = FindingKind(
 MTLS_CONFLICT = FindingKind(
     "IST0113", "MTLSPolicyConflict", Level.ERROR, "leave tls out (mutual TLS is automatic), or write ISTIO_MUTUAL"
 )
+NO_WORKLOADS = FindingKind(
+    "IST0127", "NoMatchingWorkloadsFound", Level.WARNING, "correct the selector, or register instances that it selects"
+)
 UNREACHABLE = FindingKind(
     "IST0130", "VirtualServiceUnreachableRule", Level.WARNING, "move the rule before the one that takes its requests"
 )

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 from agent.api.analysis.finding import (
     EMPTY_SUBSET,
-    MTLS_CONFLICT,
     NO_INSTANCES,
     NOT_FOUND,
     OUTSIDE_NEEDS_ALL,
@@ -18,7 +17,6 @@ from agent.api.analysis.finding import (
 from agent.api.analysis.world import Reference, World
 from agent.api.envelope import Document
 from agent.mesh.service import Labels
-from agent.mesh.settings import MtlsMode
 
 
 def find_references(world: World) -> Iterator[Finding]:
@@ -31,7 +29,6 @@ def find_references(world: World) -> Iterator[Finding]:
                 yield from _known(world, document, reference)
         yield from _outside(document)
     yield from _subsets(world)
-    yield from _plain_text(world)
 
 
 def _unknown_host(world: World, document: Document, reference: Reference) -> str:
@@ -131,20 +128,3 @@ def _outside(document: Document) -> Iterator[Finding]:
         if host.startswith("*") or "/" in host:
             message = f'"{host}" cannot have a virtual address, so only hosts that capture everything send it to Envoy'
             yield finding(OUTSIDE_NEEDS_ALL, document, path, message)
-
-
-def _plain_text(world: World) -> Iterator[Finding]:
-    """Find rules that send plain text (or another TLS) to services whose agents demand the mesh's."""
-    if world.settings.mtls is not MtlsMode.STRICT or world.services is None:
-        return
-    for document in world.of_kind("DestinationRule"):
-        mode = ((document.spec.get("trafficPolicy") or {}).get("tls") or {}).get("mode")
-        if mode not in ("DISABLE", "SIMPLE", "MUTUAL"):
-            continue
-        meant = world.catalog.meant(document.spec["host"], document.namespace)
-        services = (world.services[key] for key in meant if key in world.services)
-        refusing = [service.key for service in services if any(instance.proxied for instance in service.instances)]
-        if refusing:
-            which = f"{refusing[0]}" + (f" (and {len(refusing) - 1} more)" if refusing[1:] else "")
-            message = f"clients use {mode} but the mesh's mtls is strict: {which} refuses every connection"
-            yield finding(MTLS_CONFLICT, document, "spec.trafficPolicy.tls.mode", message)

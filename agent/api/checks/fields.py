@@ -9,6 +9,7 @@ from agent.api.checks.regex import re2_problem
 from agent.api.checks.schema import Check, Report, either, mapping, message, text
 from agent.api.problem import one_line
 from agent.api.yaml_text import child
+from agent.mesh.routes import CLAIMS
 
 _FORMS = ("exact", "prefix", "regex")
 
@@ -40,7 +41,7 @@ def or_scalar(match: Check) -> Check:
 
 
 def header_map(match: Check, pseudo: dict[str, Check], pseudo_reason: str = "") -> Check:
-    """Check header name → match; `pseudo` headers have their own checks, or are refused for `pseudo_reason`."""
+    """Check header name → match; `pseudo` headers have own checks, or (VirtualService) are refused for a reason."""
 
     def check(report: Report, path: str, value: Any) -> None:
         if not isinstance(value, dict):
@@ -53,8 +54,10 @@ def header_map(match: Check, pseudo: dict[str, Check], pseudo_reason: str = "") 
                 pseudo[name](report, place, item)
             elif name in PSEUDO_HEADERS:
                 report.unsupported(place, pseudo_reason)
-            elif name.startswith("@request.auth.claims"):
-                report.unsupported(place)
+            elif name.startswith(CLAIMS) and not pseudo_reason:
+                report.unsupported(place, "claims are known at gateways only, which a VirtualService binds routes to")
+            elif name.startswith(CLAIMS):
+                match(report, place, item)
             elif wrong:
                 report.invalid(place, wrong)
             else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from agent.mesh.routes import MatchKind, NamedMatch, StringMatch
+from agent.mesh.routes import CLAIMS, MatchKind, NamedMatch, StringMatch
 
 _AUTHORITY = ":authority"
 """The only name under which Envoy knows the Host header."""
@@ -29,7 +29,7 @@ def string_match(match: Mapping[str, Any] | str | None, ignore_case: bool = Fals
 def header_matches(matches: Mapping[str, Any] | None, invert: bool = False) -> Iterator[NamedMatch]:
     """Yield the comparison of each header, in order of name (so that equal rules lower to equal routes)."""
     for name, match in sorted((matches or {}).items(), key=lambda item: (item[0].lower(), item[0])):
-        lowered = name.lower()
+        lowered = name if name.startswith(CLAIMS) else name.lower()
         yield NamedMatch(_AUTHORITY if lowered == "host" else lowered, _comparison(match), invert)
 
 

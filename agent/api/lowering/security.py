@@ -39,7 +39,7 @@ def lower_authorization(document: Document) -> AuthorizationPolicy:
     return AuthorizationPolicy(
         document.ref,
         Action(spec.get("action") or "ALLOW"),
-        _target(document),
+        target_of(document),
         tuple(_rule(rule or {}, document.namespace) for rule in spec.get("rules") or ()),
         (spec.get("provider") or {}).get("name") or "",
         document.annotations.get(DRY_RUN) in TRUE,
@@ -49,7 +49,7 @@ def lower_authorization(document: Document) -> AuthorizationPolicy:
 def lower_tokens(document: Document) -> RequestAuthentication:
     """Return what a RequestAuthentication says."""
     rules = tuple(_token_rule(rule or {}) for rule in document.spec.get("jwtRules") or ())
-    return RequestAuthentication(document.ref, _target(document), rules)
+    return RequestAuthentication(document.ref, target_of(document), rules)
 
 
 def _token_rule(rule: Mapping[str, Any]) -> TokenRule:
@@ -95,7 +95,8 @@ def _term(attribute: str, values: list[str] | None, excluded: list[str] | None, 
     return Term(attribute, *every)
 
 
-def _target(document: Document) -> Target:
+def target_of(document: Document) -> Target:
+    """Return which workloads a policy is for."""
     spec = document.spec
     references = [*(spec.get("targetRefs") or ()), *([spec["targetRef"]] if spec.get("targetRef") else [])]
     return Target(document.namespace, _selector(spec), tuple(each["name"] for each in references))
