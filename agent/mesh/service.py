@@ -349,6 +349,8 @@ class Workload(Struct, frozen=True):
     check: Check = Check()
     active_check: ActiveCheck = ActiveCheck()
     port_modes: PortModes = ()
+    user: str = ""
+    """The Unix user (name or number) whose programs get this identity by the Workload API; empty: nobody."""
 
     @property
     def identity(self) -> Identity:

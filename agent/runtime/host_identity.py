@@ -14,8 +14,11 @@ from agent.adapters.connections import Connections
 from agent.adapters.identity import CaClient, CaGroup, KeyStore, TokenFile
 from agent.adapters.identity.bundle import BundleFile, SerialsFile
 from agent.adapters.proxy.admin import AdminClient
+from agent.adapters.workload_api import WorkloadApi
 from agent.config import Config
+from agent.errors import HostError
 from agent.mesh.ports import INBOUND_PORT
+from agent.mesh.routes import Fault
 from agent.mesh.service import Identity, Workload
 from agent.mesh.snapshot import Certificate, MeshSnapshot
 from agent.mesh.status import CertificateStatus
@@ -23,12 +26,14 @@ from agent.mesh.trust import TrustBundle
 from agent.runtime.certificate_desk import CertificateDesk
 from agent.runtime.certificates import certificate_status
 from agent.runtime.events import CertificatesChanged, FaultsChanged, TrustChanged
+from agent.runtime.local_identities import local_identities
 from agent.runtime.revocation import RevocationGuard
 from agent.runtime.rotator import Rotator
 from agent.runtime.trust import TrustFollower
 
 log = logging.getLogger(__name__)
 
+RETRY_SECONDS = 5.0
 CERTIFICATE_PATIENCE_SECONDS = 10.0
 """How long a first start waits for the CA before it serves without a certificate."""
 
@@ -57,7 +62,7 @@ class HostIdentity:
             clients,
             BundleFile(config.state_dir / "trust-bundle.json"),
             clock,
-            lambda bundle: post(TrustChanged(bundle)),
+            self._take_bundle,
             lambda faults: post(FaultsChanged("trust", faults)),
         )
         self._rotator = Rotator(
@@ -69,6 +74,9 @@ class HostIdentity:
             self._take_certificates,
             lambda faults: post(FaultsChanged("certificates", faults)),
         )
+        self._workloads: tuple[Workload, ...] = ()
+        self._bundle: TrustBundle | None = None
+        self._workload_api = WorkloadApi(config.run_dir / "workload.sock")
         self._revocation = RevocationGuard(
             AdminClient(admin_socket),
             Connections(SystemRunner(), INBOUND_PORT),
@@ -85,7 +93,10 @@ class HostIdentity:
 
     def set_workloads(self, workloads: Iterable[Workload]) -> None:
         """Replace the host's workloads; may be called while it runs."""
-        self._rotator.set_identities(workload.identity for workload in workloads if workload.proxied)
+        self._workloads = tuple(workloads)
+        wanted = (workload.identity for workload in self._workloads if workload.proxied or workload.user)
+        self._rotator.set_identities(wanted)
+        self._offer()
 
     def published(self, snapshot: MeshSnapshot) -> None:
         """Take note of what Envoy is sent."""
@@ -108,6 +119,7 @@ class HostIdentity:
             tasks.create_task(self._trust.run(), name="trust bundle")
             tasks.create_task(self._rotator.run(), name="rotation")
             tasks.create_task(self._revocation.run(), name="revocation")
+            tasks.create_task(self._serve_workloads(), name="workload API")
             await asyncio.sleep(CERTIFICATE_PATIENCE_SECONDS)
             if not self.certificates:
                 log.warning("no certificate yet: serving without; services that demand mutual TLS can't be reached")
@@ -118,7 +130,29 @@ class HostIdentity:
         self._post(CertificatesChanged(certificates, trust_bundle))
         renewals = {identity: stored.renew_at for identity, stored in self._rotator.held().items()}
         self.certificates = certificate_status(certificates, renewals)
+        self._offer()
         self._on_change()
+
+    def _take_bundle(self, bundle: TrustBundle) -> None:
+        self._bundle = bundle
+        self._post(TrustChanged(bundle))
+        self._offer()
+
+    def _offer(self) -> None:
+        """Give local programs what their users may have."""
+        offered, faults = local_identities(self._workloads, self._rotator.held(), self._bundle)
+        self._workload_api.offer(offered)
+        self._post(FaultsChanged("users", faults))
+
+    async def _serve_workloads(self) -> None:
+        """Serve the Workload API; a socket that can't be had costs only this."""
+        while True:
+            try:
+                await self._workload_api.run()
+            except HostError as error:
+                self._post(FaultsChanged("workload API", (Fault("workload API", str(error)),)))
+                log.error("workload API: %s", error)
+                await asyncio.sleep(RETRY_SECONDS)
 
 
 def _servers_of(snapshot: MeshSnapshot, identities: frozenset[str]) -> frozenset[str]:

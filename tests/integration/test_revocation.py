@@ -109,6 +109,20 @@ def test_an_operator_shows_renews_and_exports_a_host_s_certificate(lab: Lab, tmp
     assert call(lab, "bob") == "200"
 
 
+def test_a_local_program_gets_its_identity_by_its_unix_user(lab: Lab) -> None:
+    bob = lab["bob"]
+    declared = {"name": "tool", "port": 9999, "proxied": False, "serviceAccount": "bob", "user": str(APP_UID)}
+    bob.path("etc/services.d/tool.yaml").write_text(json.dumps(declared))
+    bob.exec("kill", "-HUP", str(bob.pid("agent")))
+    argv = [sys.executable, str(HERE / "spiffe_program.py"), str(bob.path("run/workload.sock")), "1"]
+    bob_id = '"id": "spiffe://cluster.local/ns/default/sa/bob"'
+    wait_for(lambda: bob_id in bob.exec(*argv, uid=APP_UID, check=False).stdout, "bob's program has bob's identity")
+    assert "PERMISSION_DENIED" in bob.exec(*argv, uid=APP_UID + 1, check=False).stdout
+    bob.path("etc/services.d/tool.yaml").unlink()
+    bob.exec("kill", "-HUP", str(bob.pid("agent")))
+    wait_for(lambda: "PERMISSION_DENIED" in bob.exec(*argv, uid=APP_UID, check=False).stdout, "it is taken back")
+
+
 def test_a_revoked_identity_loses_its_connections_and_nobody_else(lab: Lab) -> None:
     (certificate,) = node_status(lab["alice"]).certificates
     with ExitStack() as stack:
