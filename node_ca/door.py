@@ -24,6 +24,10 @@ from node_ca.metrics import Metrics
 
 REQUEST_SECONDS = 5.0
 """For a request to arrive after its call was opened."""
+MAX_CALLS = 2000
+"""Under way at once on a port."""
+MAX_STREAMS, MAX_STREAMS_EACH = 50_000, 1000
+"""Open at once on a port, in all and of one caller; every agent follows the trust bundle by one."""
 _QUIET_SECONDS = 1.0
 """Refusals for number are written at most so often: a flood of calls must not become one of lines."""
 _LOG = logging.getLogger("hostmesh.ca")
@@ -33,14 +37,12 @@ _EMPTY: Any = grpc.aio.EOF
 class Door(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpcio has no types
     """Stands before all services of one port."""
 
-    def __init__(
-        self, limits: Limits | None, metrics: Metrics, max_calls: int = 2000, max_streams: int = 50_000
-    ) -> None:
-        """Take the limits of rate (None: no limits); `max_calls` under way, and `max_streams` that are followed."""
+    def __init__(self, limits: Limits | None, metrics: Metrics) -> None:
+        """Take the limits of rate (None: no limits)."""
         self._limits = limits
         self._metrics = metrics
-        self._calls = _Places(max_calls, "calls under way")
-        self._streams = _Places(max_streams, "streams open")
+        self._calls = _Places(MAX_CALLS, MAX_CALLS, "calls under way")
+        self._streams = _Places(MAX_STREAMS, MAX_STREAMS_EACH, "streams open")
         self._flood = _Flood()
 
     async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], details: Any) -> Any:
@@ -111,10 +113,11 @@ class Door(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpcio has no t
             await self._refuse(context, call, grpc.StatusCode.INVALID_ARGUMENT, "request: not a readable message")
 
     async def _admitted(self, context: Any, call: str, places: _Places) -> Any:
+        caller = caller_of(context.peer())
         try:
             if self._limits is not None:
-                self._limits.admit(caller_of(context.peer()))
-            return places.taken()
+                self._limits.admit(caller)
+            return places.taken(caller)
         except Refusal as error:
             await self._refuse(context, call, grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
 
@@ -128,24 +131,32 @@ class Door(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpcio has no t
 
 
 class _Places:
-    """A number of places; taken at once or refused."""
+    """A number of places, in all and for each caller; taken at once or refused."""
 
-    def __init__(self, number: int, what: str) -> None:
-        self._free = number
+    def __init__(self, total: int, each: int, what: str) -> None:
+        self._free = total
+        self._each = each
         self._what = what
+        self._taken: Counter[str] = Counter()
 
-    def taken(self) -> Any:
+    def taken(self, caller: str) -> Any:
+        if self._taken[caller] >= self._each:
+            raise Refusal.too_much(f"too many {self._what} from {caller}; come again later")
         if self._free <= 0:
             raise Refusal.too_much(f"too many {self._what}; come again later")
         self._free -= 1
-        return self._held()
+        self._taken[caller] += 1
+        return self._held(caller)
 
     @contextmanager
-    def _held(self) -> Any:
+    def _held(self, caller: str) -> Any:
         try:
             yield
         finally:
             self._free += 1
+            self._taken[caller] -= 1
+            if not self._taken[caller]:
+                del self._taken[caller]
 
 
 class _Flood:
