@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 
 import grpc
 from cryptography import x509
+from google.protobuf.struct_pb2 import Value
 
 from node_ca.errors import Refusal
 from node_ca.issuer import Issued, Issuer
@@ -103,6 +104,7 @@ class IstioService(istio_ca_pb2_grpc.IstioCertificateServiceServicer):
         async with self._outcomes.of(context, "CreateCertificate"):
             if request.validity_duration < 0:
                 raise Refusal.invalid(f"validity_duration: {request.validity_duration} s is less than nothing")
+            _check_metadata(request)
             token, lifetime = _bearer_token(context), float(request.validity_duration)
             issued = await self._issuer.enrol(request.csr.encode(), token, "", lifetime)
             self._outcomes.issued(issued, context)
@@ -123,6 +125,14 @@ def _peer_certificate(context: grpc.aio.ServicerContext) -> x509.Certificate:
         return x509.load_pem_x509_certificate(pems[0])
     except ValueError as error:
         raise Refusal.unauthenticated("client certificate: not readable") from error
+
+
+def _check_metadata(request: istio_ca_pb2.IstioCertificateRequest) -> None:
+    """Refuse wishes for another signer or identity; Istio's agent sends the names with empty values always."""
+    for name, value in request.metadata.fields.items():
+        is_empty = value.WhichOneof("kind") in (None, "null_value") or value == Value(string_value="")
+        if not is_empty:
+            raise Refusal.invalid(f"metadata.{name[:80]}: not supported; leave it out")
 
 
 def _bearer_token(context: grpc.aio.ServicerContext) -> str:

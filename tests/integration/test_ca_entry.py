@@ -25,7 +25,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from agent.adapters.identity import IssuedChain, new_csr, new_key
 from agent.cli.main import cli
 from agent.mesh.service import Identity
-from node_ca.proto import ca_pb2, ca_pb2_grpc, istio_ca_pb2
+from node_ca.proto import ca_pb2, ca_pb2_grpc, istio_ca_pb2, istio_ca_pb2_grpc
 from node_ca.proto.challenge import proof_payload
 from tests.integration.ca_process import CaProcess
 from tests.unit.ca_requests import csr
@@ -214,6 +214,32 @@ async def test_istios_clients_get_certificates(ca: CaProcess, tmp_path: Path) ->
 async def test_istios_clients_need_a_token(ca: CaProcess, metadata: tuple[tuple[str, str], ...]) -> None:
     code, _ = await status_of(istio(ca, csr(), *metadata))
     assert code is Code.UNAUTHENTICATED
+
+
+@pytest.mark.parametrize(
+    ("metadata", "code"),
+    [
+        ({"CertSigner": ""}, Code.OK),  # as Istio's agent sends it
+        ({"CertSigner": None}, Code.OK),
+        ({"CertSigner": "other"}, Code.INVALID_ARGUMENT),
+        ({"ImpersonatedIdentity": "spiffe://cluster.local/ns/default/sa/ratings"}, Code.INVALID_ARGUMENT),
+        ({"a": {"b": ""}}, Code.INVALID_ARGUMENT),
+        ({"a": 0}, Code.INVALID_ARGUMENT),
+    ],
+)
+async def test_wishes_in_istios_metadata_are_refused_by_name(
+    ca: CaProcess, metadata: dict[str, Any], code: grpc.StatusCode
+) -> None:
+    request = istio_ca_pb2.IstioCertificateRequest(csr=csr().decode())
+    request.metadata.update(metadata)
+    async with enrolment_channel(ca) as channel:
+        stub = istio_ca_pb2_grpc.IstioCertificateServiceStub(channel)
+        call = stub.CreateCertificate(request, metadata=(("authorization", f"Bearer {ca.token()}"),), timeout=10)
+        if code is Code.OK:
+            assert (await call).cert_chain
+        else:
+            answer = await status_of(call)
+            assert answer == (code, f"metadata.{next(iter(metadata))}: not supported; leave it out")
 
 
 async def test_a_long_validity_is_cut_down(ca: CaProcess) -> None:
