@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from agent.api.conversion.convert import convert
 from agent.api.document import Document, read_documents
@@ -16,6 +17,10 @@ from agent.api.lowering.lower import lower
 from agent.api.validate import find_problems, is_invalid
 from agent.mesh.routes import ObjectRef, Route, ServicePolicy
 from agent.mesh.service import ServiceKey
+from agent.mesh.traffic_policy import TrafficPolicy
+from agent.translate.facts import Caller
+from agent.translate.locality import SOMEWHERE
+from agent.translate.policies import ServiceTraffic
 
 REVIEWS = ServiceKey("default", "reviews")
 KEYS = [REVIEWS, ServiceKey("default", "ratings")]
@@ -129,11 +134,81 @@ def test_a_destination_policy_becomes_settings_of_its_subset() -> None:
                 "labels": {"version": "v1"},
                 "trafficPolicy": {
                     "loadBalancer": {"simple": "LEAST_REQUEST"},
-                    "connectionPool": {"tcp": {"maxConnections": 1}},
-                    "outlierDetection": {"consecutive5xxErrors": 3, "baseEjectionTime": "1m"},
+                    "connectionPool": {
+                        "tcp": {"maxConnections": 1},
+                        "http": {"http1MaxPendingRequests": 1024, "http2MaxRequests": 1024, "maxRetries": 3},
+                    },
+                    "outlierDetection": {
+                        "consecutive5xxErrors": 3,
+                        "interval": "10s",
+                        "baseEjectionTime": "60s",
+                        "minHealthPercent": 50,
+                    },
                 },
             }
         ],
+        "trafficPolicy": {"loadBalancer": {"simple": "ROUND_ROBIN"}},
+    }
+
+
+POLICIES = st.fixed_dictionaries(
+    {"destination": LABELS.map(lambda labels: {"name": "reviews", **({"labels": labels} if labels else {})})},
+    optional={
+        "loadBalancing": st.sampled_from([{"name": "RANDOM"}, {"name": "ROUND_ROBIN"}]),
+        "circuitBreaker": st.fixed_dictionaries(
+            {},
+            optional={
+                "maxConnections": st.integers(1, 9),
+                "httpMaxRequestsPerConnection": st.integers(1, 9),
+                "httpConsecutiveErrors": st.integers(1, 9),
+                "httpDetectionInterval": st.sampled_from(["1s", "1.5s", "2m"]),
+            },
+        ).map(lambda breaker: {"simpleCb": breaker}),
+    },
+)
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.lists(POLICIES, max_size=4), st.lists(RULES, min_size=1, max_size=2))
+def test_converted_policies_mean_the_same(policies: list[dict[str, Any]], rules: list[dict[str, Any]]) -> None:
+    old = [document("DestinationPolicy", f"p{index}", spec) for index, spec in enumerate(policies)]
+    old += [document("RouteRule", f"r{index}", spec) for index, spec in enumerate(rules)]
+    new = reread(convert(old).documents)
+    assert [problem for each in new for problem in find_problems(each)] == []
+
+    def connecting(documents: list[Document]) -> dict[Any, Any]:
+        """Return how each cluster that routes lead to is connected to, by its labels."""
+        policy = lower(documents, KEYS).policies[REVIEWS]
+        traffic = ServiceTraffic.from_policy(REVIEWS, policy, Caller(None, "default", ()), SOMEWHERE)
+        targets = (target for route in policy.routes for target in route.all_destinations)
+        subsets = {target.subset for target in targets if target.service == REVIEWS} | {None}
+        return {subset and subset.labels: plainly(traffic.of(9080, subset)) for subset in subsets}
+
+    assert connecting(old) == connecting(new)
+
+
+def plainly(policy: TrafficPolicy) -> Any:
+    """What it says, less what `convert` notes (near instances) and other spellings of Envoy's defaults."""
+    outliers = policy.outliers and structs.replace(policy.outliers, min_health_percent=50, max_ejection_percent=10)
+    return policy.load_balancer and policy.load_balancer.algorithm, policy.connections, outliers
+
+
+def test_subsets_of_a_service_stand_in_one_rule_whoever_routes_there() -> None:
+    old = [
+        document("RouteRule", "a", {"destination": {"name": "reviews"}, "route": [{"labels": {"version": "v1"}}]}),
+        document(
+            "RouteRule",
+            "b",
+            {
+                "destination": {"name": "ratings", "namespace": "default", "domain": "svc.cluster.local"},
+                "mirror": {"service": "reviews.default.svc.cluster.local", "labels": {"version": "v2"}},
+            },
+        ),
+    ]
+    rules = [each for each in reread(convert(old).documents) if each.kind == "DestinationRule"]
+    assert {rule.name: [one["name"] for one in rule.spec.get("subsets", ())] for rule in rules} == {
+        "reviews": ["v1", "v2"],
+        "ratings": [],
     }
 
 

@@ -58,8 +58,10 @@ def convert(documents: Iterable[Document]) -> Converted:
             _egress(document, converted)
         elif document.kind in ("Ingress", "IngressRule"):
             edges.append(document)
-    for (namespace, host), found in services.items():
-        _convert_service(namespace, host, found, converted)
+    for namespace in dict.fromkeys(namespace for namespace, _ in services):
+        _convert_namespace(
+            namespace, {host: found for (own, host), found in services.items() if own == namespace}, converted
+        )
     for document in edges:
         ruled = {host for (namespace, host), found in services.items() if found.rules}
         made, notes = convert_ingress(document, ruled)
@@ -74,19 +76,52 @@ def is_first_generation(document: Document) -> bool:
     return document.kind in _OLD
 
 
-def _convert_service(namespace: str, host: str, found: _Service, converted: Converted) -> None:
-    subsets = Subsets()
-    rules = sorted(found.rules, key=lambda rule: (-(rule.spec.get("precedence") or 0), rule.name))
-    name = _name(host)
-    if rules:
-        spec = {"hosts": [host], **_requests(rules, host, subsets, converted)}
-        spec |= _connections(rules, host, subsets, converted)
-        converted.documents.append(_document("VirtualService", name, namespace, spec))
-    policy: dict[str, Any] = {}
-    for document in sorted(found.policies, key=lambda document: document.name):
-        for path, reason in convert_policy(document, policy, subsets):
+def _convert_namespace(namespace: str, services: dict[str, _Service], converted: Converted) -> None:
+    """Add what is made of a namespace's rules: a service's subsets, whichever rules lead to them, stand together."""
+    subsets, policies = Subsets(), dict[str, dict[str, Any]]()
+    for host, found in services.items():
+        if found.rules:
+            _convert_rules(namespace, host, found.rules, subsets, converted)
+    for host, found in services.items():
+        # Of the first generation alone: round robin, unless a policy says otherwise.
+        policies[host] = {
+            "loadBalancer": {"simple": "ROUND_ROBIN"},
+            **_whole_policy(host, found.policies, subsets, converted),
+        }
+    for host in sorted({*subsets.hosts(), *policies}):
+        spec = {"host": host, "trafficPolicy": policies.get(host), "subsets": subsets.of(host)}
+        spec = {key: value for key, value in spec.items() if value}
+        converted.documents.append(_document("DestinationRule", _name(host), namespace, spec))
+
+
+def _convert_rules(namespace: str, host: str, rules: list[Document], subsets: Subsets, converted: Converted) -> None:
+    """Add the VirtualService of a service."""
+    ordered = sorted(rules, key=lambda rule: (-(rule.spec.get("precedence") or 0), rule.name))
+    spec = {"hosts": [host], **_requests(ordered, host, subsets, converted)}
+    spec |= _connections(ordered, host, subsets, converted)
+    converted.documents.append(_document("VirtualService", _name(host), namespace, spec))
+
+
+def _whole_policy(host: str, policies: list[Document], subsets: Subsets, converted: Converted) -> dict[str, Any]:
+    """Return what policies say of a service as a whole; what they say of labels goes to the subsets."""
+    whole: dict[str, Any] = {}
+    for labels in filter(None, map(_labels, policies)):
+        subsets.name(host, labels)
+    # The most labels count first, then the first by name: it comes last.
+    by_name = sorted(policies, key=lambda document: document.name, reverse=True)
+    for document in sorted(by_name, key=lambda document: len(_labels(document))):
+        policy, notes = convert_policy(document)
+        if labels := _labels(document):
+            subsets.set_policy(host, labels, policy)
+        else:
+            whole |= policy
+        for path, reason in notes:
             _note(converted, document, path, reason)
-    _destination_rules(namespace, host, policy, subsets, converted)
+    return whole
+
+
+def _labels(document: Document) -> dict[str, str]:
+    return document.spec["destination"].get("labels") or {}
 
 
 def _requests(rules: list[Document], host: str, subsets: Subsets, converted: Converted) -> dict[str, Any]:
@@ -124,20 +159,6 @@ def _connections(rules: list[Document], host: str, subsets: Subsets, converted: 
         tls = "these rules held on TLS and HTTPS ports too: write tls routes with match.sniHosts for such"
         _note(converted, rules[0], "", f"{kinds}{tls}")
     return {"tcp": routes} if routes else {}
-
-
-def _destination_rules(
-    namespace: str, host: str, policy: dict[str, Any], subsets: Subsets, converted: Converted
-) -> None:
-    for other in sorted(set(subsets.hosts()) | {host}):
-        spec: dict[str, Any] = {"host": other}
-        if policy and other == host:
-            spec["trafficPolicy"] = policy
-        listed = subsets.of(other)
-        if listed:
-            spec["subsets"] = listed
-        if len(spec) > 1:
-            converted.documents.append(_document("DestinationRule", _name(other), namespace, spec))
 
 
 def _egress(document: Document, converted: Converted) -> None:

@@ -9,22 +9,15 @@ from typing import Any
 from agent.api.checks.fields import PSEUDO_HEADERS
 from agent.api.envelope import Document
 from agent.api.lowering.actions import ROUTE_RULE_RETRY_ON, ROUTE_RULE_TIMEOUT_SECONDS
+from agent.api.lowering.traffic_policy import simple_policy
 from agent.mesh.names import CLUSTER_DOMAIN, CONSUL_DOMAIN
+from agent.mesh.traffic_policy import ConnectionPool, OutlierDetection
 
 Notes = list[tuple[str, str]]
 """(path, what changes meaning)."""
 _BALANCING = {"ROUND_ROBIN": "ROUND_ROBIN", "LEAST_CONN": "LEAST_REQUEST", "RANDOM": "RANDOM"}
-_POOLS = {
-    "maxConnections": ("connectionPool", "tcp", "maxConnections"),
-    "httpMaxPendingRequests": ("connectionPool", "http", "http1MaxPendingRequests"),
-    "httpMaxRequests": ("connectionPool", "http", "http2MaxRequests"),
-    "httpMaxRequestsPerConnection": ("connectionPool", "http", "maxRequestsPerConnection"),
-    "httpMaxRetries": ("connectionPool", "http", "maxRetries"),
-    "sleepWindow": ("outlierDetection", "baseEjectionTime"),
-    "httpConsecutiveErrors": ("outlierDetection", "consecutive5xxErrors"),
-    "httpDetectionInterval": ("outlierDetection", "interval"),
-    "httpMaxEjectionPercent": ("outlierDetection", "maxEjectionPercent"),
-}
+_PANIC_PERCENT = 50
+"""Of the healthy instances: with fewer, the first generation used all of them."""
 
 
 class Subsets:
@@ -44,11 +37,11 @@ class Subsets:
                 return name
         raise AssertionError("one of len + 1 names is free")
 
-    def policy(self, host: str, labels: Mapping[str, str]) -> dict[str, Any]:
-        """Return the trafficPolicy of a subset, to be filled."""
-        subset = self._by_host[host][self.name(host, labels)]
-        policy: dict[str, Any] = subset.setdefault("trafficPolicy", {})
-        return policy
+    def set_policy(self, host: str, labels: Mapping[str, str], policy: Mapping[str, Any]) -> None:
+        """Take over the parts of a trafficPolicy for every subset with these labels, perhaps among others."""
+        for subset in self._by_host.get(host, {}).values():
+            if policy and labels.items() <= subset["labels"].items():
+                subset["trafficPolicy"] = {**subset.get("trafficPolicy", {}), **policy}
 
     def hosts(self) -> Iterator[str]:
         """Yield the hosts that have subsets."""
@@ -60,14 +53,25 @@ class Subsets:
 
 
 def service_host(reference: Mapping[str, Any], namespace: str) -> str:
-    """Return the host that a reference of the first generation means, in a rule of that namespace."""
+    """Return the host that a reference of the first generation means, in a rule of that namespace.
+
+    One spelling for a service of that namespace, so that all about it comes together.
+    """
     if reference.get("service"):
-        return str(reference["service"])
+        return _shortest(str(reference["service"]), namespace)
     name, domain = reference["name"], (reference.get("domain") or "").rstrip(".")
     if domain in ("", CONSUL_DOMAIN):
         other = reference.get("namespace")
         return str(name) if other in (None, "", namespace) else f"{name}.{other}.{CLUSTER_DOMAIN}"
-    return f"{name}.{reference.get('namespace') or namespace}.{domain}"
+    return _shortest(f"{name}.{reference.get('namespace') or namespace}.{domain}", namespace)
+
+
+def _shortest(host: str, namespace: str) -> str:
+    host = host.rstrip(".").lower()
+    for ending in (f".{namespace}.{CLUSTER_DOMAIN}", f".{namespace}.svc", f".{CONSUL_DOMAIN}"):
+        if host.endswith(ending) and not host.startswith("*"):
+            return host.removesuffix(ending)
+    return host
 
 
 def convert_route(rule: Document, host: str, subsets: Subsets) -> tuple[dict[str, Any], Notes]:
@@ -212,15 +216,9 @@ def _cors(policy: Mapping[str, Any]) -> dict[str, Any]:
     return {**({"allowOrigins": [{"exact": origin} for origin in origins]} if origins else {}), **rest}
 
 
-def convert_policy(document: Document, whole: dict[str, Any], subsets: Subsets) -> Notes:
-    """Fill the trafficPolicy of the service, or of the subset that a DestinationPolicy names; return the notes."""
-    spec, notes = document.spec, list[tuple[str, str]]()
-    labels = spec["destination"].get("labels") or {}
-    host = service_host(spec["destination"], document.namespace)
-    policy = whole
-    if labels:
-        subsets.name(host, labels)
-        policy = subsets.policy(host, labels)
+def convert_policy(document: Document) -> tuple[dict[str, Any], Notes]:
+    """Return the trafficPolicy that a DestinationPolicy becomes, defaults written out, and what changes meaning."""
+    spec, notes, policy = document.spec, list[tuple[str, str]](), dict[str, Any]()
     if spec.get("source"):
         reason = (
             "left out: a DestinationRule is for all callers of its namespace (workloadSelector tells them by labels)"
@@ -229,15 +227,44 @@ def convert_policy(document: Document, whole: dict[str, Any], subsets: Subsets) 
     balancing = (spec.get("loadBalancing") or {}).get("name")
     if balancing:
         policy["loadBalancer"] = {"simple": _BALANCING[balancing]}
-    breaker = (spec.get("circuitBreaker") or {}).get("simpleCb") or {}
-    for key, value in breaker.items():
-        if value is not None:
-            *above, last = _POOLS[key]
-            place = policy
-            for step in above:
-                place = place.setdefault(step, {})
-            place[last] = value
+    meant = simple_policy(spec)
+    if meant.connections is not None and meant.outliers is not None:
+        policy |= {"connectionPool": _pool(meant.connections), "outlierDetection": _ejection(meant.outliers)}
+        breaker = spec["circuitBreaker"]["simpleCb"]
+        reason = "near instances are preferred now (loadBalancer.localityLbSetting: {enabled: false} turns that off)"
+        notes.append(("spec.circuitBreaker", reason))
+        if breaker.get("httpMaxEjectionPercent"):
+            policy["outlierDetection"]["maxEjectionPercent"] = breaker["httpMaxEjectionPercent"]
+            reason = "one instance was ejected even where that was more than the percentage, and is not now"
+            notes.append(("spec.circuitBreaker.simpleCb.httpMaxEjectionPercent", reason))
     for part in ("loadBalancing", "circuitBreaker"):
         if (spec.get(part) or {}).get("custom") is not None:
             notes.append((f"spec.{part}.custom", "left out: opaque settings of another proxy"))
-    return notes
+    return policy, notes
+
+
+def _pool(pool: ConnectionPool) -> dict[str, Any]:
+    http = {
+        "http1MaxPendingRequests": pool.max_pending_requests,
+        "http2MaxRequests": pool.max_requests,
+        "maxRequestsPerConnection": pool.max_requests_per_connection,
+        "maxRetries": pool.max_retries,
+    }
+    return {
+        "tcp": {"maxConnections": pool.max_connections},
+        "http": {key: value for key, value in http.items() if value is not None},
+    }
+
+
+def _ejection(outliers: OutlierDetection) -> dict[str, Any]:
+    return {
+        "consecutive5xxErrors": outliers.consecutive_5xx,
+        "interval": _duration(outliers.interval or 0),
+        "baseEjectionTime": _duration(outliers.ejection_time or 0),
+        "minHealthPercent": _PANIC_PERCENT,
+    }
+
+
+def _duration(seconds: float) -> str:
+    milliseconds = round(seconds * 1000)
+    return f"{milliseconds}ms" if milliseconds % 1000 else f"{milliseconds // 1000}s"
