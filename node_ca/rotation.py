@@ -45,8 +45,14 @@ class RootRotation:
         publish: Callable[[], Awaitable[object]],
         version: Callable[[], str],
         now: Callable[[], float] = time.time,
+        *,
+        shared: bool = False,
     ) -> None:
-        """Take what makes a new trust bundle and server certificate, and what returns the bundle's version."""
+        """Take what makes a new trust bundle and server certificate, and what returns the bundle's version.
+
+        `shared`: other CAs have the same records and must have the same issuers.
+        """
+        self._shared = shared
         self._authority = authority
         self._inventory = inventory
         self._publish = publish
@@ -158,6 +164,11 @@ class RootRotation:
             raise Refusal.invalid("; ".join(error.problems)) from error
 
     def _make(self, lifetime: int) -> Signer:
+        if self._shared:
+            raise Refusal.invalid(
+                "this CA shares its records with others (sharedRecords), which would not have a root that it makes: "
+                "give each of them the same files (`hostmesh ca root prepare --from FOLDER`)"
+            )
         if lifetime and not MIN_ROOT_LIFETIME <= lifetime <= MAX_ROOT_LIFETIME:
             raise Refusal.invalid(
                 f"lifetime: {lifetime} s, {MIN_ROOT_LIFETIME} s to {MAX_ROOT_LIFETIME} s (30 years) are allowed"

@@ -137,7 +137,13 @@ class CaServer:
     async def _administration(self) -> Any:
         server = new_server(Door(None, self._metrics))
         registrar = Registrar(self._inventory, lambda: self._authority.root_fingerprint, self._trust.refresh)
-        rotation = RootRotation(self._authority, self._inventory, self._publish_roots, lambda: self._trust.version)
+        rotation = RootRotation(
+            self._authority,
+            self._inventory,
+            self._publish_roots,
+            lambda: self._trust.version,
+            shared=self._config.consul.shared_records,
+        )
         service = AdministrationService(self._issuer, registrar, rotation, Outcomes(self._metrics))
         ca_pb2_grpc.add_AdministrationServicer_to_server(service, server)
         await add_health_and_reflection(server, [_SERVICES["Administration"].full_name])
@@ -177,6 +183,7 @@ class CaServer:
             self._config.trust_domain,
             self._authority.trust_bundle_pem,
             await asyncio.to_thread(self._authority.crls_pem, lists, now),
+            tuple(sorted(issuing.entry.id for issuing in self._authority.issuers)),
             revoked=tuple(
                 RevokedCertificate(record.serial, record.name, record.fingerprint, record.revoked_at, record.not_after)
                 for record in revoked

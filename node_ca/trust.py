@@ -33,14 +33,20 @@ class TrustBundle:
     roots_pem: bytes
     crls_pem: bytes = b""
     """A CRL of each issuer, one after the other."""
+    issuers: tuple[str, ...] = ()
+    """Whose CRLs these are."""
     revoked: tuple[RevokedCertificate, ...] = ()
 
     @property
     def version(self) -> str:
-        """Return a hash of the content (SHA-256, hexadecimal)."""
+        """Return a hash of the content (SHA-256, hexadecimal).
+
+        The CRLs count by what they say, not by their signatures: several CAs with the same issuers and records have the
+        same version, so a host that goes from one to the other has nothing to load.
+        """
         digest = hashlib.sha256()
         rows = [repr(revoked).encode() for revoked in self.revoked]
-        for part in (self.trust_domain.encode(), self.roots_pem, self.crls_pem, *rows):
+        for part in (self.trust_domain.encode(), self.roots_pem, " ".join(self.issuers).encode(), *rows):
             digest.update(len(part).to_bytes(8, "big") + part)
         return digest.hexdigest()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from node_ca.issuer_files import KEY_FILE, IssuerFiles
 from node_ca.request import CertificateRequest
 from node_ca.rotation import RootRotation
 from node_ca.template import Validity, workload_template
+from node_ca.trust import RevokedCertificate, TrustBundle
 from tests.unit.ca_files import Shape, files_of, make_ca
 from tests.unit.ca_requests import csr
 
@@ -136,6 +138,21 @@ async def test_a_prepared_root_can_be_dropped(ca: Ca) -> None:
 async def test_lifetimes_of_roots(ca: Ca, lifetime: int) -> None:
     with pytest.raises(Refusal, match="are allowed"):
         await ca.rotation.prepare(MADE, lifetime)
+
+
+async def test_a_root_that_other_cas_would_not_have_is_not_made(ca: Ca) -> None:
+    shared = RootRotation(ca.authority, ca.inventory, ca._publish, lambda: "v1", lambda: NOW, shared=True)
+    with pytest.raises(Refusal, match="give each of them the same files"):
+        await shared.prepare(MADE, 0)
+    await shared.prepare(files_of(make_ca("theirs", now=NOW)), 0)
+
+
+def test_cas_with_the_same_issuers_and_records_have_the_same_version() -> None:
+    revoked = (RevokedCertificate("1", "ns/a/sa/b", "f", 1, 2),)
+    one = TrustBundle("cluster.local", b"roots", b"signed by one", ("a", "b"), revoked)
+    assert one.version == replace(one, crls_pem=b"signed by the other").version
+    others = [{"trust_domain": "x"}, {"roots_pem": b"x"}, {"issuers": ("a",)}, {"revoked": ()}]
+    assert all(replace(one, **change).version != one.version for change in others)  # type: ignore[arg-type]
 
 
 async def test_to_a_plugged_in_issuer_and_back(ca: Ca, tmp_path: Path) -> None:
