@@ -55,7 +55,9 @@ def settings_from(plain: object, source: str) -> MeshSettings:
 def set_field(settings: MeshSettings, name: str, value: str) -> MeshSettings:
     """Return the settings with one field set from the command line (lists: with commas); raises ValidationError."""
     if name == _OLDER:
-        name, value = _AUTH_POLICY, _OLDER_WORDS.get(value, value)
+        if wrong := _problems(name, value):
+            raise ValidationError([f"mesh settings: {problem}" for problem in wrong])
+        name, value = _AUTH_POLICY, _OLDER_WORDS[value]
     field = _FIELDS.get(name)
     plain: object = value
     if name == _PROVIDERS:

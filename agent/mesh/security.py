@@ -13,8 +13,6 @@ from agent.mesh.tokens import RequestAuthentication, TokenRule
 class WorkloadRules(Struct, frozen=True):
     """What is for one workload, beside what its ports accept."""
 
-    namespace: str = ""
-    """The workload's."""
     authorizations: tuple[AuthorizationPolicy, ...] = ()
     tokens: tuple[RequestAuthentication, ...] = ()
 
@@ -34,7 +32,6 @@ class SecurityRules(Struct, frozen=True):
     def of_workload(self, service: ServiceKey, labels: Labels, root: str) -> WorkloadRules:
         """Return what is for a workload."""
         return WorkloadRules(
-            service.namespace,
             tuple(each for each in self.authorizations if each.target.covers(service, labels, root)),
             tuple(each for each in self.tokens if each.target.covers(service, labels, root)),
         )

@@ -15,7 +15,7 @@ import pytest
 from agent.adapters.consul.decode import decode_instances
 from agent.adapters.consul.store import KvConnection
 from agent.mesh.names import status_key
-from agent.mesh.service import ActiveCheck, CheckKind, Health, Instance, Protocol
+from agent.mesh.service import ActiveCheck, CheckKind, Health, Instance, MtlsMode, Protocol
 from agent.mesh.status import CertificateStatus, NodeStatus, ProxyStatus
 from tests.integration.cli_consul import CommandLine, command_line, many
 
@@ -50,6 +50,10 @@ def test_an_instance_without_an_agent_is_registered_and_seen_as_agents_see_it(ho
     hostmesh.ok("register", "mysql", "1.2.3.4", "3306", "-n", "onprem", "--active-check", "tcp")
     (instance,) = instances(hostmesh, "mysql")
     assert instance.active_check == ActiveCheck(CheckKind.TCP, "", 3306)
+    hostmesh.ok("register", "mysql", "1.2.3.4", "3306", "-n", "onprem", "-a", "auth.istio.io/3306=MUTUAL_TLS")
+    (instance,) = instances(hostmesh, "mysql")
+    assert instance.port_modes == ((3306, MtlsMode.STRICT),)
+    assert instance.serves_tls
 
 
 def test_deregistering(hostmesh: CommandLine) -> None:
@@ -74,6 +78,7 @@ def test_deregistering(hostmesh: CommandLine) -> None:
         ("web 1.2.3.4 80 --active-check http", "--active-check http:"),
         ("web 1.2.3.4 80 --active-check grpc", "a gRPC check needs one that speaks grpc or http2"),
         ("mysql 1.2.3.4 80 -a a.b/c=x", "annotation 'a.b/c'"),
+        ("mysql 1.2.3.4 80 -a auth.istio.io/80=maybe", "'maybe' is not one of NONE, MUTUAL_TLS"),
     ],
 )
 def test_a_wrong_registration_is_refused(hostmesh: CommandLine, arguments: str, reason: str) -> None:
@@ -88,12 +93,23 @@ def test_mesh_settings(hostmesh: CommandLine) -> None:
     assert json.loads(hostmesh.ok("mesh", "get", "-o", "json")) == {
         "trustDomain": "cluster.local",
         "authPolicy": "MUTUAL_TLS",
+        "mtlsExcludedServices": [],
+        "rootNamespace": "istio-system",
+        "extensionProviders": [],
+        "trustDomainAliases": [],
         "outboundTrafficPolicy": "ALLOW_ANY",
         "excludedServices": ["consul", "vault"],
         "warningInstances": "serve",
     }
     assert '"never" is not one of disabled, permissive, strict' in hostmesh.refused("mesh", "set", "mtls=never")
     assert "unknown setting" in hostmesh.refused("mesh", "set", "mtsl=strict")
+    provider = '[{"name": "who", "envoyExtAuthzGrpc": {"service": "authz", "port": 9000}}]'
+    hostmesh.ok("mesh", "set", f"extensionProviders={provider}")
+    assert json.loads(hostmesh.ok("mesh", "get", "extensionProviders")) == json.loads(provider)
+    hostmesh.ok("mesh", "set", "extensionProviders=")
+    assert "missing required field `service`" in hostmesh.refused(
+        "mesh", "set", 'extensionProviders=[{"name": "x", "envoyExtAuthzGrpc": {}}]'
+    )
     assert hostmesh.run("mesh", "set", "mtls").exit_code == 2
     assert hostmesh.run("mesh", "set", "mtls", "permissive").exit_code == 0
     assert hostmesh.ok("mesh", "get", "mtls") == "permissive\n"
