@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from agent.api.analysis.analyze import analyze
+from agent.api.document import read_documents
 from tests.unit.test_api_analysis import RR, TO_REVIEWS, VS, found
 
 DELEGATE = (
@@ -45,3 +47,35 @@ SNI = "match: [{sniHosts: [reviews]}]"
 )
 def test_routes(texts: list[str], expected: list[str]) -> None:
     assert found(*texts) == expected
+
+
+def test_deprecated_fields_are_named_with_what_to_write() -> None:
+    rules = """
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: v}
+spec:
+  hosts: [reviews]
+  http:
+  - fault: {delay: {percent: 5, fixedDelay: 1s}}
+    mirror: {host: reviews}
+    mirrorPercent: 5
+    corsPolicy: {allowOrigin: ["*"]}
+    route: [{destination: {host: reviews}}]
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: d}
+spec:
+  host: reviews
+  trafficPolicy:
+    outlierDetection: {consecutiveErrors: 3, interval: 1s}
+    loadBalancer: {simple: ROUND_ROBIN, warmupDurationSecs: 10s}
+"""
+    documents, problems = read_documents(rules, "rules.yaml", "default")
+    assert problems == []
+    deprecated = {one.path.rsplit(".", 1)[-1]: one for one in analyze(documents)}
+    assert set(deprecated) == {"percent", "mirrorPercent", "allowOrigin", "consecutiveErrors", "warmupDurationSecs"}
+    assert {one.kind.code for one in deprecated.values()} == {"IST0002"}
+    assert deprecated["percent"].place == "rules.yaml:8"
+    assert "write percentage.value" in deprecated["percent"].message

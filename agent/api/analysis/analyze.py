@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from agent.api.analysis.deprecated import find_deprecated
 from agent.api.analysis.finding import NOT_ENFORCEABLE, SCHEMA, Finding, Level, finding
 from agent.api.analysis.gateways import Reported, find_gateways
 from agent.api.analysis.overlaps import find_overlaps
@@ -40,6 +41,7 @@ def analyze(
         if not is_invalid(problems):
             usable.append(document)
     world = World(usable, services, settings)
+    found += find_deprecated(world)
     found += find_references(world)
     found += find_overlaps(world)
     found += find_unreachable(world)

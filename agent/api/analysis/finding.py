@@ -32,6 +32,7 @@ class FindingKind(Struct, frozen=True):
     """How to mend it, unless the finding itself knows better."""
 
 
+DEPRECATED = FindingKind("IST0002", "Deprecated", Level.WARNING, "write what has taken its place")
 NOT_FOUND = FindingKind(
     "IST0101", "ReferencedResourceNotFound", Level.ERROR, "correct the name, or create what it refers to"
 )
@@ -107,7 +108,7 @@ OUT_OF_SCOPE = FindingKind(
 )
 
 KINDS = (
-    *(NOT_FOUND, SCHEMA, CONFLICTING_HOSTS, CONFLICTING_SIDECARS, SEVERAL_DEFAULT_SIDECARS, PORT_REQUIRED),
+    *(DEPRECATED, NOT_FOUND, SCHEMA, CONFLICTING_HOSTS, CONFLICTING_SIDECARS, SEVERAL_DEFAULT_SIDECARS, PORT_REQUIRED),
     *(MTLS_CONFLICT, UNREACHABLE, INEFFECTIVE, NOT_ENFORCEABLE, EMPTY_SUBSET, SHADOWED, NOT_USED, UNSERVED_WEIGHT),
     *(NO_INSTANCES, OUTSIDE_NEEDS_ALL, HOST_NOT_AT_GATEWAY, CONFLICTING_GATEWAYS, NOT_SERVED),
     *(OTHER_PROTOCOL, UNKNOWN_SIDECAR_HOST, OUT_OF_SCOPE),
