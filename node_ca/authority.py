@@ -45,6 +45,19 @@ class Plugin:
             raise ConfigError([f"caKeyPassphraseFile: {passphrase_file}: is empty"])
         return cls(Path(folder) if folder else None, passphrase)
 
+    def issuer(self, directory: Path, trust_domain: str, now: float) -> Signer | None:
+        """Return the issuer whose files are there, or None if there are none; raises ConfigError with every fault."""
+        folder = self.folder or directory
+        files = IssuerFiles.read(folder)
+        if not files.certificate:
+            if self.folder is not None:
+                raise ConfigError([f"{folder}/{CERTIFICATE_FILE}: missing: caFiles needs {', '.join(FILES)} there"])
+            return None
+        signer = files.signer(f"{folder}/", trust_domain, self.passphrase)
+        if problems := time_faults(signer, f"{folder}/", now):
+            raise ConfigError(problems)
+        return signer
+
 
 @dataclass(frozen=True)
 class Issuing:
@@ -187,24 +200,19 @@ class Authority:
 
 def _first(directory: Path, trust_domain: str, now: float, plugin: Plugin) -> IssuerBook:
     """Begin the book with the plugged-in issuer, or with a root made now."""
-    folder = plugin.folder or directory
-    files = IssuerFiles.read(folder)
-    if plugin.folder is not None and not files.certificate:
-        raise ConfigError([f"{folder}/{CERTIFICATE_FILE}: missing: caFiles needs {', '.join(FILES)} there"])
-    if not files.certificate:  # first start, or the last one died between the two files
-        files = _made(files, directory, trust_domain, now, plugin.passphrase)
-    signer = files.signer(f"{folder}/", trust_domain, plugin.passphrase)
-    if problems := time_faults(signer, f"{folder}/", now):
-        raise ConfigError(problems)
+    signer = plugin.issuer(directory, trust_domain, now)
+    if signer is None:  # first start, or the last one died between the two files
+        _make(directory, trust_domain, now, plugin.passphrase)
+        signer = plugin.issuer(directory, trust_domain, now)
+        assert signer is not None, "it was made just now"
     return IssuerBook(directory).with_entries(Entry(signer.id, State.ACTIVE, now, plugged=True)).write()
 
 
-def _made(files: IssuerFiles, directory: Path, trust_domain: str, now: float, passphrase: bytes | None) -> IssuerFiles:
+def _make(directory: Path, trust_domain: str, now: float, passphrase: bytes | None) -> None:
+    files = IssuerFiles.read(directory)
     if not files.key:
         files = IssuerFiles(encoded_key(ec.generate_private_key(ec.SECP256R1()), passphrase), b"")
         files.write(directory)
     key = files.ca_key(f"{directory}/", passphrase)
     certificate = self_signed(key, trust_domain, Validity(ROOT_LIFETIME, _SET_BACK), now)
-    made = IssuerFiles(files.key, certificate.public_bytes(Encoding.PEM))
-    made.write(directory)
-    return made
+    IssuerFiles(b"", certificate.public_bytes(Encoding.PEM)).write(directory)

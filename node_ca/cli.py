@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,7 +29,9 @@ _LOG = logging.getLogger("hostmesh.ca")
     epilog="Example: hostmesh-ca --check --config /etc/hostmesh/ca.yaml",
 )
 @click.option("--config", "path", type=click.Path(path_type=Path), default=DEFAULT_CONFIG, show_default=True)
-@click.option("--check", is_flag=True, help="Only check the configuration, and say what is wrong with it.")
+@click.option(
+    "--check", is_flag=True, help="Only check the configuration (and caFiles), and say what is wrong with it."
+)
 @click.version_option(__version__, prog_name="hostmesh-ca")
 @click.pass_context
 def main(ctx: click.Context, path: Path, check: bool) -> None:
@@ -37,6 +40,9 @@ def main(ctx: click.Context, path: Path, check: bool) -> None:
         config = load_config(path)
         ctx.obj = config
         if check:
+            plugin = _plugin(config)
+            if plugin.folder is not None:
+                plugin.issuer(plugin.folder, config.trust_domain, time.time())
             click.echo(f"{path}: in order")
         elif ctx.invoked_subcommand is None:
             _log_json_lines()

@@ -114,11 +114,12 @@ async def test_a_plugged_in_encrypted_rsa_issuer_below_a_root(tmp_path: Path) ->
 def test_a_fault_of_the_plugged_in_files_ends_the_start_in_one_line(tmp_path: Path) -> None:
     given = write_files(tmp_path / "cacerts", files_of(make_ca("issuer", make_ca("root")), make_ca("other root")))
     ca = CaProcess(tmp_path / "ca", caFiles=str(given))
-    done = subprocess.run(ca.command(), capture_output=True, text=True, timeout=30, check=False)
-    assert done.returncode == 1
-    assert done.stderr.splitlines() == [
-        f"{given}/ca-cert.pem: 'CN=issuer' is not signed by 'CN=other root', the next of the chain"
-    ]
+    for more in ((), ("--check",)):
+        done = subprocess.run(ca.command(*more), capture_output=True, text=True, timeout=30, check=False)
+        assert done.returncode == 1
+        assert done.stderr.splitlines() == [
+            f"{given}/ca-cert.pem: 'CN=issuer' is not signed by 'CN=other root', the next of the chain"
+        ]
 
 
 async def test_root_rotation_with_a_kill_after_each_step(ca: CaProcess, tmp_path: Path) -> None:
