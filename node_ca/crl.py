@@ -12,7 +12,7 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from node_ca.private_file import write_private
+from node_ca.private_file import make_folder, write_private
 from node_ca.records import IssueRecord
 from node_ca.signer import Signer
 
@@ -44,7 +44,7 @@ class RevocationLists:
         if last is None or _entries(last) != revoked:
             number = max(int(now * 1000), _number(last) + 1 if last is not None else 0)
             last = signer.sign_crl(revoked, number, now)
-            self._folder.mkdir(mode=0o700, exist_ok=True)
+            make_folder(self._folder)
             write_private(self._path(signer.id), last.public_bytes(Encoding.PEM))
         self._lists[signer.id] = last
         return last.public_bytes(Encoding.PEM)

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
 from node_ca.errors import ConfigError
-from node_ca.private_file import write_private
+from node_ca.private_file import make_folder, write_private
 from node_ca.signer import CaKey, Signer
 
 KEY_FILE, CERTIFICATE_FILE = "ca-key.pem", "ca-cert.pem"
@@ -52,7 +52,7 @@ class IssuerFiles:
 
     def write(self, folder: Path) -> None:
         """Write what isn't empty; raises ConfigError."""
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(folder)
         for name, content in zip(FILES, (self.key, self.certificate, self.chain, self.root), strict=True):
             if content:
                 write_private(folder / name, content)

@@ -23,6 +23,14 @@ def write_private(path: Path, data: bytes) -> None:
         raise ConfigError([f"{path}: cannot be written: {error.strerror}"]) from error
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder (mode 0700) if it isn't there; raises ConfigError."""
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError([f"{path}: cannot be made: {error.strerror}"]) from error
+
+
 def sync_folder(path: Path) -> None:
     """Make what was renamed or removed in a folder survive a power cut; raises OSError."""
     folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)

@@ -16,7 +16,7 @@ from node_ca.backing import consul_entry, open_inventory
 from node_ca.config import Config
 from node_ca.crl import revocations_of
 from node_ca.door import Door
-from node_ca.errors import CaError
+from node_ca.errors import CaError, ConfigError, InventoryError
 from node_ca.expiry import endings, warn
 from node_ca.issuer import Issuer
 from node_ca.limits import Limits, Rate
@@ -182,13 +182,19 @@ class CaServer:
         return TrustBundle(
             self._config.trust_domain,
             self._authority.trust_bundle_pem,
-            await asyncio.to_thread(self._authority.crls_pem, lists, now),
+            await asyncio.to_thread(self._make_lists, lists, now),
             tuple(sorted(issuing.entry.id for issuing in self._authority.issuers)),
             revoked=tuple(
                 RevokedCertificate(record.serial, record.name, record.fingerprint, record.revoked_at, record.not_after)
                 for record in revoked
             ),
         )
+
+    def _make_lists(self, revoked: dict[str, dict[int, int]], now: float) -> bytes:
+        try:
+            return self._authority.crls_pem(revoked, now)
+        except ConfigError as error:  # the disk; that it holds no list is as bad as that it holds no record
+            raise InventoryError(str(error)) from error
 
     async def _warn_of_ends(self) -> None:
         while True:

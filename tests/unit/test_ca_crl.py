@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from node_ca.authority import Authority
 from node_ca.crl import revocations_of
+from node_ca.errors import ConfigError
 from node_ca.identity import WorkloadIdentity
 from node_ca.records import IssueRecord
 from node_ca.request import CertificateRequest
@@ -60,6 +61,12 @@ def test_a_damaged_list_is_made_anew(authority: Authority, tmp_path: Path) -> No
     file.write_bytes(file.read_bytes()[:200])
     again = crl_of(Authority.open(tmp_path, "cluster.local", NOW), {7: 1_799_999_000})
     assert [entry.serial_number for entry in again] == [7]
+
+
+def test_a_disk_that_takes_no_list_is_told(authority: Authority, tmp_path: Path) -> None:
+    (tmp_path / "crls").write_text("in the way")
+    with pytest.raises(ConfigError, match=r"crls.*: cannot be"):
+        crl_of(authority, {})
 
 
 def test_records_are_sorted_by_their_issuers() -> None:
