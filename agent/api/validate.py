@@ -56,6 +56,18 @@ def find_problems(document: Document) -> list[Problem]:
     return report.problems
 
 
+_ON_HOSTS = "applications run on hosts, which say so in services.d (take it out of the file)"
+_ROUTES = "its Gateway API is not spoken here (write a VirtualService)"
+_OF_KUBERNETES = {
+    **dict.fromkeys(("Service", "Deployment", "StatefulSet", "DaemonSet", "Pod", "ReplicaSet"), _ON_HOSTS),
+    "ServiceAccount": "an instance's account stands in services.d (take it out of the file)",
+    "Namespace": "a namespace is there as soon as something is in it (take it out of the file)",
+    "Secret": "a gateway's certificates are files on its host (hostmesh secret install)",
+    **dict.fromkeys(("HTTPRoute", "GRPCRoute", "TLSRoute", "TCPRoute", "ReferenceGrant", "GatewayClass"), _ROUTES),
+}
+"""What stands beside Istio's kinds in files from its documentation → what to do here."""
+
+
 def is_invalid(problems: Iterable[Problem]) -> bool:
     """Tell whether a document with these problems is invalid, rather than valid but not enforceable here."""
     return any(problem.verdict is Verdict.INVALID for problem in problems)
@@ -75,7 +87,7 @@ def describe(document: Document, problem: Problem) -> str:
 def _kind_problem(document: Document) -> Problem | None:
     kind = KINDS_BY_NAME.get(document.kind)
     if kind is None:
-        return Problem(Verdict.INVALID, "kind", _unknown_kind(document.kind))
+        return Problem(Verdict.INVALID, "kind", _unknown_kind(document.kind, document.api_version))
     if document.api_version not in kind.api_versions:
         version = one_line(document.api_version, 60)
         allowed = ", ".join(kind.api_versions)
@@ -83,7 +95,9 @@ def _kind_problem(document: Document) -> Problem | None:
     return None
 
 
-def _unknown_kind(name: str) -> str:
+def _unknown_kind(name: str, api_version: str) -> str:
+    if "istio.io" not in api_version and (instead := _OF_KUBERNETES.get(name)):
+        return f"{name} is Kubernetes' own: {instead}"
     kind = kind_named(name)
     near = f" (did you mean {kind.name}?)" if kind else nearest(name, KINDS_BY_NAME)
     known = ", ".join(kind.name for kind in supported_kinds())

@@ -188,7 +188,7 @@ def test_invalid_and_unsupported_are_told_apart() -> None:
         ("apiVersion: config.istio.io/v1alpha2\nkind: denier", f"kind: denier: {UNSUPPORTED}"),
         ("apiVersion: v1\nkind: virtualservice", 'kind: "virtualservice" is unknown (did you mean VirtualService?)'),
         ("apiVersion: v1\nkind: VirtualServise", 'kind: "VirtualServise" is unknown (did you mean VirtualService?)'),
-        ("apiVersion: apps/v1\nkind: Deployment", 'kind: "Deployment" is unknown (known: RouteRule, DestinationPolicy'),
+        ("apiVersion: apps/v1\nkind: Whatever", 'kind: "Whatever" is unknown (known: RouteRule, DestinationPolicy'),
     ],
 )
 def test_kinds_refused_by_name(text: str, expected: str) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from agent.api.document import read_documents
+from agent.api.validate import validate
 from tests.unit.test_api_verdicts import invalid
 
 
@@ -312,3 +314,19 @@ def test_annotations_of_istios_own_are_refused(annotation: str) -> None:
     metadata = f"name: x, annotations: {{internal.istio.io/{annotation}: x}}"
     (line,) = invalid("Sidecar", "{egress: [{hosts: ['./*']}]}", metadata)
     assert annotation in line
+
+
+@pytest.mark.parametrize(
+    ("version", "kind", "advice"),
+    [
+        ("v1", "Service", "services.d"),
+        ("apps/v1", "Deployment", "services.d"),
+        ("v1", "Secret", "hostmesh secret install"),
+        ("gateway.networking.k8s.io/v1", "HTTPRoute", "write a VirtualService"),
+    ],
+)
+def test_what_stands_beside_istio_s_kinds_in_its_samples_is_told(version: str, kind: str, advice: str) -> None:
+    (document,), _ = read_documents(f"apiVersion: {version}\nkind: {kind}\nmetadata: {{name: x}}\n", "f", "default")
+    (line,) = validate(document)
+    assert f"kind: {kind} is Kubernetes' own: " in line
+    assert advice in line
