@@ -61,6 +61,9 @@ class CaConfig(Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
     token_file: str | None = None
     """The join token for first contact; absolute, or relative to the configuration folder (default: join-token)."""
 
+    root_change_spread: float = 30.0
+    """Seconds over which this host's certificates are renewed when the mesh's roots change."""
+
     @property
     def hosts(self) -> tuple[str, ...]:
         """Return all addresses, in the order in which they are asked."""

@@ -141,6 +141,7 @@ _AGENT = message(
                 "enrolmentPort": _PORT,
                 "renewalPort": _PORT,
                 "tokenFile": text(),
+                "rootChangeSpread": _duration,
             }
         ),
         "proxy": message(

@@ -6,6 +6,7 @@ Whatever goes wrong, the caller gets a status and one line; what is ours to know
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import NoReturn
@@ -16,6 +17,7 @@ from node_ca.audit import audit
 from node_ca.errors import EntryFault, InventoryError, Refusal, RefusalKind, SigningFault
 from node_ca.issuer import Issued
 from node_ca.metrics import Metrics
+from node_ca.proto.clock import CLOCK
 
 _LOG = logging.getLogger("hostmesh.ca")
 _STATUS = {
@@ -54,6 +56,7 @@ class Outcomes:
     def issued(self, issued: Issued, context: grpc.aio.ServicerContext) -> Issued:
         """Write down an issue; return it."""
         record = issued.record
+        context.set_trailing_metadata(((CLOCK, f"{time.time():.3f}"),))
         self._metrics.issued(record.issued_by)
         audit(
             "issued late" if record.issued_by.startswith("expired:") else "issued",

@@ -321,6 +321,7 @@ class HostAgent:
             trust_bundle=self._identity.acknowledged.version,
             faults=self.state.faults
             + trust_domain_faults(self._identity.certificates, self.state.settings.trust_domain)
+            + self._identity.faults
             + self._registrar.faults,
             updated_at=round(time.time(), 3),
         )

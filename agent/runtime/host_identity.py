@@ -74,6 +74,7 @@ class HostIdentity:
             self._take_certificates,
             lambda faults: post(FaultsChanged("certificates", faults)),
         )
+        self._root_change_spread = ca.root_change_spread
         self._workloads: tuple[Workload, ...] = ()
         self._bundle: TrustBundle | None = None
         self._workload_api = WorkloadApi(config.run_dir / "workload.sock")
@@ -134,9 +135,24 @@ class HostIdentity:
         self._on_change()
 
     def _take_bundle(self, bundle: TrustBundle) -> None:
-        self._bundle = bundle
+        before, self._bundle = self._bundle, bundle
         self._post(TrustChanged(bundle))
+        if before is not None and before.roots_pem != bundle.roots_pem:
+            log.info("the mesh's roots have changed: renewing within %g s", self._root_change_spread)
+            self._rotator.hasten(self._root_change_spread)
         self._offer()
+        self._on_change()
+
+    @property
+    def faults(self) -> tuple[Fault, ...]:
+        """Return a fault for each certificate of this host that was revoked."""
+        revoked = {each.number for each in self._bundle.revoked} if self._bundle else set()
+        reason = "was revoked, so peers refuse it: make a join token (hostmesh ca token create) if the host may go on"
+        return tuple(
+            Fault(f"certificate {certificate.identity}", f"serial {certificate.serial} {reason}")
+            for certificate in self.certificates
+            if int(certificate.serial, 16) in revoked
+        )
 
     def _offer(self) -> None:
         """Give local programs what their users may have."""

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from operator import itemgetter
 
@@ -32,6 +33,9 @@ from agent.translate.rotation import Expired, Renew, Wait, decide, renewal_time,
 _LOG = logging.getLogger(__name__)
 _POLL_SECONDS = 1.0
 """How often a waiting rotator looks for a new token, and whether the clock was set."""
+
+CLOCK_TOLERANCE_SECONDS = 30.0
+"""How far this host's clock may be from the CA's before it is a fault."""
 
 OnCertificates = Callable[[Mapping[Identity, Certificate], bytes], None]
 """Gets all certificates held now and the trust bundle (PEM), at every change."""
@@ -69,6 +73,7 @@ class Rotator:
         """Renewals that an operator waits for."""
         self._unsaved: set[Identity] = set()
         self._faults: dict[Identity, Fault] = {}
+        self._clock_fault: tuple[Fault, ...] = ()
         self._changed = asyncio.Event()
 
     def set_identities(self, identities: Iterable[Identity]) -> None:
@@ -79,6 +84,14 @@ class Rotator:
     def held(self) -> Mapping[Identity, StoredCertificate]:
         """Return what is held now, by identity."""
         return dict(self._stored)
+
+    def hasten(self, within: float) -> None:
+        """Renew everything within so many seconds, each identity at its own moment: the roots have changed."""
+        now = self._clock.now()
+        for identity, stored in self._stored.items():
+            moment = now + within * (1 + self._jitter()) / 2
+            if moment < stored.renew_at:
+                self._stored[identity] = replace(stored, renew_at=moment)
 
     async def renew(self, identity: Identity) -> None:
         """Renew a certificate now; raises HostmeshError with the reason if that fails, UserError if nobody has it."""
@@ -214,11 +227,25 @@ class Rotator:
             raise CaUnavailable("the new certificate is expired already: is this host's clock right?")
         renew_at = renewal_time(now, issued.leaf.not_after, self._jitter())
         stored = StoredCertificate(issued.certificate, issued.leaf, issued.trust_bundle_pem, now, renew_at)
+        self._note_clock(issued.ca_time)
         self._stored[identity] = stored
         self._ended.pop(identity, None)
         await self._save(identity)
         self._publish()
         _LOG.info("certificate of %s: serial %s, renewal in %.0f s", identity.path, stored.leaf.serial, renew_at - now)
+
+    def _note_clock(self, ca_time: float | None) -> None:
+        """Compare this host's clock with the CA's: certificates begin five minutes early, and no clock may be worse."""
+        offset = self._clock.now() - ca_time if ca_time is not None else 0.0
+        fault: tuple[Fault, ...] = ()
+        if abs(offset) > CLOCK_TOLERANCE_SECONDS:
+            which = "ahead of" if offset > 0 else "behind"
+            reason = f"is {abs(offset):.0f} s {which} hostmesh-ca's: have it set (chrony or systemd-timesyncd)"
+            fault = (Fault("this host's clock", reason),)
+        before, self._clock_fault = self._clock_fault, fault
+        if before != fault:
+            _LOG.warning("this host's clock: %s", fault[0].reason if fault else "in order again")
+            self._tell_faults()
 
     async def _save(self, identity: Identity) -> None:
         """Put it on the disk; if that fails, it is used all the same, and the next poll tries again."""
@@ -271,7 +298,10 @@ class Rotator:
         if self._faults.get(identity) == before:
             return
         _LOG.warning("certificate of %s: %s", identity.path, reason or "in order again")
-        self._on_faults(tuple(sorted(self._faults.values())))
+        self._tell_faults()
+
+    def _tell_faults(self) -> None:
+        self._on_faults((*sorted(self._faults.values()), *self._clock_fault))
 
 
 def _answer(asked: asyncio.Future[None] | None, error: HostmeshError | None = None) -> None:

@@ -96,7 +96,7 @@ class TrustFollower:
                     await self._pause(failures // len(self._sources))
 
     async def _take(self, bundle: TrustBundle) -> None:
-        if bundle == self._bundle:
+        if self._bundle is not None and bundle.version == self._bundle.version:
             return
         self._bundle = bundle
         self._publish()

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from agent.adapters.clock import SystemClock
+from agent.adapters.clock import Clock, SystemClock
 from agent.adapters.identity import CaGroup, FixedTokens, KeyStore, TokenFile, TokenSource, new_key
 from agent.adapters.identity.keys import read_chain
 from agent.errors import CaRefused, CaUnavailable, UserError
@@ -71,11 +71,13 @@ class Seen:
 
 @asynccontextmanager
 async def rotating(
-    ca: CaProcess, tokens: TokenSource, identities: tuple[Identity, ...] = (REVIEWS,)
+    ca: CaProcess, tokens: TokenSource, identities: tuple[Identity, ...] = (REVIEWS,), clock: Clock | None = None
 ) -> AsyncIterator[Seen]:
     """Run a rotator whose keys are kept beside the CA's folder."""
     seen, store = Seen(), KeyStore(ca.directory / "keys")
-    rotator = Rotator(identities, store, ca.client(), tokens, SystemClock(), seen.on_certificates, seen.on_faults)
+    rotator = Rotator(
+        identities, store, ca.client(), tokens, clock or SystemClock(), seen.on_certificates, seen.on_faults
+    )
     seen.rotator = rotator
     task = asyncio.create_task(rotator.run())
     try:
@@ -143,6 +145,57 @@ async def test_the_ca_goes_and_comes_back(tmp_path: Path) -> None:
             await seen.until_well()
     (_, first), (renewed, _) = seen.chains()[:2]
     assert renewed < x509.load_pem_x509_certificate(first).not_valid_after_utc.timestamp()
+
+
+async def test_the_ca_is_away_for_three_quarters_of_a_lifetime_just_after_a_renewal(tmp_path: Path) -> None:
+    """And for 40 % beginning when renewal is due: nobody is ever without a certificate."""
+    lifetime, start = 12.0, 1.0  # seconds; what a CA's own start takes is a part of its being away
+    with CaProcess(tmp_path / "ca", lifetime=f"{lifetime:g}s") as ca:
+        async with rotating(ca, token_file(ca, REVIEWS)) as seen:
+            for chains, beginning, away in ((1, 0.0, lifetime * 3 / 4 - start), (2, 5.0, lifetime * 0.4 - start)):
+                await seen.until_chains(chains)
+                begins = seen.chains()[-1][0] + beginning
+                await asyncio.sleep(begins - time.time())
+                await asyncio.to_thread(ca.kill)
+                await asyncio.sleep(begins + away - time.time())
+                await asyncio.to_thread(ca.start)
+                await seen.until_chains(chains + 1)
+    for (_, before), (published, _) in itertools.pairwise(seen.chains()):
+        assert published < x509.load_pem_x509_certificate(before).not_valid_after_utc.timestamp()
+
+
+class WrongClock(SystemClock):
+    """A clock that is off."""
+
+    def __init__(self, offset: float) -> None:
+        self._offset = offset
+
+    def now(self) -> float:
+        return super().now() + self._offset
+
+
+@pytest.mark.parametrize(("offset", "word"), [(120.0, "120 s ahead of"), (-120.0, "120 s behind")])
+async def test_a_clock_two_minutes_off_is_told_and_costs_nothing(tmp_path: Path, offset: float, word: str) -> None:
+    with CaProcess(tmp_path / "ca", lifetime="300s") as ca:
+        async with rotating(ca, token_file(ca, REVIEWS), clock=WrongClock(offset)) as seen:
+            await seen.until_chains(1)
+            await seen.until_fault(word)
+            assert seen.rotator is not None
+            await seen.rotator.renew(REVIEWS)
+            for _, chain in seen.chains():
+                leaf = x509.load_pem_x509_certificate(chain)
+                assert (
+                    leaf.not_valid_before_utc.timestamp() < time.time() + offset < leaf.not_valid_after_utc.timestamp()
+                )
+
+
+async def test_everything_is_renewed_when_the_roots_change(tmp_path: Path) -> None:
+    with CaProcess(tmp_path / "ca") as ca:
+        async with rotating(ca, token_file(ca, REVIEWS, RATINGS), (REVIEWS, RATINGS)) as seen:
+            await asyncio.gather(seen.until_chains(1), seen.until_chains(1, identity=RATINGS))
+            assert seen.rotator is not None
+            seen.rotator.hasten(2.0)
+            await asyncio.gather(seen.until_chains(2, 6), seen.until_chains(2, 6, RATINGS))
 
 
 async def test_a_token_may_come_later(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from agent.mesh.snapshot import Certificate
 from agent.mesh.trust import TrustBundle
 from node_ca.proto import ca_pb2, ca_pb2_grpc
 from node_ca.proto.challenge import proof_payload
+from node_ca.proto.clock import CLOCK
 from node_ca.proto.token import JoinToken
 
 _OPTIONS = (
@@ -49,6 +50,8 @@ class IssuedChain:
     certificate: Certificate
     leaf: Leaf
     trust_bundle_pem: bytes
+    ca_time: float | None = None
+    """The CA's Unix time when it answered, seconds."""
 
 
 class CertificateAuthority(Protocol):
@@ -88,16 +91,16 @@ class CaClient:
         credentials = grpc.ssl_channel_credentials(root)
         request = ca_pb2.EnrolRequest(csr_pem=new_csr(key_pem), token=token.text(), identity=identity.path)
         async with self._channel(self._enrolment_port, credentials) as channel:
-            answer = await ca_pb2_grpc.EnrolmentStub(channel).Enrol(request, timeout=self._timeout)
-        return _checked(identity, key_pem, answer)
+            call = ca_pb2_grpc.EnrolmentStub(channel).Enrol(request, timeout=self._timeout)
+            return _checked(identity, key_pem, await call, await call.trailing_metadata())
 
     async def renew(self, identity: Identity, key_pem: bytes, present: Certificate, trust: bytes) -> IssuedChain:
         """Get the next certificate, for a new key, by the present certificate; `trust` are the roots in PEM."""
         credentials = grpc.ssl_channel_credentials(trust, present.key_pem, present.chain_pem)
         request = ca_pb2.RenewRequest(csr_pem=new_csr(key_pem))
         async with self._channel(self._renewal_port, credentials) as channel:
-            answer = await ca_pb2_grpc.RenewalStub(channel).Renew(request, timeout=self._timeout)
-        return _checked(identity, key_pem, answer)
+            call = ca_pb2_grpc.RenewalStub(channel).Renew(request, timeout=self._timeout)
+            return _checked(identity, key_pem, await call, await call.trailing_metadata())
 
     async def renew_expired(
         self, identity: Identity, key_pem: bytes, expired: Certificate, trust: bytes
@@ -111,8 +114,8 @@ class CaClient:
             request = ca_pb2.RenewExpiredRequest(
                 chain_pem=expired.chain_pem, csr_pem=csr, nonce=challenge.nonce, signature=proof
             )
-            answer = await stub.RenewExpired(request, timeout=self._timeout)
-        return _checked(identity, key_pem, answer)
+            call = stub.RenewExpired(request, timeout=self._timeout)
+            return _checked(identity, key_pem, await call, await call.trailing_metadata())
 
     async def follow_bundle(self, trust: bytes, known: str, seconds: float) -> AsyncIterator[TrustBundle]:
         """Yield the trust bundle unless its version is `known`, and each later one, for that many seconds."""
@@ -142,14 +145,24 @@ async def _is_ready(channel: Any) -> bool:
     return bool(channel.get_state() is grpc.ChannelConnectivity.READY)
 
 
-def _checked(identity: Identity, key_pem: bytes, answer: ca_pb2.IssuedCertificate) -> IssuedChain:
+def _checked(identity: Identity, key_pem: bytes, answer: ca_pb2.IssuedCertificate, metadata: Any) -> IssuedChain:
     try:
         leaf = read_chain(key_pem, answer.chain_pem, identity)
     except ValueError as error:
         raise CaRefused(f"hostmesh-ca's answer is of no use: {error}") from error
     if not answer.trust_bundle_pem:
         raise CaRefused("hostmesh-ca's answer is of no use: it has no trust bundle")
-    return IssuedChain(Certificate(key_pem, answer.chain_pem), leaf, answer.trust_bundle_pem)
+    certificate = Certificate(key_pem, answer.chain_pem)
+    return IssuedChain(certificate, leaf, answer.trust_bundle_pem, _clock(metadata))
+
+
+def _clock(metadata: Any) -> float | None:
+    """Return what the CA says of its clock; older ones say nothing."""
+    said = next((value for key, value in metadata or () if key == CLOCK), "")
+    try:
+        return float(said)
+    except ValueError:
+        return None
 
 
 def _one_line(text: str | None) -> str:
