@@ -21,6 +21,7 @@ _OPTIONS = (
     ("grpc.absolute_max_metadata_size", 16 * 1024),
     ("grpc.so_reuseport", 0),  # a second CA on this port must fail, not share it
     ("grpc.server_handshake_timeout_ms", 10_000),
+    # Streams past these are refused, cancelled ones that are not cleared away yet included (rapid reset).
     ("grpc.max_concurrent_streams", 100),
     ("grpc.max_connection_idle_ms", 60_000),
     # Whoever follows the bundle and vanishes without a word is noticed.
