@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import msgspec
 import pytest
@@ -16,6 +17,7 @@ import pytest
 from agent.lab.lab import Lab
 from agent.lab.plan import CONSUL_HOST, App, HostPlan, bookinfo_app, python_app
 from tests.integration.meshlab import APP_UID, bookinfo, hostmesh, load, node_status, wait_settled
+from tests.unit.ca_files import Shape, files_of, make_ca, rsa_key, write_files
 from tests.waiting import wait_for
 
 HERE = Path(__file__).parent
@@ -25,7 +27,7 @@ SECONDS = 5.0
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
-    """A server with HTTP and TCP, and two clients with identities of their own."""
+    """A server with HTTP and TCP, two clients with identities of their own; a plugged-in CA below a root."""
     greeter = (*python_app(HERE / "greeter.py", 3307), "greeter")
     hosts = (
         CONSUL_HOST,
@@ -39,12 +41,22 @@ def lab() -> Iterator[Lab]:
             ),
         ),
     )
-    with Lab(msgspec.structs.replace(bookinfo("10.78.9.0/24"), hosts=hosts, page_host="")) as lab:
-        hostmesh(lab, "mesh", "set", "mtls=strict")
-        wait_settled(lab)
-        for name in ("alice", "bob"):
-            wait_for(lambda name=name: call(lab, name) == "200", f"{name} gets details")  # type: ignore[misc]
-        yield lab
+    with TemporaryDirectory() as folder:
+        plan = bookinfo("10.78.9.0/24", {"caFiles": _plugged_in(Path(folder))})
+        with Lab(msgspec.structs.replace(plan, hosts=hosts, page_host="")) as lab:
+            hostmesh(lab, "mesh", "set", "mtls=strict")
+            wait_settled(lab)
+            for name in ("alice", "bob"):
+                wait_for(lambda name=name: call(lab, name) == "200", f"{name} gets details")  # type: ignore[misc]
+            yield lab
+
+
+def _plugged_in(folder: Path) -> str:
+    root = make_ca("their root", key=rsa_key())
+    write_files(folder, files_of(make_ca("their issuer", root, Shape(path_length=0)), root))
+    for path in (folder, *folder.iterdir()):
+        path.chmod(0o755)  # hostmesh-ca runs as its own user
+    return str(folder)
 
 
 def _page(name: str) -> App:
@@ -74,8 +86,23 @@ class Talker:
 
 @contextmanager
 def talking(lab: Lab, host: str, *words: str) -> Iterator[Talker]:
-    argv = [sys.executable, str(HERE / "talker.py"), "greeter", "3307", *words]
-    process = subprocess.Popen(lab[host].argv(argv, APP_UID), stdout=subprocess.PIPE, text=True)
+    with _running(lab, host, str(HERE / "talker.py"), "greeter", "3307", *words) as talker:
+        yield talker
+
+
+@contextmanager
+def idling(lab: Lab, host: str, certificates: Path) -> Iterator[Talker]:
+    """Hold a connection with these certificates to details, straight to its Envoy."""
+    with _running(
+        lab, host, str(HERE / "tls_idler.py"), str(lab["server"].address), "9080", str(certificates)
+    ) as talker:
+        yield talker
+
+
+@contextmanager
+def _running(lab: Lab, host: str, *words: str) -> Iterator[Talker]:
+    argv = [sys.executable, *words]
+    process = subprocess.Popen(lab[host].argv(argv), stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
         assert process.stdout.readline() == "started\n"
@@ -101,7 +128,8 @@ def test_an_operator_shows_renews_and_exports_a_host_s_certificate(lab: Lab, tmp
     folder = tmp_path / "exported"
     cert(lab, "bob", "export", "ns/default/sa/bob", "--out", str(folder))
     assert (folder / "key.pem").stat().st_mode & 0o777 == 0o600
-    verify = ["openssl", "verify", "-CAfile", str(folder / "root-cert.pem"), str(folder / "cert-chain.pem")]
+    chain = str(folder / "cert-chain.pem")
+    verify = ["openssl", "verify", "-CAfile", str(folder / "root-cert.pem"), "-untrusted", chain, chain]
     assert subprocess.run(verify, capture_output=True, text=True, check=True).stdout.endswith("OK\n")
     assert "it holds: ns/default/sa/bob" in hostmesh(
         lab, "cert", "renew", "ns/default/sa/eve", "--run-dir", str(lab["bob"].path("run")), check=False
@@ -123,18 +151,22 @@ def test_a_local_program_gets_its_identity_by_its_unix_user(lab: Lab) -> None:
     wait_for(lambda: "PERMISSION_DENIED" in bob.exec(*argv, uid=APP_UID, check=False).stdout, "it is taken back")
 
 
-def test_a_revoked_identity_loses_its_connections_and_nobody_else(lab: Lab) -> None:
+def test_a_revoked_identity_loses_its_connections_and_nobody_else(lab: Lab, tmp_path: Path) -> None:
     (certificate,) = node_status(lab["alice"]).certificates
+    cert(lab, "alice", "export", "--out", str(tmp_path))
     with ExitStack() as stack:
+        thief = stack.enter_context(idling(lab, "bob", tmp_path))
         alice = [stack.enter_context(talking(lab, "alice", *words)) for words in ((), ("silent",))]
         bob = [stack.enter_context(talking(lab, "bob", *words)) for words in ((), ("silent",))]
         running = stack.enter_context(load(lab["bob"], DETAILS))
         revoked_at = time.time()
         hostmesh(lab, "ca", "cert", "revoke", "--identity", "ns/default/sa/alice", "--socket", lab.state.ca_socket)
-        for talker in alice:
+        for talker in (*alice, thief):
             assert talker.ended() - revoked_at < SECONDS
         wait_for(lambda: call(lab, "alice") != "200", "alice is refused", SECONDS)
         assert time.time() - revoked_at < SECONDS
+        with pytest.raises(AssertionError), idling(lab, "bob", tmp_path):
+            pass
         assert call(lab, "bob") == "200"
         assert all(talker.is_open for talker in bob)
         wait_for(lambda: node_status(lab["server"]).trust_bundle == node_status(lab["bob"]).trust_bundle, "all know")
