@@ -86,11 +86,6 @@ def resolve_host(host: str, namespace: str, known: Iterable[ServiceKey]) -> Serv
     return None
 
 
-def is_within(host: str, wildcard: str) -> bool:
-    """Tell whether a host (or a narrower wildcard) is one of those that `*.example.com` means; both in lower case."""
-    return host.endswith(wildcard.removeprefix("*"))
-
-
 def host_breadth(host: str) -> int:
     """Return how much a host in a rule means, to compare: 0 for one service, a shorter wildcard more than a longer."""
     return 1000 - len(host.rstrip(".")) if host.startswith("*") else 0

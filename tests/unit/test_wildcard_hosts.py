@@ -54,6 +54,7 @@ def owners(lowered: Lowered) -> dict[str, str]:
         ("*.bookinfo", ["ratings.bookinfo", "reviews.bookinfo"]),
         ("*.svc.cluster.local", ["ratings.bookinfo", "reviews.bookinfo", "reviews.default", "reviews.other"]),
         ("*.service.consul", ["ratings.bookinfo", "reviews.default"]),
+        ("*ings.service.consul", ["ratings.bookinfo"]),
         ("*.example.com", ["*.deep.example.com", "api.example.com", "www.example.com"]),
         ("*.deep.example.com", ["*.deep.example.com"]),
         ("*.COM", ["*.deep.example.com", "api.example.com", "www.example.com"]),

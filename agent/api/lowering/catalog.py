@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from typing import Any
 
 from agent.flow.stage import Asked, Flow, Gathered, Node
-from agent.mesh.names import CONSUL_DOMAIN, is_within, qualified_hosts, resolve_host
+from agent.mesh.names import CONSUL_DOMAIN, qualified_hosts, resolve_host
 from agent.mesh.service import ServiceKey
 
 _ALL = ""
 """The one key of what is one value."""
+_IN_CONSUL = f".{CONSUL_DOMAIN}"
 
 
 class Catalog:
@@ -35,19 +37,18 @@ class Catalog:
         if not host.startswith("*"):
             found = self.resolve(host, namespace)
             return () if found is None else (found,)
-        wildcard = host.rstrip(".").lower()
-        return tuple(key for key in sorted(self._all()) if self._has_name_within(key, wildcard, namespace))
-
-    def _has_name_within(self, key: ServiceKey, wildcard: str, namespace: str) -> bool:
-        if key.is_outside:
-            return is_within(key.name, wildcard)
-        if any(is_within(name, wildcard) for name in qualified_hosts(key)):
-            return True
-        unqualified = f"{key.name}.{CONSUL_DOMAIN}"  # of several services one has it, depending on who asks
-        return is_within(unqualified, wildcard) and self.resolve(unqualified, namespace) == key
+        ending = host.rstrip(".").lower().removeprefix("*")
+        within = [key for key in self._all() if any(name.endswith(ending) for name in _full_names(key))]
+        if ending.endswith(_IN_CONSUL) or _IN_CONSUL.endswith(ending):
+            # Of several services one has this name, depending on who asks.
+            names = (key.name + _IN_CONSUL for key in self._all() if not key.is_outside)
+            asked = (self.resolve(name, namespace) for name in names if name.endswith(ending))
+            return tuple(sorted({*within, *(key for key in asked if key is not None)}))
+        return tuple(within)
 
     def _all(self) -> Iterable[ServiceKey]:
-        return self.services
+        """Return the services in order."""
+        return sorted(self.services)
 
     def _candidates(self, host: str) -> list[ServiceKey]:
         return [key for name in _names(host) for key in self._by_name.get(name, ())]
@@ -72,6 +73,11 @@ class LiveCatalog(Catalog):
     def _resolve(self, asked: tuple[str, str]) -> ServiceKey | None:
         host, namespace = asked
         return resolve_host(host, namespace, [key for name in _names(host) for key in self._named.get(name) or ()])
+
+
+@lru_cache(maxsize=65_536)  # asked for every service whenever one comes or goes
+def _full_names(key: ServiceKey) -> tuple[str, ...]:
+    return (key.name,) if key.is_outside else qualified_hosts(key)
 
 
 def _names(host: str) -> Iterator[str]:
