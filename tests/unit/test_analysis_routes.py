@@ -6,7 +6,7 @@ import pytest
 
 from agent.api.analysis.analyze import analyze
 from agent.api.document import read_documents
-from tests.unit.test_api_analysis import RR, TO_REVIEWS, VS, found
+from tests.unit.test_api_analysis import CATALOG, RR, TO_REVIEWS, VS, found
 
 DELEGATE = (
     "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: team}\n"
@@ -79,3 +79,16 @@ spec:
     assert {one.kind.code for one in deprecated.values()} == {"IST0002"}
     assert deprecated["percent"].place == "rules.yaml:8"
     assert "write percentage.value" in deprecated["percent"].message
+
+
+@pytest.mark.parametrize(
+    ("route", "consequence"),
+    [
+        ("{route: [{destination: {host: reviews, subset: v9}}]}", "if there are none, requests get 503"),
+        ("{route: [{destination: {host: gone}}]}", "if there are none, requests get 503"),
+        (f"{{{TO_REVIEWS}, mirror: {{host: gone}}}}", "nothing is sent there"),
+    ],
+)
+def test_what_becomes_of_traffic_to_what_is_not_there_is_told(route: str, consequence: str) -> None:
+    documents, _ = read_documents(f"{VS}  hosts: [reviews]\n  http: [{route}]\n".replace("NAME", "a"), "f", "default")
+    assert [consequence in one.message for one in analyze(documents, CATALOG)] == [True]

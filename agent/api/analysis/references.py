@@ -45,6 +45,8 @@ def _consequence(document: Document, reference: Reference) -> str:
         return "the object has no effect for it"
     if document.kind == "RouteRule":
         return "the whole object has no effect"
+    if ".mirror" in reference.path:
+        return "nothing is sent there"
     return f"other destinations of the route get its part; if there are none, {_failing(reference)}"
 
 
@@ -60,8 +62,8 @@ def _known(world: World, document: Document, reference: Reference) -> Iterator[F
         declared = world.subsets.get(service, {})
         if reference.subset not in declared:
             known = f" (there are {', '.join(sorted(declared))})" if declared else ""
-            message = f'no DestinationRule of {service} declares the subset "{reference.subset}"{known}: no effect'
-            yield finding(NOT_FOUND, document, reference.path, message)
+            lacking = f'no DestinationRule of {service} declares the subset "{reference.subset}"{known}'
+            yield finding(NOT_FOUND, document, reference.path, f"{lacking}: {_consequence(document, reference)}")
             return
         labels = declared[reference.subset]
     if not reference.is_destination:
@@ -73,7 +75,7 @@ def _known(world: World, document: Document, reference: Reference) -> Iterator[F
         message = f"{service} has the ports {numbers} and the destination names none: the caller's own port is used"
         yield finding(PORT_REQUIRED, document, reference.path, message)
     if reference.port is not None and ports and all(port.number != reference.port for port in ports):
-        message = f"{service} has no port {reference.port}: the route is left out"
+        message = f"{service} has no port {reference.port}: {_consequence(document, reference)}"
         yield finding(NOT_FOUND, document, reference.path, message)
 
 
