@@ -85,6 +85,20 @@ async def is_gone(consul: ConsulProcess, name: str) -> bool:
     return await instances(consul, name) == ()
 
 
+async def test_what_the_agent_before_registered_is_taken_out_too(consul: ConsulProcess) -> None:
+    """Killed or restarted: its successor finds all registered, and is the one that is stopped in the end."""
+    async with ConsulClient(consul.address) as client:
+        before, after = (Registrar(client, (DATABASE,)) for _ in range(2))
+        before.set_ready(True)
+        async with background(before.run()):
+            await eventually(lambda: instances(consul, "mysql"))
+        after.set_ready(True)
+        async with background(after.run()):
+            await eventually(lambda: is_true(after.registered))
+            await after.deregister()
+        assert await is_gone(consul, "mysql")
+
+
 async def test_what_others_remove_or_change_is_mended(consul: ConsulProcess) -> None:
     async with ConsulClient(consul.address) as client:
         registrar = Registrar(client, (DATABASE,))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import sys
 import time
 import urllib.request
@@ -17,7 +18,9 @@ from typing import Any
 
 import msgspec
 import pytest
+import yaml
 
+from agent.lab.host import Host
 from agent.lab.hostfiles import AGENT_UID
 from agent.lab.lab import Lab
 from agent.lab.plan import CONSUL_HOST, HostPlan, bookinfo_app
@@ -26,9 +29,11 @@ from tests.integration.meshlab import (
     APP_UID,
     agents,
     bookinfo,
+    envoy_admin,
     hostmesh,
     load,
     node_status,
+    sent_resources,
     wait_settled,
 )
 from tests.waiting import wait_for
@@ -117,6 +122,50 @@ def test_names_and_rules_that_another_program_took_away_come_back(lab: Lab) -> N
     client.path("var/dns/hostmesh").write_text("")
     wait_for(lambda: call(lab, DETAILS) == "000", "nothing is reached")
     wait_for(lambda: call(lab, DETAILS) == "200", "all is repaired", 30)
+
+
+def test_a_restarted_agent_adopts_and_one_that_runs_envoy_otherwise_replaces_it(lab: Lab) -> None:
+    """As the unit restarts it (SIGUSR1): nothing is taken away, nothing is sent again, and no request fails."""
+    hosts = [lab[name] for name in ("client", "server")]
+    envoys = [host.pid("envoy") for host in hosts]
+    with load(lab["client"], DETAILS) as running:
+        restart(lab, hosts)
+        assert [host.pid("envoy") for host in hosts] == envoys
+        assert [sum(sent_resources(host).values()) for host in hosts] == [0, 0]
+        for host in hosts:
+            agent_yaml = host.path("etc/agent.yaml")
+            settings = yaml.safe_load(agent_yaml.read_text())
+            settings["proxy"]["concurrency"] += 1
+            agent_yaml.write_text(yaml.safe_dump(settings))
+        restart(lab, hosts)
+        for host in hosts:
+            wait_for(partial(serves_since_hot_restart, host), "the next Envoy serves")
+        wait_settled(lab)
+    assert running.failures == []
+    assert running.total > 20
+
+
+def restart(lab: Lab, hosts: list[Host]) -> None:
+    """Restart agents as systemd does, and wait until they serve; meanwhile rules and names stay."""
+    for host in hosts:
+        host.exec("kill", "-USR1", str(host.pid("agent")))
+        wait_for(partial(has_no_agent, host), "the agent ends")
+        assert "HOSTMESH" in host.exec("iptables-save").stdout
+        assert host.exec("getent", "hosts", "details").stdout.strip()
+        lab.start_agent(host.name)
+    lab.wait({(host.name, "agent"): agent_ready(host) for host in hosts})
+
+
+def has_no_agent(host: Host) -> bool:
+    return host.pid("agent") is None
+
+
+def serves_since_hot_restart(host: Host) -> bool:
+    try:
+        info = json.loads(envoy_admin(host, "/server_info"))
+    except subprocess.CalledProcessError:  # the old one has left its socket, the new one is not there yet
+        return False
+    return bool(info["state"] == "LIVE" and info["command_line_options"]["restart_epoch"] == 1)
 
 
 def test_another_trust_domain_than_the_cas_is_a_fault(lab: Lab) -> None:

@@ -109,7 +109,7 @@ class Registrar:
 
     @property
     def registered(self) -> frozenset[str]:
-        """Return the service IDs that this registrar put into Consul and has not taken out."""
+        """Return the service IDs that this registrar keeps in Consul and has not taken out."""
         return frozenset(self._entered)
 
     @property
@@ -144,7 +144,7 @@ class Registrar:
                 await self._reconcile(group)
 
     async def deregister(self) -> None:
-        """Take out exactly what this registrar put in; raises ConsulUnavailable or ConsulRefused when Consul won't."""
+        """Take out exactly what this registrar keeps; raises ConsulUnavailable or ConsulRefused when Consul won't."""
         self._ready = None
         await self._stop_keepers(set(self._keepers))
         for name in sorted(self._entered):
@@ -161,6 +161,9 @@ class Registrar:
             group.create_task(self._take_out_patiently(name))
         for name, entry in wanted.items():
             if name not in self._keepers:
+                # Before any call: one cut short may have registered all the same, and what the agent before this one
+                # registered stands already; both must be taken out at the end.
+                self._entered.add(name)
                 self._keepers[name] = entry, group.create_task(self._keep(entry), name=f"consul keeps {name}")
 
     def _serves_tls(self, workload: Workload) -> bool:
@@ -201,8 +204,6 @@ class Registrar:
 
     async def _enter(self, entry: Entry) -> None:
         wanted = entry.standing
-        # Before the call: a call cut short may have registered all the same, and must be taken out at the end.
-        self._entered.add(entry.id)
         await self._client.api.agent.service.register(
             wanted.service,
             service_id=entry.id,
