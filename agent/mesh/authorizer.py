@@ -10,7 +10,10 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 _PORT = Annotated[int, Meta(ge=1, le=65535)]
-_STATUS = Annotated[str, Meta(pattern="^[1-5][0-9]{2}$")]
+_STATUS = Annotated[str, Meta(pattern="^(20[0-8]|226|30[0-578]|40[0-9]|41[0-7]|42[1-4689]|431|50[0-8]|51[01])$")]
+"""Envoy knows these."""
+_HEADER = Annotated[str, Meta(pattern="^[0-9A-Za-z!#$%&'*+.^_|~`-]{1,256}$")]
+_VALUE = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f]{0,4096}$")]
 _DURATION = Annotated[str, Meta(pattern=r"^([0-9]+(\.[0-9]+)?(ms|s|m|h))$")]
 _NAME = Annotated[str, Meta(min_length=1, max_length=253)]
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -57,12 +60,12 @@ class GrpcAuthorizer(Authorizer, frozen=True, rename="camel", forbid_unknown_fie
 class HttpAuthorizer(Authorizer, frozen=True, rename="camel", forbid_unknown_fields=True, omit_defaults=True):
     """One that gets each request by HTTP, without its body; 200 lets it pass."""
 
-    path_prefix: str = ""
-    include_request_headers_in_check: tuple[str, ...] = ()
-    include_additional_headers_in_check: dict[str, str] = {}
-    headers_to_upstream_on_allow: tuple[str, ...] = ()
-    headers_to_downstream_on_deny: tuple[str, ...] = ()
-    headers_to_downstream_on_allow: tuple[str, ...] = ()
+    path_prefix: Annotated[str, Meta(pattern="^(/[!-~]{0,1024})?$")] = ""
+    include_request_headers_in_check: tuple[_HEADER, ...] = ()
+    include_additional_headers_in_check: dict[_HEADER, _VALUE] = {}
+    headers_to_upstream_on_allow: tuple[_HEADER, ...] = ()
+    headers_to_downstream_on_deny: tuple[_HEADER, ...] = ()
+    headers_to_downstream_on_allow: tuple[_HEADER, ...] = ()
 
 
 class ExtensionProvider(Struct, frozen=True, rename="camel", forbid_unknown_fields=True, omit_defaults=True):

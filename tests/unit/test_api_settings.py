@@ -33,6 +33,19 @@ def test_yaml_and_json_alike() -> None:
         ("mtls: Strict", 'x: mtls: "Strict" is not one of disabled, permissive, strict'),
         ("authPolicy: strict", 'x: authPolicy: "strict" is not one of NONE, PERMISSIVE, MUTUAL_TLS'),
         ("{authPolicy: NONE, mtls: strict}", "x: mtls: is the older name of authPolicy, which is there too"),
+        ("extensionProviders: [{name: a}]", "x: extensionProviders[0]: needs envoyExtAuthzGrpc or envoyExtAuthzHttp"),
+        (
+            "extensionProviders: [{name: a, envoyExtAuthzGrpc: {service: s, port: 1, statusOnError: '499'}}]",
+            "x: extensionProviders: Expected `str` matching regex",
+        ),
+        (
+            "extensionProviders: [{name: a, envoyExtAuthzHttp: {service: s, port: 1, pathPrefix: x}}]",
+            "x: extensionProviders: Expected `str` matching regex",
+        ),
+        (
+            "extensionProviders: [{name: a, zipkin: {}}]",
+            "x: extensionProviders: Object contains unknown field `zipkin`",
+        ),
         ("rootNamespace: A b", 'x: rootNamespace: "A b" is not a name'),
         ("trustDomainAliases: [A b]", 'x: trustDomainAliases: "A b" is not a trust domain'),
         ("outboundTrafficPolicy: 3", 'x: outboundTrafficPolicy: "3" is not one of ALLOW_ANY, REGISTRY_ONLY'),

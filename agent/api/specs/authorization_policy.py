@@ -9,6 +9,7 @@ from typing import Any
 from agent.api.checks import addresses
 from agent.api.checks.schema import Check, Report, listing, message, one_of, text
 from agent.api.checks.scope import TARGETS, one_target
+from agent.api.checks.words import one_line_value
 from agent.api.problem import one_line
 from agent.api.yaml_text import child
 
@@ -40,6 +41,8 @@ def _trust_domain(value: str) -> str | None:
 def _path(value: str) -> str | None:
     """A path template has `{*}` and `{**}` for whole segments, `{**}` last of these, and plain path segments."""
     is_template, is_last = "{*}" in value or "{**}" in value, False
+    if is_template and not value.startswith("/"):
+        return f'"{one_line(value, 70)}" is not a path template (it must begin with "/": Envoy ends at any other)'
     for segment in value.strip("/").split("/"):
         if segment in ("{*}", "{**}"):
             if is_last:
@@ -130,7 +133,7 @@ def _condition(report: Report, path: str, condition: dict[str, Any]) -> None:
     check = _ATTRIBUTES.get(key)
     if key.startswith(_MAPS):
         check = _ANY_VALUES
-        if not _KEYED.fullmatch(key):
+        if not _KEYED.fullmatch(key) or "[]" in key:
             report.invalid(child(path, "key"), f'"{one_line(key, 70)}" has no name in brackets ({_MAPS[0]}[NAME])')
     if check is None:
         report.invalid(child(path, "key"), _unknown_key(key))
@@ -149,7 +152,9 @@ def _unknown_key(key: str) -> str:
 _FROM = message({"source": message(_SOURCE_FIELDS, also=_source)}, required=("source",))
 _TO = message({"operation": message(_OPERATION_FIELDS, also=_says_something)}, required=("operation",))
 _WHEN = message(
-    {"key": text(), "values": listing(text(empty=True)), "notValues": listing(text(empty=True))}, ("key",), _condition
+    {"key": text(one_line_value), "values": listing(text(empty=True)), "notValues": listing(text(empty=True))},
+    ("key",),
+    _condition,
 )
 _RULES = listing(message({"from": listing(_FROM, at_least=1), "to": listing(_TO, at_least=1), "when": listing(_WHEN)}))
 

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from agent.api.checks.durations import duration
 from agent.api.checks.schema import Check, Report, boolean, listing, message, one_of, text
 from agent.api.checks.scope import TARGETS, one_target
+from agent.api.checks.words import header_name, one_line_value
 from agent.api.problem import one_line
 from agent.api.yaml_text import child
 
@@ -23,7 +24,7 @@ def key_set_uri(value: str) -> str | None:
         port = parts.port
     except ValueError:
         port, parts = None, urlsplit("")
-    if parts.scheme in ("http", "https") and port != 0:
+    if parts.scheme in ("http", "https") and parts.hostname and port != 0 and value.isascii() and value.isprintable():
         return None
     return f'"{one_line(value, 70)}" is no address of a key set (http:// or https://)'
 
@@ -55,16 +56,22 @@ def _rule(report: Report, path: str, rule: dict[str, Any]) -> None:
 
 _NAMES = listing(text())
 _CLAIM_TO_HEADER = message({"header": text(_strict_header), "claim": text()}, required=("header", "claim"))
+_TOKEN_HEADER = message(
+    {"name": text(header_name), "prefix": text(one_line_value, empty=True)},
+    required=("name",),
+)
 _JWT_RULE = message(
     {
         "issuer": text(empty=True),
         "audiences": _NAMES,
         "jwksUri": text(key_set_uri, empty=True),
         "jwks": text(_key_set, empty=True),
-        "fromHeaders": listing(message({"name": text(), "prefix": text(empty=True)}, required=("name",))),
+        "fromHeaders": listing(
+            message({"name": text(header_name), "prefix": text(one_line_value, empty=True)}, required=("name",))
+        ),
         "fromParams": _NAMES,
         "fromCookies": _NAMES,
-        "outputPayloadToHeader": text(empty=True),
+        "outputPayloadToHeader": text(header_name, empty=True),
         "outputClaimToHeaders": listing(_CLAIM_TO_HEADER),
         "forwardOriginalToken": boolean,
         "timeout": text(duration),
