@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from agent.cli.command import Command, given_flags
-from agent.cli.documents import load_documents
+from agent.cli.documents import load_checked
 from agent.errors import UserError
 
 
@@ -109,7 +109,8 @@ def render(
     catalog = read_catalog(_read(catalog_file), catalog_file)
     if node not in catalog.nodes:
         raise UserError(f"{catalog_file}: there is no node {node!r} (nodes: {', '.join(sorted(catalog.nodes))})")
-    documents = load_documents(files, given_flags(ctx).get("namespace") or "default") if files else []
+    # What cannot be enforced is left out, as an agent does, and told with the other faults.
+    documents = load_checked(files, given_flags(ctx).get("namespace") or "default").documents if files else []
     lowered = lower(documents, [service.key for service in catalog.services])
     certificates = read_certificates(certs) if certs else None
     snapshot = node_snapshot(catalog, node, lowered, certificates)

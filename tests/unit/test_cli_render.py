@@ -171,3 +171,24 @@ def test_unusable_rule_is_a_warning(tmp_path: Path) -> None:
     result = run(tmp_path, "vm-1", "-f", str(tmp_path / "rule.yaml"))
     assert result.exit_code == 0
     assert "Warning: RouteRule/r.default" in result.stderr
+
+
+def test_what_cannot_be_enforced_is_told_and_the_rest_rendered(tmp_path: Path) -> None:
+    (tmp_path / "rules.yaml").write_text(
+        """\
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: v}
+spec:
+  hosts: [reviews]
+  http:
+  - match: [{uri: {prefix: /a}}]
+    redirect: {uri: /b, redirectCode: 305}
+  - timeout: 3s
+    route: [{destination: {host: reviews}}]
+"""
+    )
+    result = run(tmp_path, "vm-1", "-f", str(tmp_path / "rules.yaml"), "-o", str(tmp_path / "out.json"))
+    assert result.exit_code == 0
+    assert "rules.yaml:8: VirtualService/v: spec.http[0].redirect: redirectCode 305" in result.output
+    assert '"timeout": "3s"' in (tmp_path / "out.json").read_text()
