@@ -1,0 +1,1 @@
+"""Requests while certificates that last ten seconds rotate: `python -m benchmarks.rotation`."""
