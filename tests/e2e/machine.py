@@ -7,6 +7,7 @@ the machine has its own network namespace (made by the caller) and is not regist
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -36,14 +37,43 @@ class Machine:
         self, *argv: str | Path, check: bool = True, stdin: str | None = None, timeout: float = 60.0
     ) -> subprocess.CompletedProcess[str]:
         """Run a command in the machine as root and return it with its output; raises AssertionError if it fails."""
-        enter = ["nsenter", "-t", str(self.leader), "-m", "-u", "-i", "-n", "-p", "-C", "--"]
-        clean = ["env", "-i", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8"]
         done = subprocess.run(
-            [*enter, *clean, *map(str, argv)], input=stdin, capture_output=True, text=True, timeout=timeout, check=False
+            [*self._enter(), *map(str, argv)], input=stdin, capture_output=True, text=True, timeout=timeout, check=False
         )
         if check and done.returncode:
             raise AssertionError(f"{' '.join(map(str, argv))}: exit {done.returncode}: {done.stdout}{done.stderr}")
         return done
+
+    @contextmanager
+    def load(self, url: str, text: str) -> Iterator[list[str]]:
+        """Send requests from the machine while the block runs; the list holds those that failed, after it."""
+        python = ["/usr/bin/python3", "-c", Path(__file__).with_name("load.py").read_text(), url, text]
+        process = subprocess.Popen(
+            [*self._enter(), *python],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+        )
+        failures: list[str] = []
+        try:
+            yield failures
+            result = json.loads(process.communicate(timeout=20)[0])
+            assert result["total"] > 20, result
+            failures += result["failures"]
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+
+    def _enter(self) -> list[str]:
+        enter = ["nsenter", "-t", str(self.leader), "-m", "-u", "-i", "-n", "-p", "-C", "--"]
+        return [
+            *enter,
+            "env",
+            "-i",
+            "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            "LANG=C.UTF-8",
+        ]
 
     def write(self, path: str, text: str) -> None:
         """Write a file in the machine."""

@@ -86,6 +86,9 @@ def test_the_packages_life_on_a_host(machine: Machine) -> None:
     the_ca_runs_and_gives_a_token(machine)
     the_agent_starts_and_the_instance_is_in_the_catalog(machine)
     traffic_goes_through_the_mesh(machine)
+    nothing_fails_while_agent_and_envoy_are_replaced(machine)
+    the_journal_has_fields_and_levels_change(machine)
+    a_boot_without_consul_and_ca_serves_what_was_known(machine)
     stop_leaves_nothing_behind(machine)
     purge_leaves_nothing_behind(machine)
 
@@ -142,6 +145,76 @@ def traffic_goes_through_the_mesh(machine: Machine) -> None:
     address = machine.run("getent", "hosts", "hello").stdout.split()[0]
     assert address.startswith(("240.240.", "fdf0:240:240:")), address
     assert machine.run("pgrep", "-u", "hostmesh", "envoy").stdout.strip()
+
+
+def shown(machine: Machine, field: str) -> str:
+    """Return a property of the agent's unit."""
+    return machine.run("systemctl", "show", "--value", "-p", field, "hostmesh-agent").stdout.strip()
+
+
+def envoy(machine: Machine) -> list[str]:
+    """Return the pids of the Envoys that run."""
+    return machine.run("pgrep", "-x", "envoy", check=False).stdout.split()
+
+
+def nothing_fails_while_agent_and_envoy_are_replaced(machine: Machine) -> None:
+    """Restart, crash, upgrade: the same Envoy; another way to run Envoy: a hot restart. No request fails."""
+    machine.run("rm", "/etc/hostmesh/join-token")  # spent: whatever comes now goes without
+    first, agent = envoy(machine), shown(machine, "MainPID")
+    with machine.load("http://hello:8080/", "hello from the mesh") as failures:
+        machine.run("systemctl", "restart", "hostmesh-agent", timeout=90)
+        assert shown(machine, "MainPID") != agent
+        assert envoy(machine) == first, machine.journal("hostmesh-agent")
+        assert "serving: Envoy 1.40" in shown(machine, "StatusText")
+
+        machine.run("systemctl", "kill", "--kill-who=main", "--signal=KILL", "hostmesh-agent")
+        wait_for(lambda: shown(machine, "NRestarts") == "1" and shown(machine, "ActiveState") == "active", timeout=30)
+        assert envoy(machine) == first, machine.journal("hostmesh-agent")
+
+        agent = shown(machine, "MainPID")
+        machine.run("sh", "-c", "dpkg -i /mnt/dist/hostmesh-*.deb", timeout=120)
+        assert shown(machine, "MainPID") != agent
+        assert shown(machine, "ActiveState") == "active"
+        assert envoy(machine) == first, machine.journal("hostmesh-agent")
+
+        machine.run("sh", "-c", "echo 'proxy: {concurrency: 1}' >>/etc/hostmesh/agent.yaml")
+        machine.run("systemctl", "restart", "hostmesh-agent", timeout=90)
+        assert len(envoy(machine)) == 2, "the one before lets its connections end"
+    assert failures == [], f"{failures}\n{machine.journal('hostmesh-agent')}"
+    assert serving(machine) == ["hostmesh-hello-8080"]
+
+
+def the_journal_has_fields_and_levels_change(machine: Machine) -> None:
+    """A reload is enough for log levels, the agent's and Envoy's; Envoy's lines are in the agent's journal."""
+    machine.run("sed", "-i", "s/concurrency: 1/concurrency: 1, logLevel: debug/", "/etc/hostmesh/agent.yaml")
+    machine.run("sh", "-c", "echo 'log: {level: debug}' >>/etc/hostmesh/agent.yaml")
+    machine.run("systemctl", "reload", "hostmesh-agent")
+    fields = ["journalctl", "-o", "cat", "--no-pager", "-u", "hostmesh-agent"]
+    component = ("SYSLOG_IDENTIFIER=envoy", "ENVOY_COMPONENT=admin")
+    machine.run("hostmesh", "proxy-stats")
+    wait_for(lambda: machine.run(*fields, *component, check=False).stdout, timeout=10)
+    said = machine.run(*fields, "LOGGER=agent.runtime.levels", "PRIORITY=4").stdout
+    assert said == "log level: debug\n"
+    machine.run(
+        "sed", "-i", "s/level: debug/level: info/; s/logLevel: debug/logLevel: warning/", "/etc/hostmesh/agent.yaml"
+    )
+    machine.run("systemctl", "reload", "hostmesh-agent")
+
+
+def a_boot_without_consul_and_ca_serves_what_was_known(machine: Machine) -> None:
+    """Ready, with a status that says what is missing, and requests are answered."""
+    machine.run("systemctl", "stop", "hostmesh-agent", timeout=90)
+    machine.run("systemctl", "stop", "consul", "hostmesh-ca")
+    machine.run("systemctl", "start", "hostmesh-agent", timeout=90)
+    assert "Consul" in wait_for(
+        lambda: status if "fault" in (status := shown(machine, "StatusText")) else "", timeout=10
+    )
+    with machine.load("http://hello:8080/", "hello from the mesh") as failures:
+        machine.run("systemctl", "restart", "hostmesh-agent", timeout=90)
+    assert failures == [], f"{failures}\n{machine.journal('hostmesh-agent')}"
+    machine.run("systemctl", "start", "consul", "hostmesh-ca")
+    # The stop took the instance out of the catalog; it is there again once Consul's check has passed.
+    wait_for(lambda: "fault" not in shown(machine, "StatusText") and serving(machine), timeout=60, interval=0.5)
 
 
 def stop_leaves_nothing_behind(machine: Machine) -> None:
