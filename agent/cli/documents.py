@@ -45,17 +45,6 @@ class Loaded(NamedTuple):
     """A line for each field that is correct, but cannot be enforced here."""
 
 
-def load_documents(files: Sequence[str], namespace: str, *, check: bool = True) -> list[Document]:
-    """Return all documents of the files; raises ValidationError with every fault of every file, UserError if empty.
-
-    `check=False` leaves out the validation of the specs: an object is deleted by its name alone.
-    """
-    loaded = load_checked(files, namespace, check=check)
-    if loaded.unenforceable:
-        raise ValidationError(loaded.unenforceable)
-    return loaded.documents
-
-
 def read_files(files: Sequence[str], namespace: str) -> tuple[list[Document], list[str]]:
     """Return the documents of the files, unchecked, and a line for each problem with what is none."""
     from agent.api.document import merge_documents
@@ -92,7 +81,11 @@ def load_each(files: Sequence[str], namespace: str) -> tuple[Loaded, list[str]]:
 
 
 def load_checked(files: Sequence[str], namespace: str, *, check: bool = True) -> Loaded:
-    """Return all documents of the files and what of them cannot be enforced; raises ValidationError, UserError."""
+    """Return all documents of the files and what of them cannot be enforced.
+
+    `check=False` leaves out the validation of the specs: an object is deleted by its name alone. Raises ValidationError
+    with every fault of every file, UserError if they hold nothing.
+    """
     documents, problems = read_files(files, namespace)
     return _checked(documents, problems, files, check=check)
 

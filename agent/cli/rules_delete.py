@@ -6,7 +6,7 @@ import click
 
 from agent.cli.command import Command, given_flags
 from agent.cli.completion import complete_kind, complete_name
-from agent.cli.documents import files_option, load_documents
+from agent.cli.documents import files_option, load_checked
 from agent.errors import PartialWrite, UserError
 from agent.mesh.routes import ObjectRef
 
@@ -53,5 +53,4 @@ def _named(kind: str | None, names: tuple[str, ...], files: tuple[str, ...], nam
             if problem := subdomain(name):
                 raise UserError(problem)
         return [ObjectRef(parse_kind(kind).name, namespace, name) for name in dict.fromkeys(names)]
-    documents = load_documents(files, namespace, check=False)
-    return [document.ref for document in documents]
+    return [document.ref for document in load_checked(files, namespace, check=False).documents]
