@@ -34,5 +34,4 @@ async def test_ready_with_a_status_that_says_what_is_missing(tmp_path: Path, mon
         assert await asyncio.to_thread(systemd.recv, 4096) == b"READY=1"
         os.kill(os.getpid(), signal.SIGTERM)
         await asyncio.wait_for(running, 5)
-    gc.enable()  # the daemon collects by itself
-    gc.unfreeze()
+    gc.unfreeze()  # what a daemon needs for its whole life, these tests don't
