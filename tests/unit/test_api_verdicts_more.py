@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from agent.api.document import read_documents
-from agent.api.validate import validate
+from agent.api.validate import find_problems, is_invalid, validate
 from tests.unit.test_api_verdicts import invalid
 
 
@@ -330,3 +330,15 @@ def test_what_stands_beside_istio_s_kinds_in_its_samples_is_told(version: str, k
     (line,) = validate(document)
     assert f"kind: {kind} is Kubernetes' own: " in line
     assert advice in line
+
+
+@pytest.mark.parametrize("port", ["", "port: {number: 81, protocol: HTTP, name: a}, "])
+def test_what_a_listener_of_a_sidecar_s_calls_would_bind_is_named(port: str) -> None:
+    text = (
+        "apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {name: x}\n"
+        f"spec: {{egress: [{{{port}hosts: ['./*'], bind: 127.0.0.1, captureMode: NONE}}]}}\n"
+    )
+    (document,), _ = read_documents(text, "f", "default")
+    problems = find_problems(document)
+    assert [problem.path for problem in problems] == ["spec.egress[0].bind", "spec.egress[0].captureMode"]
+    assert not is_invalid(problems)

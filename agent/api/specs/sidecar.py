@@ -75,10 +75,10 @@ def _ingress_tls(report: Report, path: str, tls: dict[str, Any], protocol: str) 
 def _egress(report: Report, path: str, listener: dict[str, Any]) -> None:
     """A port is on an address, or (number 0) a Unix socket."""
     port, bind = listener.get("port"), (listener.get("bind") or "")
-    if port is None:
-        return
     place = child(path, "bind")
-    if port.get("number"):
+    if port is None:
+        wrong = None
+    elif port.get("number"):
         wrong = words.address(bind) if bind else None
     else:
         wrong = addresses.unix_socket(bind) and "must be a Unix socket, as the port's number is 0 (unix:///path)"
@@ -86,7 +86,7 @@ def _egress(report: Report, path: str, listener: dict[str, Any]) -> None:
             report.invalid(child(path, "captureMode"), "IPTABLES does not go with a Unix socket (DEFAULT or NONE)")
     if wrong:
         report.invalid(place, wrong)
-    elif not port.get("number"):
+    elif port is not None and not port.get("number"):
         report.unsupported(path, "a Unix socket to call services by: applications call them by name")
     elif bind:
         report.unsupported(place, "is not needed: applications call the hosts by name, at their virtual addresses")
