@@ -19,6 +19,8 @@ from pathlib import Path
 from types import TracebackType
 
 from agent.adapters.files import write_atomic
+from agent.adapters.proxy.shared_memory import remove_shared_memory
+from agent.adapters.proxy.state import read_state
 from agent.errors import HostError, UserError
 from agent.lab import netns_files, network
 from agent.lab.host import Host, folder_to_cover
@@ -144,6 +146,9 @@ class Lab:
     def _remove_folder(self) -> None:
         """Remove the folder under /run, if it is a lab's (an empty one is what a crash left at the first step)."""
         if self._file.path.exists():
+            for note in self.folder.glob("*/run/envoy/envoy.state"):
+                if envoy := read_state(note):
+                    remove_shared_memory(envoy.base_id)  # its agent, which would have, was killed
             shutil.rmtree(self.folder)
         elif self.folder.is_dir() and not any(self.folder.iterdir()):
             self.folder.rmdir()
