@@ -155,13 +155,13 @@ class World(Struct, frozen=True):
     # The second generation.
 
     def _leads_anywhere(self, document: Document) -> bool:
-        """An object none of whose routes within the mesh leads anywhere is left out (docs/compatibility.md)."""
+        """An object none of whose routes within the mesh leads anywhere is left out, also one that has none there."""
         routes = [
             route
             for route in document["spec"]["http"]
             if any("mesh" in match.get("gateways", ["mesh"]) for match in route.get("match") or [{}])
         ]
-        return not routes or any("route" not in route or self._present(route) for route in routes)
+        return any("route" not in route or self._present(route) for route in routes)
 
     def _present(self, route: Mapping[str, Any]) -> list[tuple[Service, Mapping[str, str], int | None]]:
         """Return the destinations of a route that exist and have a share."""

@@ -40,13 +40,13 @@ def test_propagation_produces_figures(tmp_path: Path) -> None:
 
 def test_scale_produces_figures(tmp_path: Path) -> None:
     sizes = ("--services=20", "--instances=3", "--nodes=12")
-    (result,) = run(tmp_path, "scale", *sizes, "--rules=5", "--slow=0", "--fast=24", "--idle=1")
+    (result,) = run(tmp_path, "scale", *sizes, "--rules=5", "--slow=0", "--fast=60", "--idle=1")
     assert result["wrong_services"] == 0
     assert {"agent", "envoy", "consul server"} <= result["rss_mib"].keys()
     (rate,) = result["rates"]
     assert len(rate["latency"]) == 6
     for kind, latency in rate["latency"].items():
-        assert (kind, latency["count"], latency["lost"]) == (kind, 4, 0)
+        assert (kind, latency["count"], latency["lost"]) == (kind, 10, 0)
         assert 0 < latency["p50_ms"] <= latency["p99_ms"]
 
 
