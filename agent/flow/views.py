@@ -71,7 +71,7 @@ class Tally(Generic[E]):
     def elements(self) -> tuple[E, ...]:
         """Return the elements in order; the same object as long as they are the same."""
         if self._sorted is None:
-            self._sorted = tuple(sorted(self._counts))  # type: ignore[type-var]
+            self._sorted = tuple(sorted(self._counts))  # type: ignore[type-var]  # whoever counts gives what can be sorted
         return self._sorted
 
     def _add(self, elements: Iterable[E], number: int) -> None:
