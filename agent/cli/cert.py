@@ -96,7 +96,7 @@ def export(identity: str, out: str, run_dir: str) -> None:
 
 
 def _ask(run_dir: str, path: str, method: str = "GET") -> bytes:
-    from agent.cli.agents import AgentSocket
+    from agent.adapters.agent_socket import AgentSocket
 
     return AgentSocket(Path(run_dir) / "admin.sock").ask(path, method=method)
 

@@ -26,7 +26,7 @@ from agent.lab import netns_files, network
 from agent.lab.host import Host, folder_to_cover
 from agent.lab.hostfiles import AGENT_UID, APP_UID, CA_UID, CONSUL_UID, DNS_UID, host_files
 from agent.lab.outside import AUTHORITY, BUNDLE, certificates
-from agent.lab.plan import CHECKOUT, Forward, HostPlan, LabPlan
+from agent.lab.plan import CHECKOUT, App, Forward, HostPlan, LabPlan
 from agent.lab.processes import ProcessId, identify, kill, kill_all
 from agent.lab.programs import PROGRAMS, find_programs
 from agent.lab.readiness import (
@@ -34,6 +34,7 @@ from agent.lab.readiness import (
     agent_ready,
     app_ready,
     ca_ready,
+    callers_know,
     consul_ready,
     names_ready,
     page_ready,
@@ -222,6 +223,8 @@ class Lab:
         wait_all(self.hosts, self._conditions(agent_ready, lambda plan: plan.agent, "agent"), deadline)
         self._report("waiting: every instance in the catalog and passing")
         wait_all(self.hosts, self._registrations(), deadline)
+        self._report("waiting: every instance known to every Envoy")
+        wait_all(self.hosts, self._knowledge(), deadline)
         if self.plan.page_host:
             self._report("waiting: the page, through the mesh")
             page = self[self.plan.page_host]
@@ -323,8 +326,14 @@ class Lab:
         return conditions
 
     def _registrations(self) -> dict[tuple[str, str], Condition]:
-        pairs = ((host, app) for host in self if host.plan.agent for app in host.plan.apps if app.argv)
-        return {(host.name, app.service): registered(host, app) for host, app in pairs}
+        return {(host.name, app.service): registered(host, app) for host, app in self._registered()}
+
+    def _knowledge(self) -> dict[tuple[str, str], Condition]:
+        instances = {(host.address, app.port) for host, app in self._registered()}
+        return self._conditions(lambda host: callers_know(host, instances), lambda plan: plan.agent, "agent")
+
+    def _registered(self) -> list[tuple[Host, App]]:
+        return [(host, app) for host in self if host.plan.agent for app in host.plan.apps if app.argv]
 
     def _agent_folder(self, host: str, kind: str) -> Path:
         return self[host].path({"config": "etc", "state": "var", "run": "run"}[kind])

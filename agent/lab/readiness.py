@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
 
+from agent.adapters.agent_socket import AgentSocket
 from agent.errors import HostError
 from agent.lab import network
 from agent.lab.host import Host
@@ -109,8 +112,34 @@ def agent_ready(host: Host) -> Condition:
 
 
 def registered(host: Host, app: App) -> Condition:
-    """The application is in the catalog and passes its check there: its callers have it."""
-    return _answers(host, f"/v1/agent/health/service/name/{app.service}?format=text", 8500, "passing")
+    """The application is in the catalog and passes its check there: this host's Consul agent has told it."""
+    return _answers(host, f"/v1/health/service/{app.service}?passing", 8500, f'"Node":"{host.name}"')
+
+
+def callers_know(host: Host, instances: Collection[tuple[str, int]]) -> Condition:
+    """The host's Envoy sends requests to every one of these addresses and ports."""
+    agent = AgentSocket(host.path("run/admin.sock"))
+
+    def condition() -> str:
+        try:
+            known = _healthy(json.loads(agent.view("endpoints")))
+        except HostError as error:
+            return str(error)
+        missing = sorted(set(instances) - known)
+        return f"its Envoy does not know {', '.join(f'{address}:{port}' for address, port in missing)}" * bool(missing)
+
+    return condition
+
+
+def _healthy(clusters: Any) -> set[tuple[str, int]]:
+    """Return address and port of each endpoint that Envoy has from its agent and sends requests to."""
+    return {
+        (address.get("address", ""), address.get("port_value", 0))
+        for cluster in clusters.get("cluster_statuses", ())
+        for host in cluster.get("host_statuses", ())
+        if host.get("health_status") in ({}, {"eds_health_status": "HEALTHY"})
+        for address in (host.get("address", {}).get("socket_address", {}),)
+    }
 
 
 def page_ready(host: Host) -> Condition:
