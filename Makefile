@@ -40,6 +40,8 @@ newcomer:  ## Walk the README's road on a fresh Debian 12 (a debootstrap root; n
 	@.ci/fresh-machine
 deb: setup  ## Build the Debian packages into dist/
 	@packaging/build
+man: setup  ## Write the manual pages and shell completion into build/man
+	@$(BIN)/python -m agent.cli.manual build/man
 
 lock:  ## Renew the lock files from pyproject.toml
 	@$(BIN)/pip install -q uv
@@ -48,4 +50,4 @@ lock:  ## Renew the lock files from pyproject.toml
 	@$(COMPILE) -c requirements-build.lock -o requirements.lock pyproject.toml
 	@$(COMPILE) -c requirements-build.lock -c requirements.lock --extra dev -o requirements-dev.lock pyproject.toml
 
-.PHONY: help setup setup-run lab lab-down check .static .unit integration e2e test newcomer deb lock
+.PHONY: help setup setup-run lab lab-down check .static .unit integration e2e test newcomer deb man lock

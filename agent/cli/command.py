@@ -36,6 +36,11 @@ def global_options() -> list[click.Parameter]:
     ]
 
 
+def is_global(parameter: click.Parameter) -> bool:
+    """Tell whether it is one of the options that every command takes."""
+    return isinstance(parameter, _GlobalOption)
+
+
 def given_flags(ctx: click.Context) -> MutableMapping[str, str]:
     """Return the global options given on this command line, by name."""
     root = ctx.find_root()

@@ -10,7 +10,7 @@ from click.shell_completion import CompletionItem, get_completion_class
 from agent.cli.command import Command, given_flags
 from agent.errors import HostmeshError, UserError
 
-_SHELLS = ("bash", "zsh", "fish")
+SHELLS = ("bash", "zsh", "fish")
 
 
 @click.command(
@@ -24,17 +24,20 @@ hostmesh completion zsh > ~/.zfunc/_hostmesh
 hostmesh completion fish > ~/.config/fish/completions/hostmesh.fish
 """,
 )
-@click.argument("shell", type=click.Choice(_SHELLS), required=False)
+@click.argument("shell", type=click.Choice(SHELLS), required=False)
 def completion(shell: str | None) -> None:
     """Print the completion script of a shell (default: of the one that SHELL names, else bash)."""
-    shell = shell or _login_shell()
+    click.echo(completion_script(click.get_current_context().find_root().command, shell or _login_shell()))
+
+
+def completion_script(root: click.Command, shell: str) -> str:
+    """Return what a shell reads to complete `hostmesh …`; raises UserError for an unknown shell."""
     completer = get_completion_class(shell)
     if completer is None:
-        raise UserError(f"no completion for {shell} (one of {', '.join(_SHELLS)})")
-    root = click.get_current_context().find_root().command
+        raise UserError(f"no completion for {shell} (one of {', '.join(SHELLS)})")
     # The class's source() would first run bash to check its version; every Debian has had a new enough one since 2019.
     script = completer(root, {}, "hostmesh", "_HOSTMESH_COMPLETE")
-    click.echo(script.source_template % script.source_vars())
+    return script.source_template % script.source_vars()
 
 
 def complete_kind(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -76,4 +79,4 @@ def complete_node(ctx: click.Context, parameter: click.Parameter, incomplete: st
 
 def _login_shell() -> str:
     name = os.path.basename(os.environ.get("SHELL", ""))
-    return name if name in _SHELLS else "bash"
+    return name if name in SHELLS else "bash"
