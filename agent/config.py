@@ -225,23 +225,36 @@ def load_config(config_dir: Path, state_dir: Path, run_dir: Path) -> Config:
     )
 
 
-def load_workloads(config_dir: Path, address: str) -> tuple[tuple[Workload, ...], tuple[str, ...]]:
+def load_workloads(
+    config_dir: Path, address: str, proxied: bool = True, last_good: dict[Path, list[Workload]] | None = None
+) -> tuple[tuple[Workload, ...], tuple[str, ...]]:
     """Return the workloads of services.d/*.yaml (file name order) and one line for each fault.
 
-    A bad file never takes the good ones away: its own workloads are missing and its faults are returned. Of two files
-    that declare one instance (service and port) the first is used.
+    `proxied` holds for services that don't say it themselves. A bad file never takes the good ones away: its faults are
+    returned, and the workloads that it had when it was last good, which `last_good` remembers from call to call. Of two
+    files that declare one instance (service and port) the first is used.
     """
     workloads: list[Workload] = []
     faults: list[str] = []
+    good = {} if last_good is None else last_good
     seen: dict[tuple[ServiceKey, int], Path] = {}
-    for path in sorted((config_dir / "services.d").glob("*.y*ml")):
-        text = _read_text(path, faults)
+    paths = sorted((config_dir / "services.d").glob("*.y*ml"))
+    for gone in good.keys() - set(paths):
+        del good[gone]
+    for path in paths:
+        problems: list[str] = []
         try:
-            found = read_services(text or "", str(path), address)
+            text = _read_text(path, problems)
+            found = [] if problems else read_services(text or "", str(path), address, proxied)
         except ConfigError as error:
-            faults += error.problems
-            continue
-        for workload in found:
+            problems += error.problems
+        if problems:
+            kept = good.get(path, [])
+            serves = "; what it said before serves on" if kept else ""
+            faults += [f"{problem}{serves}" for problem in problems]
+        else:
+            kept = good[path] = found
+        for workload in kept:
             keys = [(workload.service, port.number) for port in workload.ports]
             if known := next((seen[key] for key in keys if key in seen), None):
                 faults.append(f"{path}: service {workload.service}: {known} declares it on the same port (keep one)")

@@ -37,10 +37,10 @@ _NUMBER = integer(1, 65535)
 _USER = re.compile(r"[0-9]{1,10}|[a-z_][-a-z0-9_.]{0,31}")
 
 
-def read_services(text: str, source: str, default_address: str) -> list[Workload]:
+def read_services(text: str, source: str, default_address: str, proxied: bool = True) -> list[Workload]:
     """Return the workloads a file declares: one mapping, a list, or several documents.
 
-    `default_address` is the node's own. Raises ConfigError with one `FILE:LINE: service NAME: field: reason` for each
+    `default_address` is the node's own, `proxied` the mesh's default. Raises ConfigError with one `FILE:LINE: service NAME: field: reason` for each
     problem; a file with one bad service gives none.
     """
     values, problems = read_yaml(text, source, _list_items)
@@ -50,7 +50,8 @@ def read_services(text: str, source: str, default_address: str) -> list[Workload
         _SERVICE(report, "", value.value)
         problems += [_describe(problem, value, source) for problem in report.problems]
         if not report.problems and isinstance(value.value, dict):
-            workloads.append(_workload({k: v for k, v in value.value.items() if v is not None}, default_address))
+            plain = {"proxied": proxied, **{k: v for k, v in value.value.items() if v is not None}}
+            workloads.append(_workload(plain, default_address))
     problems += _duplicates(workloads, source)
     if problems:
         raise ConfigError(problems)
@@ -221,7 +222,7 @@ def _workload(service: dict[str, Any], default_address: str) -> Workload:
         ports=ports,
         labels=labels_of(service.get("labels", {})),
         service_account=service.get("serviceAccount", "default"),
-        proxied=service.get("proxied", True),
+        proxied=service["proxied"],
         check=_read_check(service.get("check", {})),
         active_check=read_active_check(service.get("activeCheck"), ports),
         port_modes=annotated_modes(service.get("annotations") or {}),

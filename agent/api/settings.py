@@ -64,6 +64,8 @@ def set_field(settings: MeshSettings, name: str, value: str) -> MeshSettings:
         plain, problems = _read(value or "[]", name)
         if problems:
             raise ValidationError(problems)
+    elif field is not None and field.type is bool:
+        plain = {"true": True, "false": False}.get(value.lower(), value)
     elif field is not None and not _is_text(field.type):
         plain = [item.strip() for item in value.split(",") if item.strip()]
     return settings_from({**settings_fields(settings), name: plain}, "mesh settings")
@@ -113,6 +115,8 @@ def _problems(name: str, value: object) -> list[str]:
         return []
     if name == _PROVIDERS:
         return _provider_problems(value)
+    if field.type is bool:
+        return [] if isinstance(value, bool) else [f'{name}: "{one_line(value, 40)}" is not true or false']
     if not _is_text(field.type):
         return _list_problems(name, value)
     if isinstance(field.type, type) and issubclass(field.type, StrEnum):

@@ -52,3 +52,5 @@ class MeshSettings(Struct, frozen=True, rename="camel", forbid_unknown_fields=Tr
     """Authorizers that policies with the action CUSTOM can name."""
     trust_domain_aliases: tuple[str, ...] = ()
     """Other trust domains whose identities count as this one's."""
+    proxied: bool = True
+    """Whether services of services.d that don't say it themselves have Envoy in front."""

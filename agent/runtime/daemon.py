@@ -7,11 +7,11 @@ import logging
 import signal
 from collections.abc import Coroutine
 
-from agent.adapters.consul.address import ConsulAddress, read_token
 from agent.adapters.consul.client import ConsulClient
 from agent.config import Config
 from agent.errors import HostError, HostmeshError
 from agent.runtime import garbage
+from agent.runtime.configuration_check import consul_address
 from agent.runtime.host_agent import FIRST_CONFIGURATION_SECONDS, HostAgent
 from agent.runtime.last_known import LastKnownFile
 from agent.runtime.levels import Levels
@@ -46,7 +46,7 @@ async def run_daemon(config: Config) -> None:
     agent: HostAgent | None = None
     watchdog = asyncio.create_task(unit.feed_watchdog(lambda: agent is None or agent.works))
     try:
-        async with ConsulClient(_consul_address(config)) as client:
+        async with ConsulClient(consul_address(config)) as client:
             known = last.address if last else ""
             address = config.address or await _first(stop, _address_from_consul(client, known, unit))
             if address is None:
@@ -76,20 +76,6 @@ def _take_signals(agent: HostAgent, config: Config, stop: asyncio.Event) -> None
 
     loop.add_signal_handler(signal.SIGHUP, reload)
     loop.add_signal_handler(signal.SIGUSR1, leave)
-
-
-def _consul_address(config: Config) -> ConsulAddress:
-    consul = config.consul
-    parsed = ConsulAddress.from_url(consul.address, source="consul.address")
-    return ConsulAddress(
-        host=parsed.host,
-        port=parsed.port,
-        scheme=parsed.scheme,
-        token=read_token(consul.token_file, "consul.tokenFile") if consul.token_file else "",
-        ca_file=consul.ca_file or "",
-        client_cert=consul.cert_file or "",
-        client_key=consul.key_file or "",
-    )
 
 
 async def _address_from_consul(client: ConsulClient, last: str, unit: Unit) -> str:

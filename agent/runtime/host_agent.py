@@ -46,7 +46,7 @@ from agent.runtime.reconciler import Reconciler
 from agent.runtime.state import MeshState, bounded
 from agent.runtime.unit import Unit, status_line
 from agent.runtime.views import open_view
-from agent.runtime.workloads import gateway_workload, read_workloads, served
+from agent.runtime.workloads import ServicesFolder, gateway_workload, served
 from agent.translate.bootstrap import bootstrap
 
 log = logging.getLogger(__name__)
@@ -84,7 +84,9 @@ class HostAgent:
         self._vips_changed = asyncio.Event()
         self.state = MeshState(config.node, config.vip_range_v4, config.vip_range_v6, self._vips)
         self.state.apply([FaultsChanged("disk", faults + vip_faults)])
+        self._services = ServicesFolder(config, address)
         self._workloads: tuple[Workload, ...] = ()
+        self._proxied = True
         self._certified: frozenset[Identity] = frozenset()
         self._named_files: frozenset[FileCredential] = frozenset()
         self._fault_log = FaultLog()
@@ -114,8 +116,9 @@ class HostAgent:
         self._operator: OperatorAccess | None = None
 
     def reload(self) -> None:
-        """Read services.d again (SIGHUP)."""
-        self._workloads, faults = read_workloads(self._config, self._address, self._workloads)
+        """Read services.d again (it has changed, SIGHUP, another mesh default)."""
+        self._proxied = self.state.settings.proxied
+        self._workloads, faults = self._services.read(self._workloads, self._proxied)
         workloads = tuple(served(workload, self._config) for workload in self._workloads)
         gateway = gateway_workload(self._config, self._address)
         self._workloads = (*gateway, *self._workloads)
@@ -172,6 +175,7 @@ class HostAgent:
                     lambda: self.state.last_known(self._address), lambda: self.state.changes
                 ),
                 "virtual addresses": self._keep_vips(),
+                "services.d": self._services.watch(self.reload),
                 "certificates": self._identity.run(),
                 "readiness": self._announce(),
                 **({"envoy's log": self._envoy_log.follow()} if self._envoy_log else {}),
@@ -284,6 +288,8 @@ class HostAgent:
                 log.warning("virtual addresses may change at the next start: %s", error)
 
     def _after_round(self) -> None:
+        if self.state.settings.proxied is not self._proxied:
+            self.reload()
         self._followed.follow(self.state.followed)
         self._update_status()
 

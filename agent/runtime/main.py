@@ -10,8 +10,9 @@ from pathlib import Path
 import click
 
 from agent import __version__
-from agent.config import Config, load_config, load_workloads
+from agent.config import load_config
 from agent.errors import ConfigError, HostmeshError
+from agent.runtime.configuration_check import check_configuration
 from agent.runtime.log_setup import set_up_log
 
 
@@ -24,10 +25,10 @@ from agent.runtime.log_setup import set_up_log
 def main(config_dir: Path, state_dir: Path, run_dir: Path, check: bool) -> None:
     """Run the mesh on this host: registration, certificates, interception, DNS and Envoy."""
     try:
-        config = load_config(config_dir, state_dir, run_dir)
         if check:
-            _check(config)
+            _check(config_dir, state_dir, run_dir)
             return
+        config = load_config(config_dir, state_dir, run_dir)
         set_up_log(config.log.level)
         faulthandler.enable()  # systemd's watchdog ends an agent that hangs with SIGABRT: the log shall say where
         from agent.runtime.daemon import run_daemon  # grpc and the xDS messages take 0.3 s to import: not for --check
@@ -42,13 +43,10 @@ def main(config_dir: Path, state_dir: Path, run_dir: Path, check: bool) -> None:
         sys.exit(1)
 
 
-def _check(config: Config) -> None:
-    workloads, faults = load_workloads(config.config_dir, config.address or "127.0.0.1")
-    if faults:
-        raise ConfigError(list(faults))
-    for note in config.notes:
+def _check(config_dir: Path, state_dir: Path, run_dir: Path) -> None:
+    checked = check_configuration(config_dir, state_dir, run_dir)
+    if checked.problems:
+        raise ConfigError(list(checked.problems))
+    for note in checked.notes:
         click.echo(f"Note: {note}", err=True)
-    if not Path(config.proxy.binary).is_file():
-        click.echo(f"Note: proxy.binary: {config.proxy.binary} is not there: install hostmesh-proxy", err=True)
-    names = ", ".join(str(workload.service) for workload in workloads) or "none"
-    click.echo(f"configuration of node {config.node} is good; services on this host: {names}")
+    click.echo(checked.summary)

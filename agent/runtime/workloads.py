@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
 
 import msgspec
 
@@ -16,18 +19,52 @@ from agent.mesh.service import Workload
 log = logging.getLogger(__name__)
 
 
-def read_workloads(
-    config: Config, address: str, before: Sequence[Workload] = ()
-) -> tuple[tuple[Workload, ...], tuple[Fault, ...]]:
-    """Return what services.d declares, and a fault for each thing in it that can't be used.
+LOOK_SECONDS = 0.5
+_Signature = frozenset[tuple[str, int, int, int]]
 
-    `before` is what was served until now: a new file never takes a port from a service that has it.
-    """
-    workloads, problems = load_workloads(config.config_dir, address)
-    kept, refused = one_identity_per_port(workloads, before)
-    for line in (*problems, *refused):
-        log.error("%s", line)
-    return kept, tuple(Fault("services.d", line) for line in (*problems, *refused))
+
+class ServicesFolder:
+    """services.d of this host: what it declares now, and when it has become something else."""
+
+    def __init__(self, config: Config, address: str) -> None:
+        self._config, self._address = config, address
+        self._folder = config.config_dir / "services.d"
+        self._last_good: dict[Path, list[Workload]] = {}
+        self._read_at: _Signature = frozenset()
+
+    def read(self, before: Sequence[Workload], proxied: bool) -> tuple[tuple[Workload, ...], tuple[Fault, ...]]:
+        """Return what it declares, and a fault for each thing in it that can't be used.
+
+        `before` is what was served until now: a new file never takes a port from a service that has it. `proxied` is
+        the mesh's default.
+        """
+        self._read_at = _signature(self._folder)
+        workloads, problems = load_workloads(self._config.config_dir, self._address, proxied, self._last_good)
+        kept, refused = one_identity_per_port(workloads, before)
+        for line in (*problems, *refused):
+            log.error("%s", line)
+        return kept, tuple(Fault("services.d", line) for line in (*problems, *refused))
+
+    async def watch(self, changed: Callable[[], None]) -> NoReturn:
+        """Call `changed` whenever the folder has become another one and rests: an editor may write in several steps."""
+        seen = self._read_at
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            before, seen = seen, await asyncio.to_thread(_signature, self._folder)
+            if seen == before and seen != self._read_at:
+                changed()
+
+
+def _signature(folder: Path) -> _Signature:
+    """Return what changes whenever a file of the folder does."""
+    found = set()
+    for path in folder.glob("*.y*ml"):
+        try:
+            stat = path.stat()
+        except OSError:
+            continue  # gone just now, or a link to nowhere: reading it says so
+        found.add((path.name, stat.st_mtime_ns, stat.st_size, stat.st_ino))
+    return frozenset(found)
 
 
 def one_identity_per_port(

@@ -165,6 +165,24 @@ def test_bad_service_files_cost_only_themselves(tmp_path: Path) -> None:
     assert [fault.split(": ")[0].rsplit("/", 1)[1] for fault in faults] == ["x.yaml", "y.yaml", "z.yaml:2"]
 
 
+def test_a_service_file_that_is_spoilt_serves_on_as_it_was(tmp_path: Path) -> None:
+    web, last_good = workload(tmp_path), dict[Path, list[Workload]]()
+    assert load_workloads(tmp_path, "10.0.0.1", last_good=last_good) == ((web,), ())
+    (tmp_path / "services.d/web.yaml").write_text("name: web\nport: 908o\n")
+    found, (fault,) = load_workloads(tmp_path, "10.0.0.1", last_good=last_good)
+    assert found == (web,)
+    assert fault.endswith("; what it said before serves on")
+    (tmp_path / "services.d/web.yaml").unlink()
+    assert load_workloads(tmp_path, "10.0.0.1", last_good=last_good) == ((), ())
+
+
+def test_whether_services_are_proxied_is_the_meshs_default_and_each_ones_own(tmp_path: Path) -> None:
+    workload(tmp_path)
+    (tmp_path / "services.d/own.yaml").write_text("name: own\nport: 81\nproxied: true\n")
+    found, _ = load_workloads(tmp_path, "10.0.0.1", proxied=False)
+    assert {one.service.name: one.proxied for one in found} == {"web": False, "own": True}
+
+
 def test_check_says_what_is_good_and_what_is_not(tmp_path: Path) -> None:
     arguments = ["--check", "--config-dir", str(tmp_path)]
     assert "configuration of node" in CliRunner().invoke(main, arguments).stdout
@@ -172,9 +190,23 @@ def test_check_says_what_is_good_and_what_is_not(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 1
     assert len(result.stderr.splitlines()) == 2
+    (tmp_path / "services.d").mkdir()
+    (tmp_path / "services.d/web.yaml").write_text("name: web\n")
+    assert len(CliRunner().invoke(main, arguments).stderr.splitlines()) == 3, "all files at once"
     absent = CliRunner().invoke(main, ["--check", "--config-dir", str(tmp_path / "absent")])
     assert absent.exit_code == 1
     assert "no such folder" in absent.stderr
+
+
+def test_check_tells_of_files_that_the_settings_name(tmp_path: Path) -> None:
+    (tmp_path / "agent.yaml").write_text("consul: {tokenFile: /absent/token}\n")
+    (tmp_path / "secrets/shop").mkdir(parents=True)
+    (tmp_path / "secrets/shop/tls.crt").write_text("nonsense")
+    result = CliRunner().invoke(main, ["--check", "--config-dir", str(tmp_path)])
+    assert result.exit_code == 1
+    token, secret = result.stderr.splitlines()
+    assert "consul.tokenFile: /absent/token" in token
+    assert "secrets/shop" in secret
 
 
 def test_the_shipped_examples_are_good_also_with_every_setting_written_out(tmp_path: Path) -> None:

@@ -52,6 +52,7 @@ def test_yaml_and_json_alike() -> None:
         ("trustDomain: A b", 'x: trustDomain: "A b" is not a trust domain'),
         ("trustDomain: 3", 'x: trustDomain: "3" is not a trust domain'),
         ("excludedServices: consul", "x: excludedServices: must be a list of names"),
+        ("proxied: maybe", 'x: proxied: "maybe" is not true or false'),
         (
             "trust_domain: a",
             "x: trust_domain: unknown setting (did you mean trustDomain?) (known: trustDomain, authPolicy, ",
@@ -82,6 +83,7 @@ def test_one_field_is_set() -> None:
     assert setting_named(settings_fields(DEFAULTS), "mtls") == "permissive"
     assert set_field(DEFAULTS, "excludedServices", "consul, vault").excluded_services == ("consul", "vault")
     assert set_field(DEFAULTS, "excludedServices", "").excluded_services == ()
+    assert set_field(DEFAULTS, "proxied", "false").proxied is False
     assert settings_fields(DEFAULTS)["outboundTrafficPolicy"] == "ALLOW_ANY"
 
 
