@@ -10,7 +10,7 @@ import yaml
 
 from agent.api.envelope import Document, read_envelope, to_plain
 from agent.api.problem import one_line
-from agent.api.validate import in_usual_spelling
+from agent.api.validate import in_usual_spelling, spec_faults
 from agent.api.yaml_text import MAX_DEPTH, Node, YamlValue, read_yaml
 from agent.errors import ValidationError
 
@@ -29,7 +29,11 @@ def read_documents(text: str, source: str, default_namespace: str) -> tuple[list
     for value in values:
         document, faults = read_envelope(value, source, default_namespace)
         problems += faults
-        if document is not None:
+        if document is None:
+            continue
+        if faults:
+            problems += spec_faults(in_usual_spelling(document))
+        else:
             documents.append(in_usual_spelling(document))
     merged, conflicts = merge_documents(documents)
     return merged, problems + conflicts
@@ -67,7 +71,7 @@ def from_json(key: str, value: bytes) -> Document:
     if _depth_exceeds(plain, MAX_DEPTH):
         raise ValidationError([f"{one_line(key)}: nested deeper than {MAX_DEPTH} levels"])
     document, problems = read_envelope(YamlValue(plain), key, "")
-    if document is None:
+    if document is None or problems:
         raise ValidationError([_keyed(key, problems)])
     if document.key != key:
         raise ValidationError([f"{one_line(key)}: holds {document.ref}, whose key is {document.key} (delete this one)"])

@@ -97,7 +97,8 @@ def to_plain(document: Document) -> dict[str, Any]:
 def read_envelope(value: YamlValue, source: str, default_namespace: str) -> tuple[Document | None, list[str]]:
     """Return the object that a value is, or None, and one `FILE:LINE: …` for each problem with its envelope.
 
-    An empty `default_namespace` means that the value must name its own.
+    With problems the object is only good for finding more of them. An empty `default_namespace` means that the value
+    must name its own.
     """
     return _Envelope(value, source).read(default_namespace)
 
@@ -132,9 +133,7 @@ class _Envelope:
             line=self._value.line,
         )
         spec, lines = self._spec(top, document.kind)
-        if self._problems:
-            return None, self._problems
-        return structs.replace(document, spec=spec, lines=lines), []
+        return structs.replace(document, spec=spec, lines=lines), self._problems
 
     def _spec(self, top: dict[str, Any], kind_name: str) -> tuple[dict[str, Any], Mapping[str, int]]:
         spec = self._mapping(top, "spec", "")

@@ -38,12 +38,17 @@ def validate(document: Document) -> list[str]:
     return [describe(document, problem) for problem in find_problems(document)]
 
 
+def spec_faults(document: Document) -> list[str]:
+    """Return a line for each field of the spec that is invalid, of a document whose envelope is faulty."""
+    problems = find_problems(document)
+    return [describe(document, one) for one in problems if one.verdict is Verdict.INVALID and one.path[:4] == "spec"]
+
+
 def find_problems(document: Document) -> list[Problem]:
     """Return each problem as a value, the invalid ones apart from what is not supported yet."""
-    problem = _kind_problem(document)
-    if problem is not None:
-        return [problem]
     report = Report(document.namespace)
+    if not _check_kind(report, document):
+        return report.problems
     kind = KINDS_BY_NAME[document.kind]
     if kind.instead:
         report.unsupported("kind", f"{kind.name}: known, but not supported ({kind.instead})")
@@ -84,15 +89,21 @@ def describe(document: Document, problem: Problem) -> str:
     return f"{document.place(problem.path)}: {path}{problem.reason}"
 
 
-def _kind_problem(document: Document) -> Problem | None:
+def _check_kind(report: Report, document: Document) -> bool:
+    """Check kind and apiVersion; tell whether it is a kind of ours, so that the spec is worth looking at."""
     kind = KINDS_BY_NAME.get(document.kind)
     if kind is None:
-        return Problem(Verdict.INVALID, "kind", _unknown_kind(document.kind, document.api_version))
-    if document.api_version not in kind.api_versions:
-        version = one_line(document.api_version, 60)
-        allowed = ", ".join(kind.api_versions)
-        return Problem(Verdict.INVALID, "apiVersion", f'"{version}" is not one of {kind.name}\'s ({allowed})')
-    return None
+        report.invalid("kind", _unknown_kind(document.kind, document.api_version))
+        return False
+    if document.api_version in kind.api_versions:
+        return True
+    version, allowed = one_line(document.api_version, 60), ", ".join(kind.api_versions)
+    report.invalid("apiVersion", f'"{version}" is not one of {kind.name}\'s ({allowed})')
+    return not document.api_version or _group(document.api_version) in map(_group, kind.api_versions)
+
+
+def _group(api_version: str) -> str:
+    return api_version.rpartition("/")[0]
 
 
 def _unknown_kind(name: str, api_version: str) -> str:

@@ -364,11 +364,12 @@ def takes(match: HttpMatch, uri: str, headers: dict[str, str], port: int, labels
     )
 
 
-VALUES = st.sampled_from(["", "/", "/a", "/ab", "/A", "/abc", "/B"])
+PATHS = st.sampled_from(["/", "/a", "/ab", "/A", "/abc", "/B"])  # no request has an empty one
+VALUES = st.just("") | PATHS
 
 
 @settings(deadline=None, max_examples=300)
-@given(MATCHES, MATCHES, VALUES, st.dictionaries(st.sampled_from(["x", "y"]), VALUES), st.sampled_from([V1, V2, ()]))
+@given(MATCHES, MATCHES, PATHS, st.dictionaries(st.sampled_from(["x", "y"]), VALUES), st.sampled_from([V1, V2, ()]))
 def test_a_covering_match_takes_all_requests_of_the_covered(
     one: HttpMatch, other: HttpMatch, uri: str, headers: dict[str, str], labels: Labels
 ) -> None:

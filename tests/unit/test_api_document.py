@@ -80,8 +80,8 @@ def test_snake_case_is_turned_but_not_in_labels_and_headers() -> None:
 
 
 def test_one_field_in_both_spellings_is_refused() -> None:
-    text = HEAD + "spec:\n  httpFault: {}\n  http_fault: {}\n"
-    assert problems_of(text) == ["f.yaml:6: RouteRule/r: spec.http_fault: is given twice (as httpFault too)"]
+    text = HEAD + "spec:\n  destination: {name: a}\n  httpFault: {}\n  http_fault: {}\n"
+    assert problems_of(text) == ["f.yaml:7: RouteRule/r: spec.http_fault: is given twice (as httpFault too)"]
 
 
 def test_snake_case_is_read_in_the_second_generation_too_as_protobuf_does() -> None:
@@ -268,3 +268,21 @@ def test_any_text_is_read_without_a_crash(text: str) -> None:
     for problem in read_documents(text, "f.yaml", "default")[1]:
         assert problem.startswith("f.yaml:")
         assert "\n" not in problem
+
+
+def test_a_fault_above_the_spec_does_not_hide_those_in_it() -> None:
+    spec = "spec: {hosts: [a], http: [{rute: []}]}\n"
+    envelope = "kind: VirtualService\nmetadata: {name: A_B, labels: {x: 1}}\n"
+    assert problems_of(f"apiVersion: networking.istio.io/v1\n{envelope}{spec}") == [
+        'f.yaml:3: VirtualService/A_B: metadata.name: "A_B" is not a name (lower case letters, digits, "-" and ".")',
+        "f.yaml:3: VirtualService/A_B: metadata.labels.x: must be text (put it in quotes)",
+        "f.yaml:4: VirtualService/A_B: spec.http[0].rute: unknown field (did you mean route?)",
+    ]
+
+
+def test_a_wrong_version_does_not_hide_the_spec_and_another_project_s_is_not_looked_at() -> None:
+    rest = "kind: Gateway\nmetadata: {name: a}\nspec: {servers: 1}\n"
+    (wrong,) = read(f"apiVersion: networking.istio.io/v9\n{rest}")
+    assert [line.split(": ")[2] for line in validate(wrong)] == ["apiVersion", "spec.servers"]
+    (foreign,) = read(f"apiVersion: gateway.networking.k8s.io/v1\n{rest}")
+    assert [line.split(": ")[2] for line in validate(foreign)] == ["apiVersion"]
