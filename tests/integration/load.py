@@ -1,7 +1,7 @@
 """A steady load, run as a program on a lab's host: each request on a new connection, every answer judged.
 
-Prints "started" and, at the end (after `--seconds`, or on SIGTERM), one JSON object:
-{"total": …, "failures": [[seconds, reason], …]}.
+Writes a byte for each answered request to the descriptor that `--answered` names. Prints "started" and, at the end
+(after `--seconds`, or on SIGTERM), one JSON object: {"total": …, "failures": [[seconds, reason], …]}.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import signal
 import sys
 import time
@@ -23,6 +24,7 @@ async def main() -> None:
     parser.add_argument("--seconds", type=float, default=600.0)
     parser.add_argument("--contains", default="", help="what the body of a good answer contains")
     parser.add_argument("--cookie", default="")
+    parser.add_argument("--answered", type=int, required=True)
     options = parser.parse_args()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -45,6 +47,7 @@ async def main() -> None:
                         failures.append((time.time(), f"{response.status}: {body[:120]}"))
             except (aiohttp.ClientError, TimeoutError) as error:
                 failures.append((time.time(), repr(error)))
+            os.write(options.answered, b".")
 
         while not stop.is_set() and loop.time() - started < options.seconds:
             task = asyncio.create_task(request())

@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import msgspec
@@ -121,10 +122,15 @@ def agents(lab: Lab) -> list[Host]:
 class Load:
     """A load under way."""
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self._process = process
+    def __init__(self, process: subprocess.Popen[str], answered: int) -> None:
+        self._process, self._answered = process, answered
         self.total = 0
         self.failures: list[tuple[float, str]] = []
+
+    def go_on(self, requests: int) -> None:
+        """Wait until so many more requests are answered, well or badly."""
+        goal = os.fstat(self._answered).st_size + requests
+        wait_for(lambda: os.fstat(self._answered).st_size >= goal, f"{requests} more requests", 180)
 
     def finish(self) -> None:
         """End it and read its result."""
@@ -138,20 +144,26 @@ class Load:
 @contextmanager
 def load(host: Host, url: str = REVIEWS, rate: float = 20.0, contains: str = "") -> Iterator[Load]:
     """Send requests from a host, as its application would, until the block ends; its result is there then."""
-    argv = [sys.executable, str(LOAD), url, f"--rate={rate}", f"--contains={contains}"]
-    process = subprocess.Popen(
-        host.argv(argv, APP_UID), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, start_new_session=True
-    )
-    running = Load(process)
-    try:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "started\n"
-        yield running
-        running.finish()
-    finally:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
+    with TemporaryFile() as answered:
+        argv = [sys.executable, str(LOAD), url, f"--rate={rate}", f"--contains={contains}"]
+        process = subprocess.Popen(
+            host.argv([*argv, f"--answered={answered.fileno()}"], APP_UID),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            pass_fds=[answered.fileno()],
+        )
+        running = Load(process, answered.fileno())
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "started\n"
+            yield running
+            running.finish()
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
 
 
 def _agent(host: Host, path: str) -> bytes:

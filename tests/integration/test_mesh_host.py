@@ -9,7 +9,6 @@ import json
 import shutil
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Iterator
 from functools import partial
@@ -218,7 +217,7 @@ def test_a_first_start_without_the_ca_serves_without_mutual_tls_until_it_is_ther
         wait_for(lambda: is_proxied(lab, "details"), "details is marked again", 40)
         wait_settled(lab)
         wait_for(lambda: not node_status(server).faults, "no fault is left")
-        time.sleep(1)  # the load goes on with mutual TLS
+        running.go_on(100)  # with mutual TLS
     assert running.failures == []
 
 
