@@ -19,6 +19,7 @@ from node_ca.audit import JsonLines
 from node_ca.authority import Plugin
 from node_ca.config import DEFAULT_CONFIG, Config, load_config
 from node_ca.errors import CaError
+from node_ca.jwt_keys import configured
 
 _LOG = logging.getLogger("hostmesh.ca")
 
@@ -43,6 +44,7 @@ def main(ctx: click.Context, path: Path, check: bool) -> None:
             plugin = _plugin(config)
             if plugin.folder is not None:
                 plugin.issuer(plugin.folder, config.trust_domain, time.time())
+            configured(config.jwt)
             click.echo(f"{path}: in order")
         elif ctx.invoked_subcommand is None:
             _log_json_lines()

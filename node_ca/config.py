@@ -20,6 +20,7 @@ from node_ca.template import IpAddress
 
 DEFAULT_CONFIG = Path("/etc/hostmesh/ca.yaml")
 MIN_LIFETIME, MAX_LIFETIME = 2.0, 90 * 86400.0
+MIN_JWT_LIFETIME, MAX_JWT_LIFETIME = 5.0, 3600.0
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _DURATION = re.compile(r"(?:\d+[smhd])+")
 _DNS_NAME = re.compile(r"(?=.{1,253}$)[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?(\.[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)*")
@@ -98,6 +99,18 @@ class ConsulAccess(Struct, frozen=True, rename="camel"):
     """Take Consul ACL tokens too: one with the service identity X may become ns/THIS/sa/X; empty: take none."""
 
 
+class JwtConfig(Struct, frozen=True, rename="camel"):
+    """JWT-SVIDs: tokens for local programs, for where mutual TLS doesn't reach."""
+
+    key_file: str = ""
+    """The private key that signs: ECDSA P-256 or P-384, or RSA, PEM; empty: no JWT-SVIDs are issued."""
+    other_key_files: tuple[str, ...] = ()
+    """Keys that are trusted and don't sign: the next one, before it does."""
+    lifetime: Seconds = Seconds(300)
+    issuer: str = ""
+    """The claim `iss`, for those who want one; empty: none."""
+
+
 class Config(Struct, frozen=True, rename="camel"):
     """hostmesh-ca's configuration."""
 
@@ -126,6 +139,7 @@ class Config(Struct, frozen=True, rename="camel"):
     consul: ConsulAccess = ConsulAccess()
     grace_renewal: Seconds = Seconds(86400)
     """How long after its end a certificate may still renew, once; 0s: never."""
+    jwt: JwtConfig = JwtConfig()
 
     @property
     def listeners(self) -> dict[str, Listener]:
@@ -209,6 +223,7 @@ def _faults(config: Config) -> list[str]:
         if not (rate.per_second > 0 and rate.burst >= 1):
             faults.append(f"limits.{name}: perSecond must be more than 0 and burst at least 1")
     faults += _consul_faults(config.consul)
+    faults += _jwt_faults(config.jwt)
     if config.grace_renewal > KEEP_ENDED:
         faults.append(f"graceRenewal: must be at most {KEEP_ENDED // 86400}d: so long records are kept")
     faults += [f"serverNames.dns: {name!r} is not a DNS name" for name in config.server_names.dns if not _is_dns(name)]
@@ -248,6 +263,19 @@ def _consul_faults(consul: ConsulAccess) -> list[str]:
         faults.append("consul.address: is missing, but sharedRecords or entryNamespace need it")
     if consul.entry_namespace and not is_namespace(consul.entry_namespace):
         faults.append(f"consul.entryNamespace: {consul.entry_namespace!r} is not a namespace")
+    return faults
+
+
+def _jwt_faults(jwt: JwtConfig) -> list[str]:
+    faults = []
+    if not MIN_JWT_LIFETIME <= jwt.lifetime <= MAX_JWT_LIFETIME:
+        limits = f"{MIN_JWT_LIFETIME:.0f}s to {MAX_JWT_LIFETIME / 3600:.0f}h"
+        faults.append(f"jwt.lifetime: must be from {limits}: a token can't be revoked, only end")
+    for path in (*((jwt.key_file,) if jwt.key_file else ()), *jwt.other_key_files):
+        if not path.startswith("/"):
+            faults.append(f"jwt.keyFile, jwt.otherKeyFiles: {path!r} must be an absolute path")
+    if len(jwt.issuer) > 255 or not jwt.issuer.isprintable():
+        faults.append("jwt.issuer: must be at most 255 printable characters")
     return faults
 
 

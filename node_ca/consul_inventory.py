@@ -84,6 +84,10 @@ class ConsulInventory:
         else:
             await self._try(lambda: self._succeed(claim, issue, own))
 
+    async def check_holds(self, held: Succession, name: str) -> None:
+        """Raise Refusal if this certificate is revoked, or was recorded before its identity was."""
+        await _kept(self._mark_of(held, name))
+
     async def add_token(self, token: TokenRecord) -> None:
         """Record a new token."""
         await self._try(lambda: self._write([Operation("cas", _TOKENS + token.id, msgspec.json.encode(token))]))
@@ -205,13 +209,18 @@ class ConsulInventory:
         return await self._write([_changed(found, spent), Operation("cas", _key_key(use), b"1"), own])
 
     async def _succeed(self, claim: Succession | LateSuccession, issue: IssueRecord, own: Operation) -> bool:
-        mark = await self._consul.read(f"{_IDENTITIES}{issue.name}")
-        if await self._consul.read(_REVOKED + claim.serial) or (mark and not await self._is_after(claim, mark)):
-            raise Refusal.denied(f"certificate {claim.serial}: revoked")
+        mark = await self._mark_of(claim, issue.name)
         steps = [Operation("check-not-exists", _REVOKED + claim.serial), _unchanged(f"{_IDENTITIES}{issue.name}", mark)]
         if isinstance(claim, LateSuccession):
             steps += await self._late_steps(claim, issue)
         return await self._write([*steps, own])
+
+    async def _mark_of(self, claim: Succession | LateSuccession, name: str) -> Stored | None:
+        """Return the mark of a revoked identity, if there is one; raises Refusal if this certificate is revoked."""
+        mark = await self._consul.read(f"{_IDENTITIES}{name}")
+        if await self._consul.read(_REVOKED + claim.serial) or (mark and not await self._is_after(claim, mark)):
+            raise Refusal.denied(f"certificate {claim.serial}: revoked")
+        return mark
 
     async def _late_steps(self, claim: LateSuccession, issue: IssueRecord) -> list[Operation]:
         before = await self._consul.read(_LATE + claim.serial)

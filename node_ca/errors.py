@@ -34,6 +34,7 @@ class RefusalKind(StrEnum):
     NOT_FOUND = "not_found"
     RESOURCE_EXHAUSTED = "resource_exhausted"
     FAILED_PRECONDITION = "failed_precondition"
+    UNIMPLEMENTED = "unimplemented"
 
 
 class Refusal(CaError):
@@ -72,6 +73,11 @@ class Refusal(CaError):
     def premature(cls, text: str) -> Refusal:
         """Return a refusal of a step that may be taken later."""
         return cls(RefusalKind.FAILED_PRECONDITION, text)
+
+    @classmethod
+    def unavailable(cls, text: str) -> Refusal:
+        """Return a refusal of what this CA is not configured for."""
+        return cls(RefusalKind.UNIMPLEMENTED, text)
 
 
 class EntryFault(CaError):

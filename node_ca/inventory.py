@@ -25,6 +25,7 @@ from node_ca.records import (
     Revocation,
     Revoked,
     Search,
+    Succession,
     TokenUse,
 )
 
@@ -91,6 +92,10 @@ class SqliteInventory:
             connection.execute("INSERT INTO certificates VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
 
         await self._database.run(record)
+
+    async def check_holds(self, held: Succession, name: str) -> None:
+        """Raise Refusal if this certificate is revoked."""
+        await self._database.run(lambda connection: _check_holds(connection, held.serial))
 
     async def add_token(self, token: TokenRecord) -> None:
         """Record a new token."""
@@ -178,11 +183,15 @@ def _spend(connection: sqlite3.Connection, claim: Claim, issue: IssueRecord) -> 
         inserted = connection.execute("INSERT OR IGNORE INTO token_keys VALUES (?, ?)", (token.id, claim.key_hash))
         connection.execute("UPDATE tokens SET used = used + ? WHERE id = ?", (inserted.rowcount, token.id))
         return
-    found = _issues(connection, "WHERE serial = ?", (claim.serial,))
-    if found and found[0].revoked_at:
-        raise Refusal.denied(f"certificate {claim.serial}: revoked")
+    _check_holds(connection, claim.serial)
     if isinstance(claim, LateSuccession):
         _renew_late(connection, claim)
+
+
+def _check_holds(connection: sqlite3.Connection, serial: str) -> None:
+    found = _issues(connection, "WHERE serial = ?", (serial,))
+    if found and found[0].revoked_at:
+        raise Refusal.denied(f"certificate {serial}: revoked")
 
 
 def _knows_key(connection: sqlite3.Connection, use: TokenUse) -> bool:

@@ -38,6 +38,7 @@ class Metrics:
         self._refused = Counter(
             "hostmesh_ca_refused", "Calls refused, by gRPC status.", ["call", "reason"], registry=self.registry
         )
+        self._jwts = Counter("hostmesh_ca_jwt_issued", "JWT-SVIDs issued.", registry=self.registry)
         self._revoked = Counter("hostmesh_ca_revoked", "Certificates revoked.", registry=self.registry)
         self._seconds = Histogram(
             "hostmesh_ca_call_seconds", "From a call's beginning to its answer.", ["call", "status"],
@@ -50,6 +51,10 @@ class Metrics:
     def issued(self, by: str) -> None:
         """Count a certificate; `by` as in its record (`token:ID`), of which the first word counts."""
         self._issued.labels(by.partition(":")[0]).inc()
+
+    def issued_jwt(self) -> None:
+        """Count a token."""
+        self._jwts.inc()
 
     def refused(self, call: str, status: str) -> None:
         """Count a refusal."""

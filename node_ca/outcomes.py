@@ -16,6 +16,7 @@ import grpc
 from node_ca.audit import audit
 from node_ca.errors import EntryFault, InventoryError, Refusal, RefusalKind, SigningFault
 from node_ca.issuer import Issued
+from node_ca.jwt_issuer import JwtSvid
 from node_ca.metrics import Metrics
 from node_ca.proto.clock import CLOCK
 
@@ -27,6 +28,7 @@ _STATUS = {
     RefusalKind.NOT_FOUND: grpc.StatusCode.NOT_FOUND,
     RefusalKind.RESOURCE_EXHAUSTED: grpc.StatusCode.RESOURCE_EXHAUSTED,
     RefusalKind.FAILED_PRECONDITION: grpc.StatusCode.FAILED_PRECONDITION,
+    RefusalKind.UNIMPLEMENTED: grpc.StatusCode.UNIMPLEMENTED,
 }
 
 
@@ -67,6 +69,19 @@ class Outcomes:
             notAfter=record.not_after,
         )
         return issued
+
+    def issued_jwt(self, svid: JwtSvid, context: grpc.aio.ServicerContext) -> None:
+        """Write down a token, without what makes it one."""
+        self._metrics.issued_jwt()
+        audit(
+            "jwt issued",
+            identity=str(svid.identity),
+            id=svid.id,
+            audience=" ".join(svid.audience),
+            by=svid.by,
+            peer=context.peer(),
+            expiresAt=svid.expires_at,
+        )
 
     def revoked(self, number: int) -> None:
         """Count revoked certificates."""

@@ -109,6 +109,9 @@ class Inventory(Protocol):
         Raises Refusal if the claim does not hold (any more).
         """
 
+    async def check_holds(self, held: Succession, name: str) -> None:
+        """Raise Refusal if this certificate (`name`: its identity) is revoked."""
+
     async def add_token(self, token: TokenRecord) -> None:
         """Record a new token."""
 

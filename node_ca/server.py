@@ -19,6 +19,8 @@ from node_ca.door import Door
 from node_ca.errors import CaError, ConfigError, InventoryError
 from node_ca.expiry import endings, warn
 from node_ca.issuer import Issuer
+from node_ca.jwt_issuer import JwtIssuer
+from node_ca.jwt_keys import JwtKeys
 from node_ca.limits import Limits, Rate
 from node_ca.metrics import Metrics, MetricsPort
 from node_ca.outcomes import Outcomes
@@ -28,7 +30,7 @@ from node_ca.records import Inventory
 from node_ca.registrar import Registrar
 from node_ca.rotation import RootRotation
 from node_ca.server_certificate import ServerCertificate
-from node_ca.service import BundleService, EnrolmentService, IstioService, RenewalService
+from node_ca.service import BundleService, EnrolmentService, IstioService, JwtService, RenewalService
 from node_ca.state_folder import finish_restore, lock_state
 from node_ca.template import Validity
 from node_ca.trust import RevokedCertificate, Trust, TrustBundle
@@ -45,7 +47,9 @@ _KEEP_REVOKED = 3600.0
 class CaServer:
     """A running hostmesh-ca."""
 
-    def __init__(self, config: Config, authority: Authority, inventory: Inventory, lock: int) -> None:
+    def __init__(
+        self, config: Config, authority: Authority, jwt_keys: JwtKeys, inventory: Inventory, lock: int
+    ) -> None:
         self._config = config
         self._authority = authority
         self._inventory = inventory
@@ -55,6 +59,7 @@ class CaServer:
         self._metrics.watch_endings(lambda: endings(authority.issuers))
         self._metrics_port = MetricsPort(self._metrics)
         self._entry = consul_entry(config)
+        self._jwt_keys = jwt_keys
         self._issuer = Issuer(
             authority,
             inventory,
@@ -80,11 +85,12 @@ class CaServer:
             finish_restore(directory)
             plugin = Plugin.read(config.ca_files, config.ca_key_passphrase_file)
             authority = Authority.open(directory, config.trust_domain, time.time(), plugin)
+            jwt_keys = JwtKeys.open(directory, config.jwt, time.time())
             inventory = await open_inventory(config)
         except BaseException:
             os.close(lock)
             raise
-        return cls(config, authority, inventory, lock)
+        return cls(config, authority, jwt_keys, inventory, lock)
 
     async def start(self) -> None:
         """Open the doors; raises ConfigError if a port or the socket can't be had."""
@@ -127,9 +133,12 @@ class CaServer:
 
     async def _renewal(self) -> Any:
         server = new_server(self._door())
-        service = RenewalService(self._issuer, Outcomes(self._metrics))
-        ca_pb2_grpc.add_RenewalServicer_to_server(service, server)
-        await add_health_and_reflection(server, [_SERVICES["Renewal"].full_name])
+        outcomes, config = Outcomes(self._metrics), self._config
+        ca_pb2_grpc.add_RenewalServicer_to_server(RenewalService(self._issuer, outcomes), server)
+        jwt = JwtIssuer(self._jwt_keys.signer, self._inventory, config.trust_domain, config.jwt, config.skew_margin)
+        ca_pb2_grpc.add_JwtIdentityServicer_to_server(JwtService(jwt, outcomes), server)
+        names = [_SERVICES["Renewal"].full_name, _SERVICES["JwtIdentity"].full_name]
+        await add_health_and_reflection(server, names)
         credentials = self._certificate.credentials(require_client=True)
         self.renewal_port = bind_port(server, self._config.renewal, "renewal", credentials)
         return server
@@ -188,6 +197,7 @@ class CaServer:
                 RevokedCertificate(record.serial, record.name, record.fingerprint, record.revoked_at, record.not_after)
                 for record in revoked
             ),
+            jwks=self._jwt_keys.jwks(now),
         )
 
     def _make_lists(self, revoked: dict[str, dict[int, int]], now: float) -> bytes:

@@ -13,6 +13,7 @@ from google.protobuf.struct_pb2 import Value
 
 from node_ca.errors import Refusal
 from node_ca.issuer import Issued, Issuer
+from node_ca.jwt_issuer import JwtIssuer
 from node_ca.late_renewal import NONCE_SECONDS
 from node_ca.outcomes import Outcomes
 from node_ca.proto import ca_pb2, ca_pb2_grpc, istio_ca_pb2, istio_ca_pb2_grpc
@@ -90,6 +91,21 @@ class RenewalService(ca_pb2_grpc.RenewalServicer):
             return issued_message(self._outcomes.issued(issued, context))
 
 
+class JwtService(ca_pb2_grpc.JwtIdentityServicer):
+    """hostmesh.ca.v1.JwtIdentity; stands only on the port that requires client certificates."""
+
+    def __init__(self, issuer: JwtIssuer, outcomes: Outcomes) -> None:
+        self._issuer = issuer
+        self._outcomes = outcomes
+
+    async def IssueJwt(self, request: ca_pb2.IssueJwtRequest, context: grpc.aio.ServicerContext) -> ca_pb2.IssuedJwt:
+        """Issue a JWT-SVID for the present certificate."""
+        async with self._outcomes.of(context, "IssueJwt"):
+            svid = await self._issuer.issue(_peer_certificate(context), request.audience)
+            self._outcomes.issued_jwt(svid, context)
+            return ca_pb2.IssuedJwt(token=svid.token, expires_at=svid.expires_at)
+
+
 class IstioService(istio_ca_pb2_grpc.IstioCertificateServiceServicer):
     """istio.v1.auth.IstioCertificateService, with our join tokens for Kubernetes' service account tokens."""
 
@@ -120,7 +136,7 @@ def issued_message(issued: Issued) -> ca_pb2.IssuedCertificate:
 def _peer_certificate(context: grpc.aio.ServicerContext) -> x509.Certificate:
     pems = context.auth_context().get("x509_pem_cert", [])
     if not pems:
-        raise Refusal.unauthenticated("renewal needs a client certificate")
+        raise Refusal.unauthenticated("this port needs a client certificate")
     try:
         return x509.load_pem_x509_certificate(pems[0])
     except ValueError as error:
@@ -163,4 +179,5 @@ def _bundle_message(bundle: TrustBundle) -> ca_pb2.TrustBundle:
         crls_pem=bundle.crls_pem,
         revoked=revoked,
         version=bundle.version,
+        jwks=bundle.jwks,
     )

@@ -36,6 +36,8 @@ class TrustBundle:
     issuers: tuple[str, ...] = ()
     """Whose CRLs these are."""
     revoked: tuple[RevokedCertificate, ...] = ()
+    jwks: bytes = b""
+    """The public keys of JWT-SVIDs (RFC 7517); empty for none."""
 
     @property
     def version(self) -> str:
@@ -46,7 +48,8 @@ class TrustBundle:
         """
         digest = hashlib.sha256()
         rows = [repr(revoked).encode() for revoked in self.revoked]
-        for part in (self.trust_domain.encode(), self.roots_pem, " ".join(self.issuers).encode(), *rows):
+        said = (self.trust_domain.encode(), self.roots_pem, " ".join(self.issuers).encode(), self.jwks, *rows)
+        for part in said:
             digest.update(len(part).to_bytes(8, "big") + part)
         return digest.hexdigest()
 

@@ -48,6 +48,20 @@ class RenewRequest(_message.Message):
     csr_pem: bytes
     def __init__(self, csr_pem: _Optional[bytes] = ...) -> None: ...
 
+class IssueJwtRequest(_message.Message):
+    __slots__ = ("audience",)
+    AUDIENCE_FIELD_NUMBER: _ClassVar[int]
+    audience: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, audience: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class IssuedJwt(_message.Message):
+    __slots__ = ("token", "expires_at")
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_AT_FIELD_NUMBER: _ClassVar[int]
+    token: str
+    expires_at: int
+    def __init__(self, token: _Optional[str] = ..., expires_at: _Optional[int] = ...) -> None: ...
+
 class IssuedCertificate(_message.Message):
     __slots__ = ("chain_pem", "trust_bundle_pem")
     CHAIN_PEM_FIELD_NUMBER: _ClassVar[int]
@@ -67,18 +81,20 @@ class WatchBundleRequest(_message.Message):
     def __init__(self, version: _Optional[str] = ...) -> None: ...
 
 class TrustBundle(_message.Message):
-    __slots__ = ("trust_domain", "roots_pem", "crls_pem", "revoked", "version")
+    __slots__ = ("trust_domain", "roots_pem", "crls_pem", "revoked", "version", "jwks")
     TRUST_DOMAIN_FIELD_NUMBER: _ClassVar[int]
     ROOTS_PEM_FIELD_NUMBER: _ClassVar[int]
     CRLS_PEM_FIELD_NUMBER: _ClassVar[int]
     REVOKED_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
+    JWKS_FIELD_NUMBER: _ClassVar[int]
     trust_domain: str
     roots_pem: bytes
     crls_pem: bytes
     revoked: _containers.RepeatedCompositeFieldContainer[RevokedCertificate]
     version: str
-    def __init__(self, trust_domain: _Optional[str] = ..., roots_pem: _Optional[bytes] = ..., crls_pem: _Optional[bytes] = ..., revoked: _Optional[_Iterable[_Union[RevokedCertificate, _Mapping]]] = ..., version: _Optional[str] = ...) -> None: ...
+    jwks: bytes
+    def __init__(self, trust_domain: _Optional[str] = ..., roots_pem: _Optional[bytes] = ..., crls_pem: _Optional[bytes] = ..., revoked: _Optional[_Iterable[_Union[RevokedCertificate, _Mapping]]] = ..., version: _Optional[str] = ..., jwks: _Optional[bytes] = ...) -> None: ...
 
 class RevokedCertificate(_message.Message):
     __slots__ = ("serial", "identity", "fingerprint", "revoked_at", "not_after")

@@ -267,6 +267,83 @@ class Renewal:
             _registered_method=True)
 
 
+class JwtIdentityStub:
+    """Tokens for the present certificate: the caller's identity is the SPIFFE ID in its client certificate. On the renewal port.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.IssueJwt = channel.unary_unary(
+                '/hostmesh.ca.v1.JwtIdentity/IssueJwt',
+                request_serializer=node__ca_dot_proto_dot_ca__pb2.IssueJwtRequest.SerializeToString,
+                response_deserializer=node__ca_dot_proto_dot_ca__pb2.IssuedJwt.FromString,
+                _registered_method=True)
+
+
+class JwtIdentityServicer:
+    """Tokens for the present certificate: the caller's identity is the SPIFFE ID in its client certificate. On the renewal port.
+    """
+
+    def IssueJwt(self, request, context):
+        """UNIMPLEMENTED: this CA has no JWT key. INVALID_ARGUMENT: the audience. PERMISSION_DENIED: the certificate is revoked,
+        or no workload's.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_JwtIdentityServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'IssueJwt': grpc.unary_unary_rpc_method_handler(
+                    servicer.IssueJwt,
+                    request_deserializer=node__ca_dot_proto_dot_ca__pb2.IssueJwtRequest.FromString,
+                    response_serializer=node__ca_dot_proto_dot_ca__pb2.IssuedJwt.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'hostmesh.ca.v1.JwtIdentity', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('hostmesh.ca.v1.JwtIdentity', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class JwtIdentity:
+    """Tokens for the present certificate: the caller's identity is the SPIFFE ID in its client certificate. On the renewal port.
+    """
+
+    @staticmethod
+    def IssueJwt(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hostmesh.ca.v1.JwtIdentity/IssueJwt',
+            node__ca_dot_proto_dot_ca__pb2.IssueJwtRequest.SerializeToString,
+            node__ca_dot_proto_dot_ca__pb2.IssuedJwt.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
 class BundleStub:
     """Whom to trust now, for anybody: nothing in it is secret. On the enrolment port.
     """

@@ -38,6 +38,7 @@ def _is_setting(line: str) -> bool:
         *("trustDomain", "lifetime", "skewMargin", "serverLifetime", "stateDir", "adminSocket"),
         *("minLifetime", "maxLifetime", "caFiles", "caKeyPassphraseFile"),
         *("enrolment", "renewal", "serverNames", "dns", "ips"),
+        *("jwt", "keyFile", "otherKeyFiles", "lifetime", "issuer"),
     }
 
 
@@ -54,6 +55,18 @@ def test_bounds_of_lifetimes() -> None:
     assert "in this order" in problems(maxLifetime="91d")[0]
     assert problems(caFiles="certs") == ("ca.yaml: caFiles: 'certs' must be an absolute path",)
     assert parse_config({"maxLifetime": "1h", "lifetime": "1h"}, "ca.yaml").max_lifetime == Seconds(3600)
+
+
+def test_bounds_of_tokens() -> None:
+    jwt = {"keyFile": "key.pem", "otherKeyFiles": ["/a", "b"], "lifetime": "2h", "issuer": "a\nb"}
+    with pytest.raises(ConfigError) as caught:
+        parse_config({"jwt": jwt}, "ca.yaml")
+    assert [problem.removeprefix("ca.yaml: jwt.").split(":")[0] for problem in caught.value.problems] == [
+        "lifetime",
+        "keyFile, jwt.otherKeyFiles",
+        "keyFile, jwt.otherKeyFiles",
+        "issuer",
+    ]
 
 
 def test_every_fault_is_told_at_once() -> None:
