@@ -32,9 +32,9 @@ from agent.lab.programs import PROGRAMS, find_programs
 from agent.lab.readiness import (
     Condition,
     agent_ready,
+    agent_settled,
     app_ready,
     ca_ready,
-    callers_know,
     consul_ready,
     names_ready,
     page_ready,
@@ -223,7 +223,7 @@ class Lab:
         wait_all(self.hosts, self._conditions(agent_ready, lambda plan: plan.agent, "agent"), deadline)
         self._report("waiting: every instance in the catalog and passing")
         wait_all(self.hosts, self._registrations(), deadline)
-        self._report("waiting: every instance known to every Envoy")
+        self._report("waiting: every Envoy has its certificate and knows every instance")
         wait_all(self.hosts, self._knowledge(), deadline)
         if self.plan.page_host:
             self._report("waiting: the page, through the mesh")
@@ -330,7 +330,7 @@ class Lab:
 
     def _knowledge(self) -> dict[tuple[str, str], Condition]:
         instances = {(host.address, app.port) for host, app in self._registered()}
-        return self._conditions(lambda host: callers_know(host, instances), lambda plan: plan.agent, "agent")
+        return self._conditions(lambda host: agent_settled(host, instances), lambda plan: plan.agent, "agent")
 
     def _registered(self) -> list[tuple[Host, App]]:
         return [(host, app) for host in self if host.plan.agent for app in host.plan.apps if app.argv]

@@ -8,11 +8,14 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+import msgspec
+
 from agent.adapters.agent_socket import AgentSocket
 from agent.errors import HostError
 from agent.lab import network
 from agent.lab.host import Host
 from agent.lab.plan import App
+from agent.mesh.status import NodeStatus
 
 Condition = Callable[[], str]
 """Returns what is still missing, "" once nothing is."""
@@ -116,12 +119,20 @@ def registered(host: Host, app: App) -> Condition:
     return _answers(host, f"/v1/health/service/{app.service}?passing", 8500, f'"Node":"{host.name}"')
 
 
-def callers_know(host: Host, instances: Collection[tuple[str, int]]) -> Condition:
-    """The host's Envoy sends requests to every one of these addresses and ports."""
+def agent_settled(host: Host, instances: Collection[tuple[str, int]]) -> Condition:
+    """The host's Envoy has a certificate, has acknowledged all, and sends requests to all these addresses and ports.
+
+    Retries hide an instance that cannot answer yet: no request would tell.
+    """
     agent = AgentSocket(host.path("run/admin.sock"))
 
     def condition() -> str:
         try:
+            status = msgspec.json.decode(agent.ask("/status"), type=NodeStatus)
+            if status.state != "SYNCED":
+                return f"its Envoy is {status.state}"
+            if not status.certificates:
+                return "its Envoy has no certificate"
             known = _healthy(json.loads(agent.view("endpoints")))
         except HostError as error:
             return str(error)
