@@ -95,6 +95,11 @@ class ServerTls(Struct, frozen=True):
         return not self.certificates
 
     @property
+    def knows_clients(self) -> bool:
+        """Tell whether clients are asked for certificates."""
+        return self.is_mesh or self.client_certificate is not None
+
+    @property
     def versions_contradict(self) -> bool:
         """Tell whether there is no version from the lowest to the highest one."""
         named = [word if word != "TLS_AUTO" else "" for word in (self.min_version, self.max_version)]
@@ -180,6 +185,12 @@ def named_files(gateways: Iterable[Gateway]) -> frozenset[FileCredential]:
     """Return the files that the servers of these gateways want as certificates."""
     servers = (server for gateway in gateways for server in gateway.servers)
     return frozenset(files for server in servers if server.tls for files in server.tls.files)
+
+
+def client_ports(gateways: Iterable[Gateway]) -> frozenset[int]:
+    """Return the ports on which servers of these gateways ask clients for certificates."""
+    servers = (server for gateway in gateways for server in gateway.servers)
+    return frozenset(server.port for server in servers if server.port and server.tls and server.tls.knows_clients)
 
 
 def selects_gateway(selector: Labels, labels: Labels) -> bool:

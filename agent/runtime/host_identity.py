@@ -17,6 +17,7 @@ from agent.adapters.proxy.admin import AdminClient
 from agent.adapters.workload_api import WorkloadApi
 from agent.config import Config
 from agent.errors import HostError
+from agent.mesh.gateway import client_ports
 from agent.mesh.ports import INBOUND_PORT
 from agent.mesh.routes import Fault
 from agent.mesh.service import Identity, Workload
@@ -57,6 +58,7 @@ class HostIdentity:
         self._post = post
         self._on_change = on_change
         self._has_ca = bool(ca.hosts)
+        self._gateway_labels = config.gateway_labels
         clients = tuple(CaClient(host, ca.enrolment_port, ca.renewal_port) for host in ca.hosts)
         self._trust = TrustFollower(
             clients,
@@ -80,7 +82,7 @@ class HostIdentity:
         self._workload_api = WorkloadApi(config.run_dir / "workload.sock")
         self._revocation = RevocationGuard(
             AdminClient(admin_socket),
-            Connections(SystemRunner(), INBOUND_PORT),
+            Connections(SystemRunner()),
             peer_log(config),
             SerialsFile(config.state_dir / "revoked"),
             clock,
@@ -108,8 +110,15 @@ class HostIdentity:
         snapshot = self._published
         if snapshot is not None and self.acknowledged != snapshot.trust:
             self.acknowledged = snapshot.trust
-            self._revocation.acknowledged(self.acknowledged, partial(_servers_of, snapshot))
+            self._revocation.acknowledged(self.acknowledged, partial(_servers_of, snapshot), self._ports_of(snapshot))
             self._on_change()
+
+    def _ports_of(self, snapshot: MeshSnapshot) -> frozenset[int]:
+        """Return the ports of this host that clients with certificates connect to."""
+        labels = self._gateway_labels
+        if labels is None:
+            return frozenset({INBOUND_PORT})
+        return client_ports(one for one in snapshot.ingress.gateways if one.selects(labels))
 
     async def run(self) -> None:
         """Keep everything fresh until cancelled; without a CA there is nothing to keep."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
@@ -41,16 +41,16 @@ class Envoy(Protocol):
 
 
 class OpenConnections(Protocol):
-    """The connections that Envoy has accepted."""
+    """The connections that Envoy has accepted on some ports, and its own ones to servers."""
 
-    async def idle_times(self) -> dict[str, float]:
-        """Return seconds of silence by peer."""
+    async def idle_times(self, ports: Collection[int]) -> dict[Accepted, float]:
+        """Return seconds of silence by connection."""
 
-    async def end(self, peers: list[str]) -> None:
+    async def end(self, accepted: list[Accepted]) -> None:
         """End these."""
 
-    async def end_to(self, servers: frozenset[str]) -> None:
-        """End those to these servers (`ADDRESS:PORT`)."""
+    async def end_to(self, servers: Collection[str], ports: Collection[int]) -> None:
+        """End those to these servers (`ADDRESS:PORT`), none that was accepted on the ports."""
 
 
 class Serials(Protocol):
@@ -63,6 +63,8 @@ class Serials(Protocol):
         """Replace them; raises HostError."""
 
 
+Accepted = tuple[str, int]
+"""Peer (`ADDRESS:PORT`), local port."""
 ServersOf = Callable[[frozenset[str]], frozenset[str]]
 """Gives the servers (`ADDRESS:PORT`) of identities (`ns/NAMESPACE/sa/ACCOUNT`)."""
 
@@ -87,12 +89,16 @@ class RevocationGuard:
         self._done = done
         self._bundle = TrustBundle(b"")
         self._servers_of: ServersOf = lambda _: frozenset()
+        self._ports: frozenset[int] = frozenset()
         self._examined = done.load()
         self._wanted = asyncio.Event()
 
-    def acknowledged(self, bundle: TrustBundle, servers_of: ServersOf) -> None:
-        """Take a bundle that Envoy has acknowledged: no new connection of these certificates can be from now on."""
-        self._bundle, self._servers_of = bundle, servers_of
+    def acknowledged(self, bundle: TrustBundle, servers_of: ServersOf, ports: frozenset[int]) -> None:
+        """Take a bundle that Envoy has acknowledged: no new connection of these certificates can be from now on.
+
+        Connections to the `ports` say whose they are.
+        """
+        self._bundle, self._servers_of, self._ports = bundle, servers_of, ports
         if any(revoked.number not in self._examined for revoked in bundle.revoked):
             self._wanted.set()
 
@@ -119,11 +125,11 @@ class RevocationGuard:
     async def _leave(self, identities: Iterable[str]) -> None:
         """End the connections to servers of these identities."""
         if servers := self._servers_of(frozenset(identities)):
-            await self._connections.end_to(servers)
+            await self._connections.end_to(servers, self._ports)
             _LOG.info("revocation: ended the connections to %d servers of revoked identities", len(servers))
 
     async def _examine(self, revoked: frozenset[int]) -> None:
-        left = set(await self._connections.idle_times())
+        left = set(await self._connections.idle_times(self._ports))
         if not left:
             return
         await self._ask(True)
@@ -135,11 +141,11 @@ class RevocationGuard:
         finally:
             await self._ask(False)
 
-    async def _look(self, left: set[str], revoked: frozenset[int], elapsed: float) -> set[str]:
+    async def _look(self, left: set[Accepted], revoked: frozenset[int], elapsed: float) -> set[Accepted]:
         """Return which connections still have not said whose they are."""
         await self._envoy.post("/reopen_logs")  # writes what it has gathered: else that takes up to ten seconds
         known = await asyncio.to_thread(self._read)
-        silence = await self._connections.idle_times()
+        silence = await self._connections.idle_times(self._ports)
         left &= silence.keys()
         theirs = {peer for peer in left if known.get(peer) in revoked}
         unknown = left - known.keys()
@@ -159,9 +165,9 @@ class RevocationGuard:
             with suppress(OSError):
                 await asyncio.to_thread(self._log_file.unlink, True)
 
-    def _read(self) -> dict[str, int | None]:
+    def _read(self) -> dict[Accepted, int | None]:
         try:
-            return peers_of(self._log_file.read_text(errors="replace").splitlines())
+            return peers_of(self._log_file.read_text(errors="replace").splitlines(keepends=True))
         except FileNotFoundError:
             return {}
         except OSError as error:

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from msgspec import Struct
 
-from agent.mesh.gateway import BoundRoutes, Gateway, GatewayServer, ServerKind, common_host
+from agent.mesh.gateway import BoundRoutes, Gateway, GatewayServer, ServerKind, client_ports, common_host
 from agent.mesh.names import certificate_secret
 from agent.mesh.ports import OWN_PORTS
 from agent.mesh.routes import Fault, ObjectRef
@@ -44,6 +44,8 @@ class OpenPort(Struct, frozen=True):
     number: int
     bind: str
     servers: tuple[OpenServer, ...]
+    knows_clients: bool = False
+    """Whether clients are asked for certificates, here or on this port of another address."""
 
     @property
     def is_tls(self) -> bool:
@@ -120,7 +122,12 @@ def open_ports(gateways: Collection[Gateway], held: HostCertificates) -> tuple[t
             else:
                 mesh = held.mesh(server) if server.tls and server.tls.is_mesh else None
                 port.add(OpenServer(gateway.origin, server, gateway.routed_as, certificate=mesh or ""))
-    found = (OpenPort(*place, tuple(port.servers)) for place, port in sorted(ports.items()) if port.servers)
+    knowing = client_ports(gateways)
+    found = (
+        OpenPort(number, bind, tuple(port.servers), number in knowing)
+        for (number, bind), port in sorted(ports.items())
+        if port.servers
+    )
     return tuple(found), tuple(faults)
 
 

@@ -1,6 +1,7 @@
 """A log of who is at the other end of each connection, silent until the agent asks for it. Pure.
 
-Envoy can't close the open connections of one identity, nor list them. So every inbound connection can say whose it is:
+Envoy can't close the open connections of one identity, nor list them. So every inbound connection, and every one to a
+gateway's port where clients have certificates, can say whose it is:
 while the runtime key is set, each open TCP connection and each request under way logs its peer once a second, and each
 new request at once. Without it a log line costs a comparison, and nothing is written.
 """
@@ -8,6 +9,7 @@ new request at once. Without it a log line costs a comparison, and nothing is wr
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 from envoy.config.accesslog.v3 import accesslog_pb2
@@ -24,29 +26,27 @@ from agent.mesh.snapshot import Resource
 from agent.translate.resource import packed, resource
 
 RUNTIME_KEY = "hostmesh.peer_log"
-_LINE = "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS% %DOWNSTREAM_PEER_SERIAL%\n"
+_LINE = "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS% %DOWNSTREAM_DIRECT_LOCAL_PORT% %DOWNSTREAM_PEER_SERIAL%\n"
 _EVERY = duration_pb2.Duration(seconds=1)
 _HCM = http_connection_manager_pb2.HttpConnectionManager
 _TCP = tcp_proxy_pb2.TcpProxy
 _ENDS = (data_pb2.NotSet, data_pb2.TcpConnectionEnd, data_pb2.DownstreamEnd)
 
 
-def with_peer_log(listeners: Iterable[Resource], path: str) -> tuple[Resource, ...]:
-    """Return the listeners with this log to a file; other access logs of theirs still log ends only."""
-    return tuple(_logging(listener, path) for listener in listeners)
+def with_peer_log(resources: Iterable[Resource], path: str) -> tuple[Resource, ...]:
+    """Return the resources, listeners with this log to a file; other access logs of theirs still log ends only."""
+    return tuple(_logging(each, path) if each.type_url == LISTENER_TYPE else each for each in resources)
 
 
-def peers_of(lines: Iterable[str]) -> dict[str, int | None]:
-    """Return the serial number of each peer's certificate (None: plain text) by its `ADDRESS:PORT`."""
-    known: dict[str, int | None] = {}
+def peers_of(lines: Iterable[str]) -> dict[tuple[str, int], int | None]:
+    """Return each peer's serial number (None: plain text) by its `ADDRESS:PORT` and the port that it connected to."""
+    known: dict[tuple[str, int], int | None] = {}
     for line in lines:
-        address, _, serial = line.strip().partition(" ")
-        if not serial:
+        if not line.endswith("\n"):
             continue  # cut off
-        try:
-            known[address] = None if serial == "-" else int(serial, 16)
-        except ValueError:
-            continue
+        with suppress(ValueError):
+            address, port, serial = line.split()
+            known[address, int(port)] = None if serial == "-" else int(serial, 16)
     return known
 
 

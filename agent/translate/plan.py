@@ -133,7 +133,7 @@ class _Plan:
         ]
         secrets += [trust_bundle(trust)] if trust.roots_pem else []
         for name, credential in sorted(credentials.items()):
-            secrets += credential_resources(name, credential)
+            secrets += credential_resources(name, credential, trust)
         unblocked = policy_faults(inputs.traffic_policy.get(), options)
         return Made(
             (*clusters, *listeners, *secrets, *servers.clusters),

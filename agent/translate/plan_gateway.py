@@ -19,6 +19,7 @@ from agent.translate.facts import ServiceFacts, ServiceSubset
 from agent.translate.gateway import Guards, gateway_port
 from agent.translate.guard import connection_guard, http_guard
 from agent.translate.open_ports import BoundIndex, HostCertificates, OpenPort, open_ports, unmatched
+from agent.translate.peer_log import with_peer_log
 from agent.translate.plan_services import Destinations, Inputs, Made, Services, subsets_of
 from agent.translate.resolve import ResolvedPort, resolve_ports, services_named
 from agent.translate.service_passing import Passed, passed_through, passing_clusters, subsets_by_port
@@ -157,6 +158,9 @@ class GatewayHost:
         made, faults = gateway_port(
             port, self._inputs.options.ipv6, ways, self._inputs.security.get().trust_domains, self._guards()
         )
+        log = self._inputs.options.peer_log
+        if log and port.knows_clients:
+            made = with_peer_log(made, log)
         return Made(made, faults)
 
     def _pass_on(self, key: str) -> Made | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from envoy.config.core.v3 import base_pb2
 from envoy.extensions.transport_sockets.tls.v3 import common_pb2, secret_pb2
 
@@ -10,6 +12,8 @@ from agent.mesh.names import SECRET_TYPE, TRUST_BUNDLE_SECRET, credential_secret
 from agent.mesh.snapshot import Certificate, Resource
 from agent.mesh.trust import TrustBundle
 from agent.translate.resource import resource
+
+_CERTIFICATE = re.compile(rb"-----BEGIN (?:\w+ )?CERTIFICATE-----(.*?)-----END", re.DOTALL)
 
 
 def certificate(name: str, held: Certificate) -> Resource:
@@ -21,8 +25,11 @@ def certificate(name: str, held: Certificate) -> Resource:
     return resource(SECRET_TYPE, name, secret_pb2.Secret(name=name, tls_certificate=pair))
 
 
-def credential_resources(name: str, held: Credential) -> tuple[Resource, ...]:
-    """Return the secrets of a credential: its certificate and clients' authorities, each if it has any."""
+def credential_resources(name: str, held: Credential, trust: TrustBundle) -> tuple[Resource, ...]:
+    """Return the secrets of a credential: its certificate and clients' authorities, each if it has any.
+
+    Where the authorities are the mesh's own roots, what the mesh revokes is revoked there, too.
+    """
     pair_name, authorities = credential_secrets(name)
     made = []
     if held.chain_pem:
@@ -30,12 +37,19 @@ def credential_resources(name: str, held: Credential) -> tuple[Resource, ...]:
     if held.authorities_pem:
         source = base_pb2.DataSource(inline_bytes=held.authorities_pem)
         context = common_pb2.CertificateValidationContext(trusted_ca=source)
-        if held.crl_pem:
-            context.crl.inline_bytes = held.crl_pem
+        is_own = _certificates(held.authorities_pem) <= _certificates(trust.roots_pem)
+        own = trust.crls_pem if is_own else b""
+        if held.crl_pem or own:
+            context.crl.inline_bytes = b"\n".join(filter(None, (held.crl_pem, own)))
             # Envoy else wants a list of every authority of a chain: what is not listed is not revoked.
             context.only_verify_leaf_cert_crl = True
         made.append(resource(SECRET_TYPE, authorities, secret_pb2.Secret(name=authorities, validation_context=context)))
     return tuple(made)
+
+
+def _certificates(pem: bytes) -> set[bytes]:
+    """Return the certificates of a PEM file, so that equal ones are equal."""
+    return {b"".join(found.split()) for found in _CERTIFICATE.findall(pem)}
 
 
 def trust_bundle(trust: TrustBundle) -> Resource:

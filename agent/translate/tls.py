@@ -102,7 +102,7 @@ def gateway_socket(tls: ServerTls, certificate: str, trust_domains: Iterable[str
         common.tls_params.tls_maximum_protocol_version = kinds.Value(_version(tls.max_version))
     common.tls_params.cipher_suites.extend(tls.ciphers)
     context = tls_pb2.DownstreamTlsContext(common_tls_context=common)
-    if tls.is_mesh or tls.client_certificate is not None:
+    if tls.knows_clients:
         context.require_client_certificate.value = tls.is_mesh or bool(tls.client_certificate)
         wanted = context.common_tls_context.combined_validation_context.default_validation_context
         wanted.verify_certificate_spki.extend(tls.key_pins)

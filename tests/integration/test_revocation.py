@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import msgspec
 import pytest
 
+from agent.lab.hostfiles import AGENT_UID
 from agent.lab.lab import Lab
 from agent.lab.plan import CONSUL_HOST, App, HostPlan, bookinfo_app, python_app
 from tests.integration.meshlab import APP_UID, bookinfo, hostmesh, load, node_status, wait_settled
+from tests.mesh_certificates import TestAuthority
 from tests.unit.ca_files import Shape, files_of, make_ca, rsa_key, write_files
 from tests.waiting import wait_for
 
@@ -40,12 +44,14 @@ def lab() -> Iterator[Lab]:
                 App("greeter", greeter, 3307, "mysql", service_account="greeter", health_path=""),
             ),
         ),
+        HostPlan("edge", settings={"role": "gateway"}),
     )
     with TemporaryDirectory() as folder:
         plan = bookinfo("10.78.9.0/24", {"caFiles": _plugged_in(Path(folder))})
         with Lab(msgspec.structs.replace(plan, hosts=hosts, page_host="")) as lab:
             hostmesh(lab, "mesh", "set", "mtls=strict")
             wait_settled(lab)
+            _open_the_gateway(lab, Path(folder))
             for name in ("alice", "bob"):
                 wait_for(lambda name=name: call(lab, name) == "200", f"{name} gets details")  # type: ignore[misc]
             yield lab
@@ -57,6 +63,38 @@ def _plugged_in(folder: Path) -> str:
     for path in (folder, *folder.iterdir()):
         path.chmod(0o755)  # hostmesh-ca runs as its own user
     return str(folder)
+
+
+GATEWAY = """
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: edge}
+spec:
+  selector: {istio: ingressgateway}
+  servers:
+  - {port: {number: 8443, name: mesh, protocol: HTTPS}, hosts: ["*"], tls: {mode: ISTIO_MUTUAL}}
+  - {port: {number: 9443, name: own, protocol: HTTPS}, hosts: ["*"], tls: {mode: MUTUAL, credentialName: edge}}
+  - {port: {number: 443, name: open, protocol: HTTPS}, hosts: ["*"], tls: {mode: SIMPLE, credentialName: edge}}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: edge}
+spec: {hosts: ["*"], gateways: [edge], http: [{route: [{destination: {host: details}}]}]}
+"""
+MESH, OWN, OPEN = 8443, 9443, 443
+
+
+def _open_the_gateway(lab: Lab, folder: Path) -> None:
+    """Have a gateway with ports for the mesh's certificates, by its own means and by a secret's; and one for all."""
+    cert(lab, "bob", "export", "--out", str(folder / "bob"))
+    files = TestAuthority().write_secret(folder / "edge", "edge.example")
+    given = ["--cert", str(files / "tls.crt"), "--key", str(files / "tls.key")]
+    given += ["--ca", str(folder / "bob" / "root-cert.pem")]
+    secrets = lab["edge"].path("etc/secrets")
+    hostmesh(lab, "secret", "install", "edge", "--secrets-dir", str(secrets), *given)
+    for path in (secrets, *secrets.rglob("*")):
+        os.chown(path, AGENT_UID, AGENT_UID)
+    hostmesh(lab, "apply", "-f", "-", stdin=GATEWAY)
 
 
 def _page(name: str) -> App:
@@ -91,12 +129,20 @@ def talking(lab: Lab, host: str, *words: str) -> Iterator[Talker]:
 
 
 @contextmanager
-def idling(lab: Lab, host: str, certificates: Path) -> Iterator[Talker]:
-    """Hold a connection with these certificates to details, straight to its Envoy."""
-    with _running(
-        lab, host, str(HERE / "tls_idler.py"), str(lab["server"].address), "9080", str(certificates)
-    ) as talker:
+def idling(lab: Lab, certificates: Path, *words: str, server: str = "server", port: int = 9080) -> Iterator[Talker]:
+    """Hold a connection from bob's host with these certificates to details, straight to its Envoy or by a gateway."""
+    place = (str(lab[server].address), str(port))
+    with _running(lab, "bob", str(HERE / "tls_idler.py"), *place, str(certificates), *words) as talker:
         yield talker
+
+
+def comes_in(lab: Lab, certificates: Path, port: int) -> bool:
+    """Tell whether the gateway serves somebody with these certificates."""
+    try:
+        with idling(lab, certificates, server="edge", port=port):
+            return True
+    except AssertionError:
+        return False
 
 
 @contextmanager
@@ -153,22 +199,32 @@ def test_a_local_program_gets_its_identity_by_its_unix_user(lab: Lab) -> None:
 
 def test_a_revoked_identity_loses_its_connections_and_nobody_else(lab: Lab, tmp_path: Path) -> None:
     (certificate,) = node_status(lab["alice"]).certificates
-    cert(lab, "alice", "export", "--out", str(tmp_path))
+    stolen, own = tmp_path / "alice", tmp_path / "bob"
+    cert(lab, "alice", "export", "--out", str(stolen))
+    cert(lab, "bob", "export", "--out", str(own))
+    for port in (MESH, OWN):
+        wait_for(partial(comes_in, lab, stolen, port), f"the gateway's port {port} serves")
     with ExitStack() as stack:
-        thief = stack.enter_context(idling(lab, "bob", tmp_path))
+        thieves = [stack.enter_context(idling(lab, stolen))]
+        thieves += [stack.enter_context(idling(lab, stolen, server="edge", port=port)) for port in (MESH, OWN)]
+        thieves += [stack.enter_context(idling(lab, stolen, "busy", server="edge", port=port)) for port in (MESH, OWN)]
+        others = [stack.enter_context(idling(lab, own, "busy", server="edge", port=port)) for port in (MESH, OWN)]
+        others += [stack.enter_context(idling(lab, stolen, server="edge", port=OPEN))]
         alice = [stack.enter_context(talking(lab, "alice", *words)) for words in ((), ("silent",))]
         bob = [stack.enter_context(talking(lab, "bob", *words)) for words in ((), ("silent",))]
         running = stack.enter_context(load(lab["bob"], DETAILS))
         revoked_at = time.time()
         hostmesh(lab, "ca", "cert", "revoke", "--identity", "ns/default/sa/alice", "--socket", lab.state.ca_socket)
-        for talker in (*alice, thief):
+        for talker in (*alice, *thieves):
             assert talker.ended() - revoked_at < SECONDS
         wait_for(lambda: call(lab, "alice") != "200", "alice is refused", SECONDS)
         assert time.time() - revoked_at < SECONDS
-        with pytest.raises(AssertionError), idling(lab, "bob", tmp_path):
+        with pytest.raises(AssertionError), idling(lab, stolen):
             pass
+        assert [comes_in(lab, stolen, port) for port in (MESH, OWN, OPEN)] == [False, False, True]
+        assert [comes_in(lab, own, port) for port in (MESH, OWN)] == [True, True]
         assert call(lab, "bob") == "200"
-        assert all(talker.is_open for talker in bob)
+        assert all(talker.is_open for talker in (*bob, *others))
         wait_for(lambda: node_status(lab["server"]).trust_bundle == node_status(lab["bob"]).trust_bundle, "all know")
         assert certificate.identity.endswith("alice")
     assert running.failures == []

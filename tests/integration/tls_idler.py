@@ -1,7 +1,7 @@
-"""Holds a TLS connection with a client certificate and says nothing. Usage: tls_idler.py HOST PORT CERTIFICATES
+"""Holds a TLS connection with a client certificate. Usage: tls_idler.py HOST PORT CERTIFICATES [busy]
 
-Makes one request, prints "started", then waits; when the connection ends, prints the Unix time of that. Ends at once
-with an error where it is refused.
+Makes one request, prints "started", then waits (busy: makes five requests a second); when the connection ends, prints
+the Unix time of that. Ends at once with an error where it is refused.
 """
 
 from __future__ import annotations
@@ -20,18 +20,22 @@ def main() -> None:
         socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=10) as plain,
         context.wrap_socket(plain) as connection,
     ):
-        connection.sendall(b"GET /details/0 HTTP/1.1\r\nhost: details\r\n\r\n")
-        if not connection.recv(65536).startswith(b"HTTP/1.1 200"):
+        if not _ask(connection):
             sys.exit("refused")
         sys.stdout.write("started\n")
         sys.stdout.flush()
         connection.settimeout(None)
         try:
-            while connection.recv(65536):
-                pass
+            while _ask(connection) if "busy" in sys.argv else connection.recv(65536):
+                time.sleep(0.2)
         except OSError:
             pass
         sys.stdout.write(f"{time.time():.3f}\n")
+
+
+def _ask(connection: ssl.SSLSocket) -> bool:
+    connection.sendall(b"GET /details/0 HTTP/1.1\r\nhost: details\r\n\r\n")
+    return connection.recv(65536).startswith(b"HTTP/1.1 200")
 
 
 if __name__ == "__main__":

@@ -13,8 +13,13 @@ from agent.translate.resource import packed, resource
 
 
 def test_lines_are_read_back_and_those_cut_off_are_not() -> None:
-    lines = ["10.0.0.1:40000 00aB", "[fd00::1]:40001 -", "10.0.0.2:40002", "10.0.0.3:40003 zz", ""]
-    assert peers_of(lines) == {"10.0.0.1:40000": 0xAB, "[fd00::1]:40001": None}
+    lines = ["10.0.0.1:40000 443 00aB\n", "[fd00::1]:40001 443 -\n", "10.0.0.2:40002 443\n", "10.0.0.3:40003 1 zz\n"]
+    lines += ["10.0.0.1:40000 8443 -\n", "", "10.0.0.4:40004 443 00a"]
+    assert peers_of(lines) == {
+        ("10.0.0.1:40000", 443): 0xAB,
+        ("10.0.0.1:40000", 8443): None,
+        ("[fd00::1]:40001", 443): None,
+    }
 
 
 def test_every_chain_gets_the_log_and_other_logs_still_log_ends_only() -> None:

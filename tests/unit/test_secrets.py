@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from envoy.extensions.transport_sockets.tls.v3 import secret_pb2
 
 from agent.adapters.credentials import check_credential, read_credentials
 from agent.cli.main import cli
@@ -21,6 +22,8 @@ from agent.mesh.gateway import (
     Credential,
     FileCredential,
 )
+from agent.mesh.trust import TrustBundle
+from agent.translate.secrets import credential_resources
 from tests.mesh_certificates import TestAuthority
 
 
@@ -111,3 +114,24 @@ def test_what_a_secret_may_be_made_of(tmp_path: Path, given: list[str], said: st
     arguments = [str(files / paths[word]) if word in paths else word for word in given]
     command = ["secret", "install", "shop", *arguments, "--secrets-dir", str(tmp_path / "secrets")]
     assert said in CliRunner().invoke(cli, command).output
+
+
+@pytest.mark.parametrize(
+    ("authorities", "expected"),
+    [
+        ("own", b"their list\nour list"),
+        ("foreign", b"their list"),
+        ("both", b"their list"),
+        ("spelled", b"their list"),
+    ],
+)
+def test_authorities_that_are_the_mesh_s_follow_its_revocation_lists(authorities: str, expected: bytes) -> None:
+    own, foreign = (TestAuthority().root.public_bytes(Encoding.PEM) for _ in range(2))
+    spelled = foreign.replace(b" CERTIFICATE", b" X509 CERTIFICATE")
+    given = {"own": own.replace(b"\n", b"\r\n"), "foreign": foreign, "both": own + foreign, "spelled": spelled}
+    trust = TrustBundle(own, b"our list")
+    held = Credential(b"", b"", given[authorities], b"their list")
+    (made,) = credential_resources("edge", held, trust)
+    context = secret_pb2.Secret.FromString(made.value).validation_context
+    assert context.crl.inline_bytes == expected
+    assert context.only_verify_leaf_cert_crl

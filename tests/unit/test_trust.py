@@ -74,4 +74,5 @@ class Said:
 
 
 async def test_silence_is_read_from_what_ss_prints() -> None:
-    assert await Connections(Said(), 15006).idle_times() == {"10.0.0.2:40000": 1.5, "[fd00::2]:40001": 0.0}
+    expected = {("10.0.0.2:40000", 15006): 1.5, ("[fd00::2]:40001", 15006): 0.0}
+    assert await Connections(Said()).idle_times([15006]) == expected
