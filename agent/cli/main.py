@@ -44,6 +44,7 @@ _SUBCOMMANDS = {
     "ca": ("agent.cli.ca:ca", "Work with the mesh's certificate authority."),
     "consul-policy": ("agent.cli.consul_policy:consul_policy", "Print the Consul ACL policy of a role."),
     "cert": ("agent.cli.cert:cert", "Show, renew and export the certificates of this host's workloads."),
+    "service": ("agent.cli.service:service", "Declare the services that run on this host."),
     "secret": ("agent.cli.secret:secret", "Install the certificates of a gateway on this host."),
     "lab": ("agent.cli.lab:lab", "Run Bookinfo in the mesh on this one machine."),
 }
