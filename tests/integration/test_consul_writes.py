@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
+import os
+import signal
 from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -12,9 +17,11 @@ import pytest_asyncio
 
 from agent.adapters.consul.client import ConsulClient
 from agent.adapters.consul.decode import decode_instances
+from agent.adapters.consul.generations import Generations
 from agent.adapters.consul.kv import ConfigUpdate, KvUpdate, SettingsUpdate, watch_config
 from agent.adapters.consul.registration import Registrar
 from agent.adapters.consul.status import StatusWriter
+from agent.errors import ConsulUnavailable
 from agent.mesh.service import Check, Health, Instance, Port, Protocol, ServiceKey, Workload
 from agent.mesh.status import NodeStatus
 from tests.integration.consul_probe import Probe, background
@@ -97,6 +104,42 @@ async def test_what_the_agent_before_registered_is_taken_out_too(consul: ConsulP
             await eventually(lambda: is_true(after.registered))
             await after.deregister()
         assert await is_gone(consul, "mysql")
+
+
+async def test_a_late_deregistration_never_removes_a_newer_registration(consul: ConsulProcess, tmp_path: Path) -> None:
+    """Consul hangs while an agent leaves; the next one registers; then what the first has sent gets through."""
+    numbers = tmp_path / "registrations.json"
+    async with ConsulClient(consul.address) as client, ConsulClient(consul.address) as late:
+        before = Registrar(client, (DATABASE,), generations=Generations(numbers))
+        before.set_ready(True)
+        async with background(before.run()):
+            await eventually(lambda: instances(consul, "mysql"))
+        os.kill(consul.pid, signal.SIGSTOP)
+        try:
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.5):
+                    await before.deregister()
+        finally:
+            os.kill(consul.pid, signal.SIGCONT)
+        after = Registrar(client, (DATABASE,), generations=Generations(numbers))
+        after.set_ready(True)
+        async with background(after.run()):
+            await eventually(lambda: stand(consul, {"hostmesh-mysql-3306.1"}))  # and what stood from before is gone
+            created = (await entry_of(consul, "mysql"))["CreateIndex"]
+            with contextlib.suppress(ConsulUnavailable):  # some versions say that there is no such service
+                await late.api.agent.service.deregister("hostmesh-mysql-3306")
+            assert (await entry_of(consul, "mysql"))["CreateIndex"] == created
+            await after.deregister()
+        assert await is_gone(consul, "mysql")
+
+
+async def stand(consul: ConsulProcess, wanted: set[str]) -> bool:
+    return {name for name in await consul.get("/v1/agent/services") if "mysql" in name} == wanted
+
+
+async def entry_of(consul: ConsulProcess, name: str) -> dict[str, Any]:
+    (entry,) = await consul.get(f"/v1/catalog/service/{name}")
+    return dict(entry)
 
 
 async def test_what_others_remove_or_change_is_mended(consul: ConsulProcess) -> None:

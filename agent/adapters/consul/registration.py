@@ -1,5 +1,7 @@
 """Keeps this host's workloads registered in the local Consul agent, and takes exactly them out at the end.
 
+A deregistration names one registration and never a later one (`generations`).
+
 Waits on the local agent's own copy of each registration, so that a Consul that lost it, or a program that changed it,
 is answered at once. Registers nothing before the data path is ready: a registration invites traffic.
 """
@@ -17,7 +19,8 @@ import msgspec
 from msgspec import Struct
 
 from agent.adapters.consul.client import ConsulClient
-from agent.adapters.consul.lanes import Lane
+from agent.adapters.consul.generations import Generations
+from agent.adapters.consul.lanes import Answer, Lane
 from agent.adapters.consul.meta import registration, service_id
 from agent.adapters.consul.polling import REFUSED_WAIT, Backoff
 from agent.errors import ConsulRefused, ConsulUnavailable
@@ -41,9 +44,9 @@ class Entry(Struct, frozen=True):
     proxied: bool
 
     @classmethod
-    def of(cls, workload: Workload, serves_tls: bool) -> Entry:
+    def of(cls, workload: Workload, serves_tls: bool, generations: Generations) -> Entry:
         """Return the entry; an instance counts as proxied only while the data path serves mutual TLS for it."""
-        return cls(service_id(workload.service, workload.ports[0].number), workload, workload.proxied and serves_tls)
+        return cls(generations.current(_base(workload)), workload, workload.proxied and serves_tls)
 
     @property
     def standing(self) -> _Standing:
@@ -89,15 +92,21 @@ class _Standing(Struct, rename="pascal"):
 
 
 _STANDING = msgspec.json.Decoder(_Standing)
+_SERVICES = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 class Registrar:
     """Owns the registrations of this host's workloads. `run` must be running for anything to happen."""
 
     def __init__(
-        self, client: ConsulClient, workloads: Iterable[Workload], on_change: Callable[[], None] | None = None
+        self,
+        client: ConsulClient,
+        workloads: Iterable[Workload],
+        on_change: Callable[[], None] | None = None,
+        generations: Generations | None = None,
     ) -> None:
         self._client = client
+        self._generations = generations or Generations()
         self._workloads = tuple(workloads)
         self._on_change = on_change or (lambda: None)
         self._ready: bool | None = None
@@ -105,6 +114,7 @@ class Registrar:
         self._changed = asyncio.Event()
         self._keepers: dict[str, tuple[Entry, asyncio.Task[None]]] = {}
         self._entered: set[str] = set()
+        self._outdated: set[str] = set()
         self._faults: dict[str, Fault] = {}
 
     @property
@@ -135,6 +145,11 @@ class Registrar:
         self._workloads = tuple(workloads)
         self._changed.set()
 
+    def renew(self) -> None:
+        """Register everything anew: Consul's agent acts for a service by the token that registered it."""
+        self._outdated = set(self._keepers)
+        self._changed.set()
+
     async def run(self) -> NoReturn:
         """Keep everything registered for ever; ends by cancellation and then leaves the registrations standing."""
         async with asyncio.TaskGroup() as group:
@@ -154,9 +169,13 @@ class Registrar:
         if self._ready is None:
             return
         wanted = {
-            entry.id: entry for entry in (Entry.of(it, self._serves_tls(it)) for it in self._workloads if it.ports)
+            entry.id: entry
+            for entry in (Entry.of(it, self._serves_tls(it), self._generations) for it in self._workloads if it.ports)
         }
-        await self._stop_keepers({name for name, (entry, _) in self._keepers.items() if wanted.get(name) != entry})
+        outdated, self._outdated = self._outdated, set()
+        await self._stop_keepers(
+            {name for name, (entry, _) in self._keepers.items() if wanted.get(name) != entry} | outdated
+        )
         for name in sorted(self._entered - wanted.keys()):
             group.create_task(self._take_out_patiently(name))
         for name, entry in wanted.items():
@@ -164,29 +183,35 @@ class Registrar:
                 # Before any call: one cut short may have registered all the same, and what the agent before this one
                 # registered stands already; both must be taken out at the end.
                 self._entered.add(name)
-                self._keepers[name] = entry, group.create_task(self._keep(entry), name=f"consul keeps {name}")
+                keeping = self._keep(entry, anew=name in outdated)
+                self._keepers[name] = entry, group.create_task(keeping, name=f"consul keeps {name}")
 
     def _serves_tls(self, workload: Workload) -> bool:
         return bool(self._ready) and (self._certified is None or workload.identity in self._certified)
 
     async def _stop_keepers(self, names: set[str]) -> None:
-        tasks = [self._keepers.pop(name)[1] for name in names]
+        tasks = [self._keepers.pop(name)[1] for name in names if name in self._keepers]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _keep(self, entry: Entry) -> None:
+    async def _keep(self, entry: Entry, anew: bool) -> None:
         with self._client.lanes.front().member() as lane:
-            await self._keep_by(lane, entry)
+            await self._keep_by(lane, entry, anew)
 
-    async def _keep_by(self, lane: Lane, entry: Entry) -> NoReturn:
+    async def _keep_by(self, lane: Lane, entry: Entry, anew: bool) -> NoReturn:
         backoff, content_hash, stood = Backoff(), "", False
         while True:
             try:
+                if anew:
+                    await self._enter(entry)
+                    anew = False
                 answer = await lane.poll(f"agent/service/{quote(entry.id, safe='')}", {}, content_hash=content_hash)
                 if answer.status != NOT_FOUND and _read(answer.body) == entry.standing:
                     content_hash = answer.content_hash
                     self._note(entry, None)
+                    if not stood:
+                        await self._take_out_spent(entry)
                     stood = True
                 else:
                     content_hash = ""
@@ -226,7 +251,15 @@ class Registrar:
                 await asyncio.sleep(backoff.next())
         return None
 
+    async def _take_out_spent(self, entry: Entry) -> None:
+        """Take out what stands of the same instance from before: its deregistration did not get through."""
+        base = _base(entry.workload)
+        for name in _names(await self._client.lanes.front().poll("agent/services", {})):
+            if self._generations.is_spent(name, base):
+                await self._take_out(name)
+
     async def _take_out(self, name: str) -> None:
+        self._generations.spend(name)
         # Asked first: deregistering what is not there is an error in some versions of Consul and none in others.
         if await self._stands(name):
             await self._client.api.agent.service.deregister(name)
@@ -246,6 +279,18 @@ class Registrar:
                 log.warning("consul: %s is not registered: %s", entry.id, reason)
         if self._faults.get(entry.id) != before:
             self._on_change()
+
+
+def _base(workload: Workload) -> str:
+    return service_id(workload.service, workload.ports[0].number)
+
+
+def _names(answer: Answer) -> tuple[str, ...]:
+    """Return the IDs in an answer of agent/services."""
+    try:
+        return tuple(_SERVICES.decode(answer.body))
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return ()
 
 
 def _read(body: bytes) -> _Standing:
