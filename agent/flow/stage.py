@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
+from agent.flow.ordered import Block, Ordered
 from agent.flow.table import changed_keys
 
 K = TypeVar("K", bound=Hashable)
@@ -327,17 +328,16 @@ class Gathered(_Computed[K, Mapping[Who, E]], Generic[K, Who, E]):
         """Take over what was said since the last time."""
         due, self._due = self._due, {}
         for key, changes in due.items():
-            members = dict(self._values.get(key, {}))
-            count = len(members)
-            for owner, said in changes.items():
-                if said is None:
-                    members.pop(owner, None)
-                else:
-                    members[owner] = said
-            if len(members) > count or any(owner not in self._values.get(key, {}) for owner in changes):
-                members = dict(sorted(members.items(), key=_first))
-            if members or key in self._values:
+            before = self._values.get(key)
+            known: Ordered[Who, E] = before if isinstance(before, Ordered) else Ordered()
+            members = known.with_changes(changes)
+            if members or known:
                 self.put(key, members or None)
+
+    def blocks(self, key: K) -> tuple[Block[Who, E], ...]:
+        """Return what is said of a key, in blocks; noted for the function that runs."""
+        found = self.get(key)
+        return found.blocks if isinstance(found, Ordered) else ()
 
     def _take(self, owner: Who, _old: Any, value: Any) -> None:
         before = self._said.pop(owner, {})
@@ -350,7 +350,3 @@ class Gathered(_Computed[K, Mapping[Who, E]], Generic[K, Who, E]):
         for key in before:
             if key not in now:
                 self._due.setdefault(key, {})[owner] = None
-
-
-def _first(pair: tuple[Any, Any]) -> Any:
-    return pair[0]

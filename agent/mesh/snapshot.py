@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from ipaddress import IPv4Address, IPv6Address
 
 from msgspec import Struct, field
@@ -69,17 +69,52 @@ class MeshSnapshot(Struct, frozen=True):
         return self.workloads[0] if self.workloads else None
 
 
+Reference = tuple[str, str]
+"""Type URL and name of a resource that another one needs."""
+
+
+class GroupedReferences(Collection[Reference]):
+    """References in groups that one version of a large resource shares with the next: a difference is one of groups."""
+
+    __slots__ = ("groups",)
+
+    def __init__(self, groups: Iterable[frozenset[Reference]]) -> None:
+        self.groups = frozenset(groups)
+
+    @classmethod
+    def of(cls, references: Collection[Reference]) -> GroupedReferences:
+        """Return references as groups."""
+        return references if isinstance(references, cls) else cls((frozenset(references),))
+
+    def __iter__(self) -> Iterator[Reference]:
+        return iter(frozenset[Reference]().union(*self.groups))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __contains__(self, reference: object) -> bool:
+        return any(reference in group for group in self.groups)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, GroupedReferences):
+            return NotImplemented
+        return self.groups == other.groups or set(self) == set(other)
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self))
+
+
 class Resource(Struct, frozen=True):
     """One xDS resource, serialized; equal content has equal version everywhere and always."""
 
     type_url: str
     name: str
     version: str
-    """Content hash of `value` (hex)."""
+    """Hash (hex) of what `value` says."""
     value: bytes
     """The serialized message (what google.protobuf.Any.value holds)."""
-    references: Collection[tuple[str, str]] = frozenset()
-    """(type URL, name) of the resources that must exist before Envoy can use this one."""
+    references: Collection[Reference] = frozenset()
+    """The resources that must exist before Envoy can use this one."""
 
 
 class Resources(Struct, frozen=True):

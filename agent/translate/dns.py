@@ -7,12 +7,12 @@ one valid label get in. Hosts outside, which operators' rules name, get in whole
 from __future__ import annotations
 
 import re
-from bisect import bisect_left
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from functools import lru_cache
 
 from msgspec import Struct
 
+from agent.flow.ordered import Ordered
 from agent.flow.table import changed_keys
 from agent.mesh.names import hosts_by_service
 from agent.mesh.service import ServiceKey
@@ -46,7 +46,7 @@ def hosts_file(services: Collection[ServiceKey], vips: Mapping[ServiceKey, Vip],
 
     A service without an address, or whose name or namespace is not a DNS label (RFC 1123), is left out.
     """
-    return hosts_text(host_lines(services, vips, namespace))
+    return HostsFile().text({"": host_lines(services, vips, namespace)})
 
 
 def host_lines(services: Collection[ServiceKey], vips: Mapping[ServiceKey, Vip], namespace: str) -> tuple[Lines, ...]:
@@ -59,31 +59,28 @@ def host_lines(services: Collection[ServiceKey], vips: Mapping[ServiceKey, Vip],
     )
 
 
-def hosts_text(lines: Iterable[Lines]) -> str:
-    """Return the hosts file of all services' lines."""
-    return HEADER + "".join(text for _, text in sorted(lines))
-
-
 class HostsFile:
-    """The text of lines that come in groups: made anew where they have changed, which takes no sorting of all."""
+    """The text of lines that come in groups: made anew where they have changed, and put together from the rest."""
 
     def __init__(self) -> None:
         self._groups: Mapping[str, tuple[Lines, ...]] = {}
-        self._lines: list[Lines] = []
-        self._text = hosts_text(())
+        self._lines: Ordered[tuple[str, str], str] = Ordered()
+        self._text = HEADER
 
     def text(self, groups: Mapping[str, tuple[Lines, ...]]) -> str:
         """Return the hosts file of all these lines; the same object as long as they are the same."""
-        changed = changed_keys(self._groups, groups)
-        for group in changed:
-            for line in self._groups.get(group, ()):
-                del self._lines[bisect_left(self._lines, line)]
+        before, self._groups = self._groups, groups
+        changed = changed_keys(before, groups)
         if changed:
-            self._lines += [line for group in changed for line in groups.get(group, ())]
-            self._lines.sort()  # most of it is in order: that is quick
-            self._text = HEADER + "".join([text for _, text in self._lines])
-        self._groups = groups
+            gone = {place: None for group in changed for place, _ in before.get(group, ())}
+            now = {place: text for group in changed for place, text in groups.get(group, ())}
+            self._lines = self._lines.with_changes({**gone, **now})
+            self._text = HEADER + "".join([block.made(_joined) for block in self._lines.blocks])
         return self._text
+
+
+def _joined(texts: tuple[str, ...]) -> str:
+    return "".join(texts)
 
 
 def dnsmasq_conf(options: DnsmasqOptions) -> str:

@@ -22,7 +22,7 @@ from agent.translate.outside import undeclared
 from agent.translate.plan_services import Destinations, Inputs, Made, Resolved, Services
 from agent.translate.policies import Approach, ServiceTraffic
 from agent.translate.resolve import ResolvedPort
-from agent.translate.routes import VirtualHost, hosts_in_tables, route_table, service_table, virtual_host
+from agent.translate.routes import EncodedHost, hosts_in_tables, route_table, service_table, virtual_host
 from agent.translate.tcp import tunnel_faults
 
 _HTTP = "HTTP"
@@ -31,7 +31,7 @@ _HTTP = "HTTP"
 class _Hosts(Struct, frozen=True):
     """A service's virtual hosts by port number."""
 
-    by_port: Mapping[int, VirtualHost]
+    by_port: Mapping[int, EncodedHost]
     faults: tuple[Fault, ...]
 
 
@@ -58,7 +58,7 @@ class Outbound:
         self.names = Stage(flow, groups, lambda group: self._names(tuple(groups[group])))
 
         virtual_hosts = Stage(flow, resolved if self._listens else (), self._virtual_hosts)
-        self._on_port: Gathered[int, ServiceKey, VirtualHost] = Gathered(
+        self._on_port: Gathered[int, ServiceKey, EncodedHost] = Gathered(
             flow, virtual_hosts, lambda _, hosts: hosts.by_port
         )
         self._binding: Gathered[int, ServiceKey, str] = Gathered(
@@ -115,15 +115,13 @@ class Outbound:
 
     def _port(self, number: int) -> Made:
         """Return the listener of a port number, whatever the address, and the route table of its HTTP services."""
-        options, hosts, passes = self._inputs.options, self._on_port.get(number), self._inputs.passes_unknown
+        options, hosts, passes = self._inputs.options, self._on_port.blocks(number), self._inputs.passes_unknown
         made, faults = [], tuple[Fault, ...]()
-        if hosts is not None:
-            # Envoy refuses the whole table for a host without domains.
-            members = tuple(host for host in hosts.values() if host.message.domains)
-            made.append(route_table(number, members, passes and options.intercepted))
+        if hosts:
+            made.append(route_table(number, hosts, passes and options.intercepted))
         if options.captures_foreign:
             chains = (chain for found in (self._captured_on.get(number) or {}).values() for chain in found)
-            listener = port_listener(number, hosts is not None, tuple(chains), options, passes)
+            listener = port_listener(number, bool(hosts), tuple(chains), options, passes)
             made.append(listener.resource)
             faults = listener.faults
         else:

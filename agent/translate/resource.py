@@ -12,7 +12,7 @@ from envoy.config.core.v3 import address_pb2, config_source_pb2
 from google.protobuf import any_pb2, duration_pb2
 from google.protobuf.message import Message
 
-from agent.mesh.snapshot import Resource
+from agent.mesh.snapshot import Reference, Resource
 
 VERSION_LENGTH = 16
 UNIX = "unix://"
@@ -26,9 +26,10 @@ ADS = config_source_pb2.ConfigSource(
 )
 
 
-def resource(type_url: str, name: str, message: Message, references: Iterable[tuple[str, str]] = ()) -> Resource:
+def resource(type_url: str, name: str, message: Message, references: Iterable[Reference] = ()) -> Resource:
     """Return the resource of a message."""
-    return encoded_resource(type_url, name, serialized(message), references)
+    value = serialized(message)
+    return Resource(type_url, name, version(value), value, frozenset(references))
 
 
 def serialized(message: Message) -> bytes:
@@ -37,9 +38,9 @@ def serialized(message: Message) -> bytes:
     return value
 
 
-def encoded_resource(type_url: str, name: str, value: bytes, references: Iterable[tuple[str, str]]) -> Resource:
-    """Return the resource of a serialized message."""
-    return Resource(type_url, name, sha256(value).hexdigest()[:VERSION_LENGTH], value, frozenset(references))
+def version(content: bytes) -> str:
+    """Return the version of what this tells from all else."""
+    return sha256(content).hexdigest()[:VERSION_LENGTH]
 
 
 def packed(message: Message) -> any_pb2.Any:

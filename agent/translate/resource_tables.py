@@ -8,7 +8,7 @@ from typing import Any
 from agent.flow.stage import Node
 from agent.flow.table import Table
 from agent.mesh.names import XDS_ORDER
-from agent.mesh.snapshot import Resource, Resources
+from agent.mesh.snapshot import GroupedReferences, Resource, Resources
 
 _Owner = tuple[int, Any]
 """Which node, and which of its keys."""
@@ -81,23 +81,20 @@ class _References:
     """Who refers to what, so that a change costs what it changes."""
 
     def __init__(self) -> None:
-        self._referring: dict[_Name, set[_Name]] = {}
-        """Name → the resources that refer to it."""
+        self._referring: dict[_Name, dict[_Name, int]] = {}
+        """Name → the resources that refer to it, with how many of their groups."""
         self._existing: set[_Name] = set()
         self._missing: set[_Name] = set()
 
     def change(self, name: _Name, old: Resource | None, new: Resource | None) -> None:
         """Take a resource in the place of another one; None: there is none."""
-        before, after = (frozenset(each.references) if each else frozenset() for each in (old, new))
-        for other in after - before:
-            self._referring.setdefault(other, set()).add(name)
-            if other not in self._existing:
-                self._missing.add(other)
-        for other in before - after:
-            self._referring[other].discard(name)
-            if not self._referring[other]:
-                del self._referring[other]
-                self._missing.discard(other)
+        before, after = (GroupedReferences.of(each.references if each else ()).groups for each in (old, new))
+        for group in after - before:
+            for other in group:
+                self._count(other, name, 1)
+        for group in before - after:
+            for other in group:
+                self._count(other, name, -1)
         if new is not None:
             self._existing.add(name)
             self._missing.discard(name)
@@ -105,6 +102,17 @@ class _References:
             self._existing.discard(name)
             if name in self._referring:
                 self._missing.add(name)
+
+    def _count(self, name: _Name, referring: _Name, number: int) -> None:
+        groups = self._referring.setdefault(name, {})
+        groups[referring] = groups.get(referring, 0) + number
+        if groups[referring] == 0:
+            del groups[referring]
+        if groups and name not in self._existing:
+            self._missing.add(name)
+        elif not groups:
+            del self._referring[name]
+            self._missing.discard(name)
 
     def dangling(self) -> tuple[str, ...]:
         lines = (

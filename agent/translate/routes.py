@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from hashlib import sha256
 from typing import Any
 
 from envoy.config.route.v3 import route_components_pb2, route_pb2
 from google.protobuf import wrappers_pb2
-from msgspec import Struct, structs
+from msgspec import Struct
 
+from agent.flow.ordered import Block
 from agent.mesh.actions import Headers, RetryPolicy
 from agent.mesh.names import CLUSTER_TYPE, ROUTE_TYPE, detected_table, hosts_by_service, outbound_cluster
 from agent.mesh.routes import Fault, HttpMatch
 from agent.mesh.service import ServiceKey
-from agent.mesh.snapshot import Resource, Vip
+from agent.mesh.snapshot import GroupedReferences, Reference, Resource, Vip
 from agent.translate.actions import (
     MAX_DIRECT_RESPONSE_BYTES,
     retry_policy,
@@ -29,7 +31,7 @@ from agent.translate.http import INTERNAL_HEADERS
 from agent.translate.matches import UnusableMatch, route_match
 from agent.translate.policies import Approach
 from agent.translate.resolve import ResolvedPort, ResolvedRoute, Target
-from agent.translate.resource import encoded_resource, is_ip, serialized
+from agent.translate.resource import is_ip, serialized, version
 
 _HOST = re.compile(r"(\*[-.]?)?[a-z0-9_]([a-z0-9._-]*[a-z0-9_])?", re.ASCII)
 # All three are safe for any request: no instance has seen any of it (a race with a restart, mostly).
@@ -37,15 +39,31 @@ _RETRY = retry_policy(RetryPolicy(2, ("connect-failure", "refused-stream", "rese
 
 
 class VirtualHost(Struct, frozen=True):
-    """A service's part of a route table."""
+    """A part of a route table."""
 
     message: Any
     """envoy.config.route.v3.VirtualHost."""
-    references: frozenset[tuple[str, str]]
+    references: frozenset[Reference]
     """The clusters, as what refers to them says it."""
     faults: tuple[Fault, ...]
-    encoded: bytes = b""
-    """The message as a field of its table, if it stands in large ones."""
+
+
+class EncodedHost(Struct, frozen=True):
+    """A service's part of a route table, as it stands in tables of thousands."""
+
+    encoded: bytes
+    """The virtual host as a field of its table; nothing if it has no domains: Envoy would refuse the whole table."""
+    digest: bytes
+    references: frozenset[Reference]
+    faults: tuple[Fault, ...]
+
+
+class _Neighbours(Struct, frozen=True):
+    """Some virtual hosts that follow each other in a table."""
+
+    encoded: bytes
+    digests: bytes
+    references: frozenset[Reference]
 
 
 def virtual_host(
@@ -55,11 +73,10 @@ def virtual_host(
     vip: Vip | None,
     resolved: ResolvedPort,
     approaches: tuple[tuple[str, Approach], ...] = (),
-) -> VirtualHost:
+) -> EncodedHost:
     """Return the virtual host of a service port; `hosts` are the names it has for this host's caller."""
     default = outbound_cluster(key, port) if resolved.default_route else None
-    host = routed_host(f"{key}:{port}", _domains(hosts, vip), port, resolved, default, approaches)
-    return structs.replace(host, encoded=_encoded(host))
+    return _encoded(routed_host(f"{key}:{port}", _domains(hosts, vip), port, resolved, default, approaches))
 
 
 def routed_host(
@@ -89,16 +106,18 @@ def routed_host(
     return VirtualHost(message, frozenset((CLUSTER_TYPE, cluster) for cluster in clusters), tuple(faults))
 
 
-def route_table(port: int, hosts: tuple[VirtualHost, ...], passes_unknown: bool) -> Resource:
+def route_table(port: int, hosts: Iterable[Block[ServiceKey, EncodedHost]], passes_unknown: bool) -> Resource:
     """Return the route table of a port; requests for unknown names pass to where they were going, or get 502."""
-    return _table(str(port), (*hosts, _passing_host() if passes_unknown else _refusing_host()))
+    last = _encoded(_passing_host() if passes_unknown else _refusing_host())
+    return _table(str(port), (*(block.made(_neighbours) for block in hosts), _neighbours((last,))))
 
 
-def _table(name: str, hosts: tuple[VirtualHost, ...]) -> Resource:
+def _table(name: str, hosts: tuple[_Neighbours, ...]) -> Resource:
     """Return the table of these hosts.
 
     Messages one after the other are one message (protobuf, "Last One Wins"; repeated fields add up): a table of
-    thousands of hosts, of which one has changed, is put together from those encoded before.
+    thousands of hosts, of which one has changed, is put together from those encoded before, and what tells it from
+    others is made of what tells its hosts from others.
     """
     table = route_pb2.RouteConfiguration(
         name=name,
@@ -107,13 +126,25 @@ def _table(name: str, hosts: tuple[VirtualHost, ...]) -> Resource:
     )
     table.request_headers_to_remove.extend(INTERNAL_HEADERS)
     table.max_direct_response_body_size_bytes.value = MAX_DIRECT_RESPONSE_BYTES
-    references = frozenset[tuple[str, str]]().union(*(host.references for host in hosts))
-    encoded = [host.encoded or _encoded(host) for host in hosts]
-    return encoded_resource(ROUTE_TYPE, name, b"".join((*encoded, serialized(table))), references)
+    own = serialized(table)
+    digests = b"".join((*(some.digests for some in hosts), own))
+    value = b"".join((*(some.encoded for some in hosts), own))
+    return Resource(ROUTE_TYPE, name, version(digests), value, GroupedReferences(some.references for some in hosts))
 
 
-def _encoded(host: VirtualHost) -> bytes:
-    return serialized(route_pb2.RouteConfiguration(virtual_hosts=[host.message]))
+def _encoded(host: VirtualHost) -> EncodedHost:
+    if not host.message.domains:
+        return EncodedHost(b"", b"", frozenset(), host.faults)
+    encoded = serialized(route_pb2.RouteConfiguration(virtual_hosts=[host.message]))
+    return EncodedHost(encoded, sha256(encoded).digest(), host.references, host.faults)
+
+
+def _neighbours(hosts: tuple[EncodedHost, ...]) -> _Neighbours:
+    return _Neighbours(
+        b"".join([host.encoded for host in hosts]),
+        b"".join([host.digest for host in hosts]),
+        frozenset[Reference]().union(*[host.references for host in hosts]),
+    )
 
 
 def service_table(
@@ -122,7 +153,7 @@ def service_table(
     """Return the route table of one service port, for whatever host: connections come to its own address."""
     default = outbound_cluster(key, port) if resolved.default_route else None
     host = routed_host(f"{key}:{port}", ["*"], port, resolved, default, approaches)
-    return _table(detected_table(key, port), (host,)), host.faults
+    return _table(detected_table(key, port), (_neighbours((_encoded(host),)),)), host.faults
 
 
 def _passing_host() -> VirtualHost:

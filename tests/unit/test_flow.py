@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.flow.ordered import Ordered
 from agent.flow.stage import Asked, Flow, Gathered, Shared, Source, Stage
 from agent.flow.table import Table, changed_keys
 from agent.flow.views import Parts, Tabled, Tally
@@ -26,6 +27,31 @@ def test_a_table_knows_by_which_keys_it_differs(values: dict[str, int], steps: l
         assert set(changed_keys(dict(table), after)) == differing
         assert (after is table) == (not differing)
         table = after
+
+
+@given(st.lists(st.tuples(st.integers(0, 600), st.integers(0, 300), st.none() | st.integers(0, 2)), max_size=8))
+def test_an_ordered_mapping_is_a_sorted_dict(steps: list[tuple[int, int, int | None]]) -> None:
+    ordered, values = Ordered[int, int](), dict[int, int]()
+    for first, count, value in steps:
+        before, known = ordered, dict(values)
+        changes = dict.fromkeys(range(first, first + count, 2), value)
+        ordered = before.with_changes(changes)
+        values = {key: one for key, one in {**values, **changes}.items() if one is not None}
+        assert ordered.items() == tuple(sorted(values.items()))
+        assert (tuple(ordered), ordered.values(), len(ordered)) == tuple(zip(*sorted(values.items()), strict=True)) + (
+            (len(values),) if values else ((), (), 0)
+        )
+        assert all(ordered.get(key) == values.get(key) and (key in ordered) == (key in values) for key in range(900))
+        assert before == known
+        assert all(0 < len(block.keys) <= 128 for block in ordered.blocks)
+        total = sum(block.made(sum) for block in ordered.blocks)
+        assert total == sum(block.made(sum) for block in ordered.blocks) == sum(values.values())
+
+
+def test_a_change_leaves_the_other_blocks_as_they_are() -> None:
+    before = Ordered[int, int]().with_changes(dict.fromkeys(range(10_000), 1))
+    after = before.with_changes({77: 2, 5000: None, 10_000: 1})
+    assert len({id(block) for block in after.blocks} - {id(block) for block in before.blocks}) <= 4
 
 
 def test_only_what_read_a_change_runs_again() -> None:

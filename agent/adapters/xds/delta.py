@@ -232,8 +232,9 @@ class DeltaStream:
         # Envoy acks a listener before it asks for the listener's routes (likewise a cluster while it starts):
         # the revision is not in effect until these are asked for, answered and acked, too. Not so for what is not
         # wanted any more: a cluster's ACK may be withheld until the cluster is removed and its endpoints unsubscribed.
+        # What Envoy had to ask for makes it ask for no more: the clusters of a route table, thousands, are there.
         for resource in accepted:
-            if not self._is_wanted(resource):
+            if resource.type_url not in WILDCARD_TYPES or not self._is_wanted(resource):
                 continue
             for type_url, name in resource.references:
                 if type_url not in WILDCARD_TYPES and name not in self._subscription(type_url).names:
