@@ -34,11 +34,19 @@ from agent.mesh.status import NodeStatus, OperatorAccess, ProxyStatus
 from agent.runtime import garbage
 from agent.runtime.certificates import trust_domain_faults
 from agent.runtime.datapath import DataPath
+from agent.runtime.decision_log import decision_log
 from agent.runtime.endpoint import Endpoint
 from agent.runtime.events import CredentialsChanged, FaultsChanged, WorkloadsChanged
 from agent.runtime.fault_log import FaultLog
 from agent.runtime.host_identity import HostIdentity
-from agent.runtime.host_options import admin_socket, bootstrap_options, has_ipv6, plan_options, proxy_options
+from agent.runtime.host_options import (
+    admin_socket,
+    bootstrap_options,
+    decision_log_file,
+    has_ipv6,
+    plan_options,
+    proxy_options,
+)
 from agent.runtime.last_known import LastKnownFile
 from agent.runtime.metrics import Counters, MetricsPage
 from agent.runtime.operator_port import OperatorPort
@@ -98,6 +106,7 @@ class HostAgent:
         self._xds.on_change = self._update_status
         options = proxy_options(config)
         self._envoy_log = EnvoyLog(options.log_file, options.folder / "log.read") if options.log_file else None
+        self._decisions = decision_log(decision_log_file(config), options.folder / "decisions.read")
         self._supervisor = EnvoySupervisor(options, lambda _process: self._update_status())
         self._data_path = DataPath(
             self._xds,
@@ -178,6 +187,7 @@ class HostAgent:
                 "services.d": self._services.watch(self.reload),
                 "certificates": self._identity.run(),
                 "readiness": self._announce(),
+                "decisions": self._decisions.follow(),
                 **({"envoy's log": self._envoy_log.follow()} if self._envoy_log else {}),
                 **self._operator_parts(),
                 "secrets": watch_credentials(

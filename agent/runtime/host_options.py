@@ -36,6 +36,7 @@ def plan_options(config: Config) -> PlanOptions:
         intercepted=config.gateway_labels is None,
         gateway=config.gateway_labels,
         ipv6=has_ipv6(),
+        decision_log=str(decision_log_file(config)),
         peer_log=str(peer_log(config)),
         dns_upstreams=config.dns.upstreams or read_upstreams(),
     )
@@ -53,6 +54,11 @@ def proxy_options(config: Config) -> ProxyOptions:
         log_file=config.state_dir / "envoy.log",
         low_ports=config.gateway_labels is not None,
     )
+
+
+def decision_log_file(config: Config) -> Path:
+    """Return the file in which Envoy tells what AUDIT policies and dry runs are about."""
+    return config.state_dir / "decisions.log"
 
 
 def bootstrap_options(config: Config) -> BootstrapOptions:

@@ -21,6 +21,7 @@ from agent.mesh.traffic_policy import ClientTls, TlsMode
 from agent.translate.clusters import CONNECT_TIMEOUT_SECONDS
 from agent.translate.custom import Asked
 from agent.translate.facts import ServiceFacts
+from agent.translate.options import PlanOptions
 from agent.translate.outside import dns_discovery
 from agent.translate.resource import packed, resource, seconds, socket_address
 from agent.translate.tls import foreign_socket
@@ -30,7 +31,7 @@ Known = Callable[[ServiceKey], ServiceFacts | None]
 
 
 class AskedServers(Struct, frozen=True):
-    """Whom the filters of this host's workloads can ask."""
+    """Whom the filters of this host's workloads can ask, and whom they tell."""
 
     trust_domains: tuple[str, ...] = ()
     key_servers: Mapping[str, str] = {}
@@ -40,6 +41,8 @@ class AskedServers(Struct, frozen=True):
     clusters: tuple[Resource, ...] = ()
     """Those that no service has."""
     faults: tuple[Fault, ...] = ()
+    decision_log: str = ""
+    """File to which AUDIT and dry runs tell; empty: standard output."""
 
 
 def asked_servers(
@@ -47,7 +50,7 @@ def asked_servers(
     settings: MeshSettings,
     trust_domains: tuple[str, ...],
     known: Known,
-    upstreams: tuple[str, ...],
+    options: PlanOptions,
 ) -> AskedServers:
     """Return whom the rules of this host's workloads want to be asked."""
     every = tuple(rules)
@@ -59,7 +62,7 @@ def asked_servers(
         port = parts.port or (443 if secure else 80)
         served = None if secure else _service_port(host, port, known)
         if served is None:
-            own = _cluster(host, port, secure, upstreams)
+            own = _cluster(host, port, secure, options.dns_upstreams)
             made[own.name] = own
         key_servers[uri] = outbound_cluster(served[0], port) if served else own.name
     authorizers, faults = {}, []
@@ -69,7 +72,9 @@ def asked_servers(
             authorizers[provider] = asked
         else:
             faults.append(Fault(wanting, f"{asked}: what it is about is refused"))
-    return AskedServers(trust_domains, key_servers, authorizers, tuple(made.values()), tuple(faults))
+    return AskedServers(
+        trust_domains, key_servers, authorizers, tuple(made.values()), tuple(faults), options.decision_log
+    )
 
 
 def _providers(rules: Iterable[WorkloadRules]) -> dict[str, str]:

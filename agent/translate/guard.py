@@ -9,26 +9,21 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from envoy.config.accesslog.v3 import accesslog_pb2
 from envoy.config.listener.v3 import listener_components_pb2
-from envoy.extensions.access_loggers.stream.v3 import stream_pb2
 from envoy.extensions.filters.http.rbac.v3 import rbac_pb2 as http_rbac_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2
 from envoy.extensions.filters.network.rbac.v3 import rbac_pb2 as network_rbac_pb2
-from envoy.type.matcher.v3 import value_pb2
 from msgspec import Struct
 
 from agent.mesh.authorization import Action, AuthorizationPolicy
 from agent.mesh.security import WorkloadRules
 from agent.translate.asked import AskedServers
-from agent.translate.claims import metadata_matcher
 from agent.translate.custom import Asked, connection_authorizer, http_authorizer
+from agent.translate.decisions import HTTP_RBAC, NETWORK_RBAC, decision_log
 from agent.translate.rbac import Scope, rbac_rules
 from agent.translate.resource import packed
 from agent.translate.tokens import token_filter
 
-HTTP_RBAC = "envoy.filters.http.rbac"
-NETWORK_RBAC = "envoy.filters.network.rbac"
 _HTTP_AUTHORIZER = "envoy.filters.http.ext_authz"
 _ORDER = (Action.AUDIT, Action.DENY, Action.ALLOW)
 _HttpFilter = http_connection_manager_pb2.HttpFilter
@@ -87,7 +82,7 @@ def _guard(policies: Iterable[AuthorizationPolicy], scope: Scope, owner: str, se
             word = ("dry_run_" if tried else "") + action.lower()
             filters.append(_filter(rbac_rules(chosen, action, scope), scope, word if told else ""))
             if told:
-                logs.append(_log(owner, word, "denied" if tried else "allowed"))
+                logs.append(decision_log(owner, word, "denied" if tried else "allowed", servers.decision_log))
     return Guard(tuple(filters), tuple(logs), tuple(clusters))
 
 
@@ -117,31 +112,3 @@ def _filter(rules: Any, scope: Scope, shadow: str) -> Any:
 
 def _named(name: str, shadow: str) -> str:
     return f"{name}.{shadow}" if shadow else name
-
-
-_SHARED = {
-    "time": "%START_TIME%",
-    "principal": "%DOWNSTREAM_PEER_URI_SAN%",
-    "source": "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS%",
-    "destination": "%DOWNSTREAM_LOCAL_ADDRESS%",
-}
-_OF_REQUESTS = {
-    "method": "%REQ(:METHOD)%",
-    "host": "%REQ(:AUTHORITY)%",
-    "path": "%PATH(NQ)%",
-    "code": "%RESPONSE_CODE%",
-}
-
-
-def _log(owner: str, word: str, result: str) -> Any:
-    """Return a log, one JSON line on standard output for each request or connection with that shadow result."""
-    log = accesslog_pb2.AccessLog(name="envoy.access_loggers.stdout")
-    wanted = log.filter.metadata_filter
-    value = value_pb2.ValueMatcher(string_match={"exact": result})
-    wanted.matcher.CopyFrom(metadata_matcher(owner, (f"{word}_shadow_engine_result",), value))
-    wanted.match_if_key_not_found.value = False
-    line = {"policy": f"%DYNAMIC_METADATA({owner}:{word}_shadow_effective_policy_id)%", "event": word, **_SHARED}
-    config = stream_pb2.StdoutAccessLog()
-    config.log_format.json_format.update(line | (_OF_REQUESTS if owner == HTTP_RBAC else {}))
-    log.typed_config.CopyFrom(packed(config))
-    return log

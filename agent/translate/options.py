@@ -28,6 +28,8 @@ class PlanOptions(Struct, frozen=True):
     """DNS servers (ADDRESS, or with :PORT) that Envoy asks for hosts outside of the mesh; the host's own answers with
     virtual addresses. None: without interception Envoy asks as any program does."""
 
+    decision_log: str = ""
+    """File to which Envoy writes what AUDIT policies and dry runs tell; empty: its standard output."""
     peer_log: str = ""
     """File to which inbound connections can say whose they are (translate/peer_log); empty: they can't."""
     gateway: Labels | None = None

@@ -114,8 +114,8 @@ class _Plan:
             security.rules.of_workload(workload.service, workload.labels, security.peers.root)
             for workload in inputs.workloads.get()
         )
-        upstreams = self.options.dns_upstreams
-        return asked_servers(rules, inputs.settings.get(), security.trust_domains, services.facts.get, upstreams)
+        options, settings = self.options, inputs.settings.get()
+        return asked_servers(rules, settings, security.trust_domains, services.facts.get, options)
 
     def _host(self) -> Made:
         """Return what belongs to the host and not to a service: its own workloads, its secrets."""

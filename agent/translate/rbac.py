@@ -21,6 +21,7 @@ from msgspec import Struct
 from agent.mesh.authorization import HOST, METHOD, PATH, Action, AuthorizationPolicy, AuthorizationRule, Term
 from agent.translate.claims import claim_matcher, metadata_matcher, principal_matchers
 from agent.translate.connections import cidr_range
+from agent.translate.decisions import rule_name
 from agent.translate.patterns import pattern, pattern_text
 from agent.translate.resource import packed
 
@@ -48,7 +49,7 @@ def rbac_rules(policies: Iterable[AuthorizationPolicy], action: Action, scope: S
     message = kinds(action=kinds.DENY if action in (Action.DENY, Action.CUSTOM) else kinds.ALLOW)
     for policy in policies:
         for number, rule in enumerate(policy.rules):
-            name = f"ns[{policy.origin.namespace}]-policy[{policy.origin.name}]-rule[{number}]"
+            name = rule_name(policy.origin.namespace, policy.origin.name, number)
             try:
                 made = _policy(rule, scope, strict=policy.action is Action.ALLOW)
             except _RequestsOnly:

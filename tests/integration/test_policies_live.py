@@ -67,3 +67,26 @@ def test_policies_come_and_go_under_load(lab: Lab, tmp_path: Path) -> None:
             wait_settled(lab)
         assert answers(lab, "client", "http://details:9080/health", "403")
     assert running.failures == []
+
+
+def test_audits_and_dry_runs_are_in_the_agents_log(lab: Lab, tmp_path: Path) -> None:
+    watch = "{action: AUDIT, rules: [{to: [{operation: {paths: ['/details/*']}}]}]}"
+    trial = HEAD.format(kind="AuthorizationPolicy", name="trial", spec="{action: DENY, rules: [{}]}").replace(
+        "{name: trial}", "{name: trial, annotations: {istio.io/dry-run: 'true'}}"
+    )
+    rules = HEAD.format(kind="AuthorizationPolicy", name="watch", spec=watch) + trial
+    hostmesh(lab, "apply", "-f", "-", stdin=rules)
+    wait_settled(lab)
+    who = "of spiffe://cluster.local/ns/default/sa/bookinfo-productpage at"
+    for told in (
+        f"audit: AuthorizationPolicy/watch.default rule 0 holds for GET details:9080/details/0 (200) {who}",
+        f"dry run deny: AuthorizationPolicy/trial.default rule 0 would refuse GET details:9080/details/0 (200) {who}",
+    ):
+        wait_for(partial(is_told, lab, told), told)
+    hostmesh(lab, "delete", "AuthorizationPolicy", "watch", "trial")
+
+
+def is_told(lab: Lab, text: str) -> bool:
+    """Tell whether the server's agent has logged it of a request."""
+    assert answers(lab, "client", DETAILS, "200")
+    return text in lab["server"].log("agent", lines=10_000)

@@ -1,4 +1,4 @@
-"""Passes on what Envoy writes to its log file, line by line, and keeps that file short.
+"""Passes on what Envoy writes to a log file, line by line, and keeps that file short.
 
 A file stands between the two because Envoy outlives the agent: nothing is lost, and nobody waits for anybody.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -29,10 +30,14 @@ _log = logging.getLogger("envoy")
 
 
 class EnvoyLog:
-    """The log file of the supervised Envoy; how far it was read is in a file beside Envoy's other ones."""
+    """A log file of the supervised Envoy; how far it was read is in a file beside Envoy's other ones."""
 
-    def __init__(self, path: Path, place: Path) -> None:
-        """Begin where the agent before this one ended, else at the file's end: construct it before Envoy starts."""
+    def __init__(self, path: Path, place: Path, tell: Callable[[str], None] | None = None) -> None:
+        """Begin where the agent before this one ended, else at the file's end: construct it before Envoy starts.
+
+        `tell` takes each line; without it lines go to the agent's log as Envoy's own.
+        """
+        self._tell = tell or tell_as_envoy
         self._path = path
         self._place = place
         self._offset = self._size()
@@ -58,7 +63,7 @@ class EnvoyLog:
                 data = file.read(MAX_BATCH_BYTES)
             whole = data[: data.rfind(b"\n") + 1] or (data if len(data) == MAX_BATCH_BYTES else b"")
             for line in whole.decode(errors="replace").splitlines():
-                _pass_on(line)
+                self._tell(line)
             self._offset += len(whole)
             if self._offset >= MAX_FILE_BYTES and self._offset == self._size():
                 os.truncate(self._path, 0)  # Envoy appends, so it goes on at the new end
@@ -76,7 +81,8 @@ class EnvoyLog:
             return 0
 
 
-def _pass_on(line: str) -> None:
+def tell_as_envoy(line: str) -> None:
+    """Log a line of Envoy's log with its level, component and thread."""
     match = PREFIX.match(line)
     if match is None:
         if line.strip():

@@ -67,6 +67,7 @@ class ProxyOptions(Struct, frozen=True):
             *("--drain-time-s", str(drain)),
             *("--parent-shutdown-time-s", str(max(drain + 1, math.ceil(self.handover_seconds)))),
             *("--drain-strategy", "immediate"),
+            *("--file-flush-interval-msec", "1000"),  # what it tells in files is read by people
         ]
 
     def executable(self) -> str:
