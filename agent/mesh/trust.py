@@ -30,3 +30,5 @@ class TrustBundle(Struct, frozen=True):
     revoked: tuple[RevokedCertificate, ...] = ()
     version: str = ""
     """Hexadecimal hash: changes with the content."""
+    jwks: bytes = b""
+    """The public keys of JWT-SVIDs (RFC 7517, JSON); empty: the CA issues none."""

@@ -14,9 +14,9 @@ from agent.adapters.connections import Connections
 from agent.adapters.identity import CaClient, CaGroup, KeyStore, TokenFile
 from agent.adapters.identity.bundle import BundleFile, SerialsFile
 from agent.adapters.proxy.admin import AdminClient
-from agent.adapters.workload_api import WorkloadApi
+from agent.adapters.workload_api import IssuedJwt, WorkloadApi
 from agent.config import Config
-from agent.errors import HostError
+from agent.errors import CaUnavailable, HostError
 from agent.mesh.gateway import client_ports
 from agent.mesh.ports import INBOUND_PORT
 from agent.mesh.routes import Fault
@@ -67,10 +67,11 @@ class HostIdentity:
             self._take_bundle,
             lambda faults: post(FaultsChanged("trust", faults)),
         )
+        self._ca = CaGroup(clients)
         self._rotator = Rotator(
             (),
             KeyStore(config.state_dir / "certificates"),
-            CaGroup(clients),
+            self._ca,
             TokenFile(config.token_file),
             clock,
             self._take_certificates,
@@ -79,7 +80,7 @@ class HostIdentity:
         self._root_change_spread = ca.root_change_spread
         self._workloads: tuple[Workload, ...] = ()
         self._bundle: TrustBundle | None = None
-        self._workload_api = WorkloadApi(config.run_dir / "workload.sock")
+        self._workload_api = WorkloadApi(config.run_dir / "workload.sock", self._issue_jwt, clock)
         self._revocation = RevocationGuard(
             AdminClient(admin_socket),
             Connections(SystemRunner()),
@@ -168,6 +169,15 @@ class HostIdentity:
         offered, faults = local_identities(self._workloads, self._rotator.held(), self._bundle)
         self._workload_api.offer(offered)
         self._post(FaultsChanged("users", faults))
+
+    async def _issue_jwt(self, spiffe_id: str, audience: tuple[str, ...]) -> IssuedJwt:
+        """Get a JWT-SVID for one of this host's identities, by its certificate."""
+        held = [stored for stored in self._rotator.held().values() if spiffe_id in stored.leaf.uris]
+        if not held:
+            raise CaUnavailable(f"this host has no certificate of {spiffe_id} now")
+        roots = self._bundle.roots_pem if self._bundle else held[0].trust_bundle_pem
+        issued = await self._ca.issue_jwt(held[0].certificate, roots, audience)
+        return IssuedJwt(issued.token, issued.lifetime)
 
     async def _serve_workloads(self) -> None:
         """Serve the Workload API; a socket that can't be had costs only this."""

@@ -33,7 +33,7 @@ class CaProcess:
         self.socket = directory / "admin.sock"
         self.log_path = directory / "log"
         self.config = directory / "ca.yaml"
-        document = {
+        self._document: dict[str, Any] = {
             "stateDir": str(directory / "state"),
             "adminSocket": str(self.socket),
             "enrolment": {"address": "127.0.0.1", "port": self.enrolment_port},
@@ -41,8 +41,13 @@ class CaProcess:
             "metrics": {"address": "127.0.0.1", "port": self.metrics_port},
             "lifetime": "60s",
         }
-        self.config.write_text(yaml.safe_dump(document | settings))
         self._process: subprocess.Popen[bytes] | None = None
+        self.configure(**settings)
+
+    def configure(self, **settings: Any) -> None:
+        """Change settings; the next start reads them."""
+        self._document |= settings
+        self.config.write_text(yaml.safe_dump(self._document))
 
     def __enter__(self) -> CaProcess:
         self.start()

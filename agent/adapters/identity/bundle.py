@@ -18,6 +18,10 @@ from node_ca.proto import ca_pb2
 _CRL_END = b"-----END X509 CRL-----"
 
 
+class _Jwks(msgspec.Struct):
+    keys: list[dict[str, str]]
+
+
 def bundle_of(message: ca_pb2.TrustBundle) -> TrustBundle:
     """Return the CA's bundle; raises CaRefused if Envoy would refuse it."""
     bundle = TrustBundle(
@@ -25,6 +29,7 @@ def bundle_of(message: ca_pb2.TrustBundle) -> TrustBundle:
         message.crls_pem,
         tuple(RevokedCertificate(each.serial, each.identity, each.not_after) for each in message.revoked),
         message.version,
+        message.jwks,
     )
     try:
         _check(bundle)
@@ -92,6 +97,8 @@ def _check(bundle: TrustBundle) -> None:
     x509.load_pem_x509_certificates(bundle.roots_pem)  # at least one, else ValueError
     for _ in _crls(bundle.crls_pem):
         pass
+    if bundle.jwks:
+        msgspec.json.decode(bundle.jwks, type=_Jwks)
     for revoked in bundle.revoked:
         if not revoked.number:
             raise ValueError("a serial number is zero")

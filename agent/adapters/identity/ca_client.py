@@ -54,6 +54,15 @@ class IssuedChain:
     """The CA's Unix time when it answered, seconds."""
 
 
+@dataclass(frozen=True)
+class IssuedToken:
+    """A JWT-SVID."""
+
+    token: str
+    lifetime: float
+    """Seconds from its issue to its end, on the CA's clock."""
+
+
 class CertificateAuthority(Protocol):
     """What issues certificates: one hostmesh-ca, or several."""
 
@@ -116,6 +125,17 @@ class CaClient:
             )
             call = stub.RenewExpired(request, timeout=self._timeout)
             return _checked(identity, key_pem, await call, await call.trailing_metadata())
+
+    async def issue_jwt(self, present: Certificate, trust: bytes, audience: tuple[str, ...]) -> IssuedToken:
+        """Get a JWT-SVID for the identity of the present certificate; `trust` are the roots in PEM."""
+        credentials = grpc.ssl_channel_credentials(trust, present.key_pem, present.chain_pem)
+        request = ca_pb2.IssueJwtRequest(audience=audience)
+        async with self._channel(self._renewal_port, credentials) as channel:
+            call = ca_pb2_grpc.JwtIdentityStub(channel).IssueJwt(request, timeout=self._timeout)
+            answer, ca_time = await call, _clock(await call.trailing_metadata())
+        if not answer.token or ca_time is None:
+            raise CaRefused("hostmesh-ca's answer is of no use: it has no token, or not the CA's time")
+        return IssuedToken(answer.token, answer.expires_at - ca_time)
 
     async def follow_bundle(self, trust: bytes, known: str, seconds: float) -> AsyncIterator[TrustBundle]:
         """Yield the trust bundle unless its version is `known`, and each later one, for that many seconds."""

@@ -6,11 +6,14 @@ A refusal is an answer: no other CA is asked then. May not decide when to ask.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
 
-from agent.adapters.identity.ca_client import CaClient, IssuedChain
+from agent.adapters.identity.ca_client import CaClient, IssuedChain, IssuedToken
 from agent.errors import CaUnavailable
 from agent.mesh.service import Identity
 from agent.mesh.snapshot import Certificate
+
+T = TypeVar("T")
 
 
 class CaGroup:
@@ -34,7 +37,11 @@ class CaGroup:
         """Get the next certificate by one that has just ended."""
         return await self._ask(lambda ca: ca.renew_expired(identity, key_pem, expired, trust))
 
-    async def _ask(self, call: Callable[[CaClient], Awaitable[IssuedChain]]) -> IssuedChain:
+    async def issue_jwt(self, present: Certificate, trust: bytes, audience: tuple[str, ...]) -> IssuedToken:
+        """Get a JWT-SVID by the present certificate."""
+        return await self._ask(lambda ca: ca.issue_jwt(present, trust, audience))
+
+    async def _ask(self, call: Callable[[CaClient], Awaitable[T]]) -> T:
         reasons = []
         for ca in list(self._members):
             try:

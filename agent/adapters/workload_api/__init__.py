@@ -2,5 +2,6 @@
 
 from agent.adapters.workload_api.messages import LocalIdentities, Svid
 from agent.adapters.workload_api.server import WorkloadApi
+from agent.adapters.workload_api.tokens import IssuedJwt
 
-__all__ = ["LocalIdentities", "Svid", "WorkloadApi"]
+__all__ = ["IssuedJwt", "LocalIdentities", "Svid", "WorkloadApi"]

@@ -35,6 +35,10 @@ class LocalIdentities(Struct, frozen=True):
     by_uid: dict[int, tuple[Svid, ...]] = {}
     roots_pem: bytes = b""
     crls_pem: bytes = b""
+    jwks: bytes = b""
+    """The public keys of JWT-SVIDs (RFC 7517, JSON); empty: the CA issues none."""
+    trust_domain: str = ""
+    """Its SPIFFE ID; empty as long as this host has no identity."""
 
 
 def svid_response(known: LocalIdentities, uid: int) -> pb.X509SVIDResponse | None:
@@ -62,6 +66,14 @@ def bundles_response(known: LocalIdentities, uid: int) -> pb.X509BundlesResponse
         return None
     roots = _certificates(known.roots_pem)
     return pb.X509BundlesResponse(bundles={svid.trust_domain: roots for svid in svids}, crl=_crls(known.crls_pem))
+
+
+def jwt_bundles_response(known: LocalIdentities, uid: int) -> pb.JWTBundlesResponse | None:
+    """Return the keys of JWT-SVIDs of the user's trust domain, None if he has no identity (now)."""
+    svids = known.by_uid.get(uid, ())
+    if not svids or not known.jwks:
+        return None
+    return pb.JWTBundlesResponse(bundles={svid.trust_domain: known.jwks for svid in svids})
 
 
 def _certificates(pem: bytes) -> bytes:
