@@ -10,7 +10,7 @@ from agent.api.document import Document, from_json
 from agent.api.problem import Verdict
 from agent.api.validate import describe, find_problems
 from agent.errors import ValidationError
-from agent.flow.table import Table
+from agent.flow.table import Table, changed_keys
 from agent.mesh.routes import Fault
 
 
@@ -25,19 +25,25 @@ class RuleBook:
     """Turns KV values into documents; one bad value costs only itself."""
 
     def __init__(self) -> None:
+        self._values: Mapping[str, tuple[int, bytes]] = {}
         self._entries: dict[str, _Entry] = {}
         self._faults: dict[str, Fault] = {}
         self.documents: Table[str, Document] = Table()
         """The usable documents by KV key."""
 
     def update(self, values: Mapping[str, tuple[int, bytes]]) -> None:
-        """Take over the whole content of hostmesh/config/: KV key → (modify index, value)."""
-        known, fresh = self._entries, dict[str, _Entry]()
-        for key, (index, value) in values.items():
-            entry = known.get(key)
-            if entry is None or entry.modify_index != index:
-                fresh[key] = self._entry(key, index, value)
-        gone = known.keys() - values.keys()
+        """Take over the whole content of hostmesh/config/: KV key → (modify index, value).
+
+        A Table made from that of the last call is not even walked through.
+        """
+        before, self._values = self._values, values
+        known, fresh, gone = self._entries, dict[str, _Entry](), list[str]()
+        for key in changed_keys(before, values):
+            found, entry = values.get(key), known.get(key)
+            if found is None:
+                gone.append(key)
+            elif entry is None or entry.modify_index != found[0]:
+                fresh[key] = self._entry(key, *found)
         for key in (*fresh, *gone):
             self._faults.pop(key, None)
         for key in gone:

@@ -123,7 +123,7 @@ class MeshState:
 
     def last_known(self, address: str) -> LastKnown:
         """Return what is worth keeping on disk."""
-        return LastKnown(dict(self._entries), self._config, self._raw_settings, address)
+        return LastKnown(dict(self._entries), dict(self._config.items()), self._raw_settings, address)
 
     @property
     def is_complete(self) -> bool:

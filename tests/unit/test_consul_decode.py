@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.adapters.consul.decode import MAX_FAULTS, decode_instances, decode_names, decode_tags, name_fault
-from agent.adapters.consul.kv import decode_values
+from agent.adapters.consul.kv import ValuesReader, decode_values, differing_pairs
 from agent.adapters.consul.meta import MAX_PAIRS, MAX_VALUE, registration, service_id
 from agent.errors import ConsulUnavailable
 from agent.mesh.ports import LISTENER_PORTS
@@ -178,3 +178,44 @@ def test_locality_is_the_datacenter_and_the_node_s_meta(node: dict[str, Any], lo
     given["Node"].update(node)
     (instance,) = decode_instances("web", msgspec.json.encode([given])).instances
     assert instance.locality == locality
+
+
+kv_keys = st.text('ab/},{"\\LockIndex:é', max_size=14)
+kv_values = st.tuples(st.integers(1, 3), st.sampled_from((b"", b"x", b"y" * 300, b"z" * 70_000)))
+
+
+def kv_answer(pairs: dict[str, tuple[int, bytes]]) -> bytes:
+    """Return what Consul answers to a recursive read."""
+    return msgspec.json.encode(
+        [
+            {"LockIndex": 0, "Key": key, "Flags": 0, "Value": value or None, "CreateIndex": 1, "ModifyIndex": index}
+            for key, (index, value) in sorted(pairs.items())
+        ]
+    )
+
+
+@given(st.lists(st.dictionaries(kv_keys, st.none() | kv_values, max_size=5), max_size=6))
+def test_answers_are_read_by_what_differs(rounds: list[dict[str, tuple[int, bytes] | None]]) -> None:
+    reader, pairs = ValuesReader(), dict[str, tuple[int, bytes]]()
+    for changes in rounds:
+        before = reader.read(kv_answer(pairs))
+        known = dict(pairs)
+        pairs = {key: pair for key, pair in {**pairs, **changes}.items() if pair is not None}
+        answer = kv_answer(pairs)
+        values = reader.read(answer)
+        assert values == decode_values(answer)
+        assert (values is before) == (decode_values(answer) == decode_values(kv_answer(known)))
+        with pytest.raises(ConsulUnavailable):
+            reader.read(answer[:-1] + b"garbage")
+        assert reader.read(answer) is values
+
+
+def test_of_a_large_answer_little_is_read() -> None:
+    pairs = {f"hostmesh/config/default/routerule/r{number:05}": (1, b"v" * 400) for number in range(5000)}
+    one = kv_answer(pairs)
+    changed = {**pairs, "hostmesh/config/default/routerule/r02500": (2, b"w" * 500)}
+    del changed["hostmesh/config/default/routerule/r02501"]
+    before, after = (decode_values(part) for part in differing_pairs(one, kv_answer(changed)))
+    assert before.keys() - after.keys() == {"hostmesh/config/default/routerule/r02501"}
+    assert 0 < len(before) < 10
+    assert 0 < len(after) < 10

@@ -17,6 +17,7 @@ from msgspec import Struct
 from agent.adapters.consul.client import ConsulClient
 from agent.adapters.consul.polling import Follower, Link
 from agent.errors import ConsulUnavailable
+from agent.flow.table import Table
 from agent.mesh.names import KV_CONFIG, KV_MESH
 
 log = logging.getLogger(__name__)
@@ -50,6 +51,8 @@ class ConfigRecovered(Struct, frozen=True):
     """Rules and settings can be read again."""
 
 
+Values = Table[str, tuple[int, bytes]]
+"""Key → (ModifyIndex, value)."""
 KvUpdate = ConfigUpdate | SettingsUpdate | ConfigLost | ConfigRecovered
 Sink = Callable[[KvUpdate], None]
 
@@ -62,6 +65,10 @@ class _Pair(Struct, rename="pascal"):
 
 
 _PAIRS = msgspec.json.Decoder(list[_Pair])
+_BETWEEN = b'},{"LockIndex"'
+"""Is between two pairs and nowhere within one: a quote with a letter behind it begins a string, so none is open."""
+_STEPS = (65_536, 256)
+"""Bytes that are compared at once."""
 
 
 async def watch_config(client: ConsulClient, sink: Sink) -> NoReturn:
@@ -74,18 +81,18 @@ async def watch_config(client: ConsulClient, sink: Sink) -> NoReturn:
 
 
 async def _follow_config(client: ConsulClient, link: Link, sink: Sink) -> None:
-    last: dict[str, int] | None = None
+    last: Values | None = None
+    reader = ValuesReader()
     with client.lanes.front().member() as lane:
         async for answer in Follower(lane, link, f"kv/{KV_CONFIG}", {"recurse": "true"}, leads=True).answers():
             try:
-                values = decode_values(answer.body if answer.status != NOT_FOUND else b"[]")
+                values = reader.read(answer.body if answer.status != NOT_FOUND else b"[]")
             except ConsulUnavailable as error:
                 link.failed(str(error))
                 continue
-            revisions = {key: revision for key, (revision, _) in values.items()}
-            if revisions != last:
+            if values is not last:
                 sink(ConfigUpdate(answer.index, values))
-            last = revisions
+            last = values
 
 
 async def _follow_settings(client: ConsulClient, link: Link, sink: Sink) -> None:
@@ -102,6 +109,62 @@ async def _follow_settings(client: ConsulClient, link: Link, sink: Sink) -> None
             if update != last:
                 sink(update)
             last = update
+
+
+class ValuesReader:
+    """Reads one answer after the other, and of each what differs from the one before.
+
+    Consul answers with all keys, in order, whatever has changed: most often one of thousands.
+    """
+
+    def __init__(self) -> None:
+        self._body = b"[]"
+        self._values: Values = Table()
+
+    def read(self, body: bytes) -> Values:
+        """Return key → (ModifyIndex, value), the same object as long as nothing differs. Raises ConsulUnavailable."""
+        before, after = differing_pairs(self._body, body)
+        try:
+            known, now = decode_values(before), decode_values(after)
+        except ConsulUnavailable:
+            known, now = dict(self._values.items()), decode_values(body)
+        gone = dict.fromkeys(known.keys() - now.keys())
+        fresh = {key: pair for key, pair in now.items() if self._values.get(key) != pair}
+        self._values = self._values.with_changes({**gone, **fresh})
+        self._body = body
+        return self._values
+
+
+def differing_pairs(before: bytes, after: bytes) -> tuple[bytes, bytes]:
+    """Return of both KV answers what is between their common beginning and end: whole pairs, as a KV answer."""
+    same = _common(before, after)
+    start = after.rfind(_BETWEEN, 0, same)
+    end = after.find(_BETWEEN, len(after) - _common_end(before, after, same))
+    return _cut(before, start, end if end < 0 else end - len(after) + len(before)), _cut(after, start, end)
+
+
+def _common(one: bytes, other: bytes) -> int:
+    """Return how far both begin alike, or a little less."""
+    same = 0
+    for size in _STEPS:
+        while same + size <= len(one) and one[same : same + size] == other[same : same + size]:
+            same += size
+    return same
+
+
+def _common_end(one: bytes, other: bytes, beginning: int) -> int:
+    """Return how far both end alike after that beginning, or a little less."""
+    most, same = min(len(one), len(other)) - beginning, 0
+    for size in _STEPS:
+        while same + size <= most and one[-same - size : -same or None] == other[-same - size : -same or None]:
+            same += size
+    return same
+
+
+def _cut(body: bytes, start: int, end: int) -> bytes:
+    """Return an answer without what is before and behind two places between pairs, of which one may be missing (-1)."""
+    first = body[: end + 1] + b"]" if end >= 0 else body
+    return b"[" + first[start + 2 :] if start >= 0 else first
 
 
 def decode_values(body: bytes) -> dict[str, tuple[int, bytes]]:
