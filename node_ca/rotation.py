@@ -10,7 +10,7 @@ retire    the old one is trusted no more: not before the last certificate that i
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from node_ca.authority import ROOT_LIFETIME, Authority, Issuing
@@ -18,6 +18,7 @@ from node_ca.errors import ConfigError, InventoryError, Refusal
 from node_ca.issuer_book import State
 from node_ca.issuer_files import IssuerFiles
 from node_ca.records import Inventory, IssueRecord, Search
+from node_ca.replicas import Replica, Replicas
 from node_ca.signer import Signer
 
 MIN_ROOT_LIFETIME, MAX_ROOT_LIFETIME = 3600, 30 * 365 * 86400
@@ -46,13 +47,13 @@ class RootRotation:
         version: Callable[[], str],
         now: Callable[[], float] = time.time,
         *,
-        shared: bool = False,
+        replicas: Replicas | None = None,
     ) -> None:
         """Take what makes a new trust bundle and server certificate, and what returns the bundle's version.
 
-        `shared`: other CAs have the same records and must have the same issuers.
+        `replicas`: other CAs have the same records and must have the same issuers.
         """
-        self._shared = shared
+        self._replicas = replicas
         self._authority = authority
         self._inventory = inventory
         self._publish = publish
@@ -93,8 +94,10 @@ class RootRotation:
     async def activate(self, issuer: str, acknowledged: str, *, force: bool) -> KnownIssuer:
         """Let the prepared issuer sign; `acknowledged` is the bundle version that all hosts say they have."""
         wanted = self._named(issuer, State.PREPARED)
-        if not force and acknowledged != self._version():
-            await self._check_spread(wanted)
+        if not force:
+            since = await self._trusted_by_all(wanted)
+            if acknowledged != self._version():
+                await self._check_spread(wanted, since)
         try:
             self._authority.activate(wanted.entry.id, self._now())
         except ConfigError as error:
@@ -111,6 +114,8 @@ class RootRotation:
                 f"issuer {wanted.entry.id}: certificates that it signed hold until {_utc(known.last_certificate_ends)} "
                 "at the latest: come again then, or --force cuts their holders off"
             )
+        if not force:
+            await self._check_unused(wanted)
         try:
             self._authority.retire(wanted.entry.id)
         except ConfigError as error:
@@ -118,9 +123,36 @@ class RootRotation:
         await self._publish()
         return known
 
-    async def _check_spread(self, prepared: Issuing) -> None:
+    async def _trusted_by_all(self, prepared: Issuing) -> float:
+        """Return since when all CAs trust an issuer; refuse while one doesn't: its hosts would refuse ours."""
+        since = prepared.entry.since
+        for other in await self._others():
+            entry = other.entry(prepared.entry.id)
+            if entry is None:
+                raise Refusal.premature(
+                    f"issuer {prepared.entry.id}: the CA on {other.host} does not trust it: first `hostmesh ca root "
+                    f"prepare --from FOLDER` there, with the same files. {_if_gone(other)}"
+                )
+            if entry.state is State.PREPARED:
+                since = max(since, entry.since)
+        return since
+
+    async def _check_unused(self, wanted: Issuing) -> None:
+        """Refuse while another CA signs by an issuer: hosts that ask us would refuse what it signs."""
+        for other in await self._others():
+            entry = other.entry(wanted.entry.id)
+            if entry is not None and entry.state is State.ACTIVE:
+                raise Refusal.premature(
+                    f"issuer {wanted.entry.id}: the CA on {other.host} still signs by it: first `hostmesh ca root "
+                    f"activate` there. {_if_gone(other)}"
+                )
+
+    async def _others(self) -> Sequence[Replica]:
+        return await self._replicas.others() if self._replicas else ()
+
+    async def _check_spread(self, prepared: Issuing, since: float) -> None:
         """Refuse while there are certificates that came without the new root: their holders may not know it."""
-        before = [record async for record in self._living() if record.issued_at <= prepared.entry.since]
+        before = [record async for record in self._living() if record.issued_at <= since]
         if before:
             last = max(record.not_after for record in before)
             raise Refusal.premature(
@@ -164,7 +196,7 @@ class RootRotation:
             raise Refusal.invalid("; ".join(error.problems)) from error
 
     def _make(self, lifetime: int) -> Signer:
-        if self._shared:
+        if self._replicas is not None:
             raise Refusal.invalid(
                 "this CA shares its records with others (sharedRecords), which would not have a root that it makes: "
                 "give each of them the same files (`hostmesh ca root prepare --from FOLDER`)"
@@ -174,6 +206,10 @@ class RootRotation:
                 f"lifetime: {lifetime} s, {MIN_ROOT_LIFETIME} s to {MAX_ROOT_LIFETIME} s (30 years) are allowed"
             )
         return self._authority.new_root(lifetime or ROOT_LIFETIME, self._now())
+
+
+def _if_gone(other: Replica) -> str:
+    return f"It was last there at {_utc(int(other.seen_at))}; --force if it is gone for good"
 
 
 def _utc(unix: int) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 from node_ca.administration import AdministrationService
 from node_ca.authority import Authority, Plugin
-from node_ca.backing import consul_entry, open_inventory
+from node_ca.backing import consul_entry, known_replicas, open_inventory
 from node_ca.config import Config
 from node_ca.crl import revocations_of
 from node_ca.door import Door
@@ -59,6 +59,7 @@ class CaServer:
         self._metrics.watch_endings(lambda: endings(authority.issuers))
         self._metrics_port = MetricsPort(self._metrics)
         self._entry = consul_entry(config)
+        self._replicas = known_replicas(config)
         self._jwt_keys = jwt_keys
         self._issuer = Issuer(
             authority,
@@ -96,6 +97,7 @@ class CaServer:
         """Open the doors; raises ConfigError if a port or the socket can't be had."""
         await self._trust.refresh()
         await self._certificate.renew()
+        await self._announce()
         self._servers = [await self._enrolment(), await self._renewal(), await self._administration()]
         for server in self._servers:
             await server.start()
@@ -118,6 +120,8 @@ class CaServer:
         await self._inventory.close()
         if self._entry is not None:
             await self._entry.close()
+        if self._replicas is not None:
+            await self._replicas.close()
         os.close(self._lock)
 
     async def _enrolment(self) -> Any:
@@ -151,7 +155,7 @@ class CaServer:
             self._inventory,
             self._publish_roots,
             lambda: self._trust.version,
-            shared=self._config.consul.shared_records,
+            replicas=self._replicas,
         )
         service = AdministrationService(self._issuer, registrar, rotation, Outcomes(self._metrics))
         ca_pb2_grpc.add_AdministrationServicer_to_server(service, server)
@@ -179,10 +183,24 @@ class CaServer:
             try:
                 await self._trust.refresh()
                 await self._certificate.renew()
+                await self._announce()
                 return
             except CaError as error:
                 _LOG.error("changed roots: cannot be published, trying again: %s", error)
                 await asyncio.sleep(1.0)
+
+    async def _announce(self) -> None:
+        """Tell the other CAs, if there are some, which issuers this one has; and the log which of them has others."""
+        if self._replicas is None:
+            return
+        own = [issuing.entry for issuing in self._authority.issuers]
+        await self._replicas.announce(own)
+        for other in await self._replicas.others():
+            if {entry.id for entry in own} != {entry.id for entry in other.issuers}:
+                _LOG.warning(
+                    "the CA on %s has other issuers than this one: take each step of `hostmesh ca root` on all",
+                    other.host,
+                )
 
     async def _gather_trust(self) -> TrustBundle:
         now = time.time()
@@ -217,6 +235,7 @@ class CaServer:
             try:
                 await self._inventory.prune(time.time())
                 await self._trust.refresh()
+                await self._announce()
             except CaError as error:
                 _LOG.error("%s", error)
             await asyncio.sleep(_PRUNE_SECONDS)

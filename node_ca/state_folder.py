@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import fcntl
 import os
+import secrets
 import shutil
 from pathlib import Path
 
 from node_ca.errors import ConfigError
-from node_ca.private_file import sync_folder
+from node_ca.private_file import sync_folder, write_private
 
 LOCK_FILE = "lock"
+REPLICA_FILE = "replica"
 RESTORING, RESTORED = ".restoring", ".restored"
 """A restore under way, worth nothing; and one that is whole, and has only to be moved to its place."""
 
@@ -34,6 +36,19 @@ def lock_state(directory: Path) -> int:
         os.close(descriptor)
         raise ConfigError([f"stateDir: {directory}: another hostmesh-ca is using it"]) from error
     return descriptor
+
+
+def replica_name(directory: Path) -> str:
+    """Return this CA's lasting name among several, made at the first call; raises ConfigError."""
+    path = directory / REPLICA_FILE
+    try:
+        return path.read_text("ascii").strip()
+    except FileNotFoundError:
+        name = secrets.token_hex(8)
+        write_private(path, name.encode())
+        return name
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError([f"{path}: cannot be read"]) from error
 
 
 def finish_restore(directory: Path) -> None:

@@ -10,6 +10,8 @@ import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 
+_END = b"-----END CERTIFICATE-----\n"
+
 
 @dataclass(frozen=True)
 class RevokedCertificate:
@@ -43,12 +45,14 @@ class TrustBundle:
     def version(self) -> str:
         """Return a hash of the content (SHA-256, hexadecimal).
 
-        The CRLs count by what they say, not by their signatures: several CAs with the same issuers and records have the
-        same version, so a host that goes from one to the other has nothing to load.
+        The CRLs count by what they say, not by their signatures, and the roots in any order: several CAs with the same
+        issuers and records have the same version, whichever of these signs, so a host that goes from one to the other
+        has nothing to load, and what it has acknowledged counts at all of them.
         """
         digest = hashlib.sha256()
         rows = [repr(revoked).encode() for revoked in self.revoked]
-        said = (self.trust_domain.encode(), self.roots_pem, " ".join(self.issuers).encode(), self.jwks, *rows)
+        roots = b"".join(sorted(self.roots_pem.split(_END)))
+        said = (self.trust_domain.encode(), roots, " ".join(self.issuers).encode(), self.jwks, *rows)
         for part in said:
             digest.update(len(part).to_bytes(8, "big") + part)
         return digest.hexdigest()

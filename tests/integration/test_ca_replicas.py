@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -18,12 +19,14 @@ import pytest
 from agent.adapters.consul.policies import ca_policy
 from agent.adapters.identity import CaGroup, IssuedChain, new_csr, new_key
 from agent.adapters.identity.administration import CaAdministration
+from agent.adapters.identity.ca_client import IssuedToken
 from agent.errors import CaRefused, CaUnavailable
 from agent.mesh.service import Identity
 from node_ca.proto import ca_pb2, ca_pb2_grpc
 from tests.integration.ca_process import CaProcess
 from tests.integration.consul_process import ConsulProcess
 from tests.integration.operator_mesh import DENYING, token
+from tests.unit.ca_files import files_of, key_file, make_ca
 from tests.waiting import eventually
 
 REVIEWS = Identity("default", "reviews")
@@ -56,13 +59,14 @@ def replicas(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replicas]:
 
 
 @asynccontextmanager
-async def _replicas(folder: Path) -> AsyncIterator[Replicas]:
+async def _replicas(folder: Path, lifetime: str = "1h") -> AsyncIterator[Replicas]:
     async with AsyncExitStack() as stack:
         consul = await stack.enter_async_context(ConsulProcess(settings=DENYING))
         secret = folder / "token"
         secret.write_text(await token(consul, ca_policy()))
         access = {"address": consul.http_address, "tokenFile": str(secret)}
-        settings = {"consul": access | {"sharedRecords": True, "entryNamespace": "default"}, "lifetime": "1h"}
+        settings = {"consul": access | {"sharedRecords": True, "entryNamespace": "default"}, "lifetime": lifetime}
+        settings["jwt"] = {"keyFile": key_file(folder, "jwt-key")}
         first = CaProcess(folder / "first", **settings)
         stack.callback(first.stop)
         await asyncio.to_thread(first.start)
@@ -89,6 +93,10 @@ async def enrol(ca: CaProcess, identity: Identity = REVIEWS, text: str = "") -> 
 
 async def renew(ca: CaProcess, issued: IssuedChain) -> IssuedChain:
     return await ca.client().renew(REVIEWS, new_key(), issued.certificate, issued.trust_bundle_pem)
+
+
+async def jwt_of(ca: CaProcess, issued: IssuedChain) -> IssuedToken:
+    return await ca.client().issue_jwt(issued.certificate, issued.trust_bundle_pem, ("db",))
 
 
 async def refusal(call: Any) -> tuple[grpc.StatusCode, str]:
@@ -143,6 +151,8 @@ async def test_a_revocation_here_is_in_the_other_ones_bundle_within_seconds(repl
 async def test_a_revoked_identity_is_revoked_everywhere_and_may_be_admitted_anew(replicas: Replicas) -> None:
     first, second = replicas.both
     old, text = await enrol(first), first.token()
+    for ca in replicas.both:
+        assert (await jwt_of(ca, old)).token
     certificates, tokens = CaAdministration(str(second.socket)).revoke("", REVIEWS.path, "stolen")
     assert old.leaf.serial in {info.serial for info in certificates}
     assert text.split(".")[1] in {info.id for info in tokens}
@@ -151,7 +161,10 @@ async def test_a_revoked_identity_is_revoked_everywhere_and_may_be_admitted_anew
             await renew(ca, old)
         with pytest.raises(CaRefused, match="revoked"):
             await enrol(ca, text=text)
+        with pytest.raises(CaRefused, match="revoked"):
+            await jwt_of(ca, old)
     anew = await enrol(second)
+    assert (await jwt_of(first, anew)).token
     await renew(first, await renew(second, anew))
 
 
@@ -261,3 +274,70 @@ async def test_entry_by_a_consul_token(replicas: Replicas) -> None:
         assert not [each for each in (secret, unknown, plain) if each in text]
     events = [line for line in ca.log() if str(line.get("by", "")).startswith("consul:")]
     assert {event["identity"] for event in events} == {"ns/default/sa/reviews", "ns/default/sa/web"}
+
+
+def roots_of(ca: CaProcess) -> tuple[dict[str, str], str]:
+    """Return the issuers' states, and the bundle's version."""
+    roots, version = CaAdministration(str(ca.socket)).roots()
+    return {root.id: root.state for root in roots}, version
+
+
+async def test_the_root_is_changed_on_both(replicas: Replicas, tmp_path: Path) -> None:
+    """Step by step on one, then on the other; what would part them is refused. Near the end: it takes the root away."""
+    first, second = replicas.both
+    one, other = (CaAdministration(str(ca.socket)) for ca in replicas.both)
+    old = next(iter(roots_of(first)[0]))
+    made = files_of(make_ca("their next root"))
+    given = {"key_pem": made.key, "certificate_pem": made.certificate, "root_pem": made.root, "chain_pem": b""}
+    issued = await enrol(first)
+
+    new = one.prepare_root(given, 0).id
+    assert roots_of(first)[1] != roots_of(second)[1]
+    with pytest.raises(CaRefused, match=rf"the CA on {socket.gethostname()} does not trust it: first .* prepare"):
+        one.activate_root("", roots_of(first)[1], force=False)
+    other.prepare_root(given, 0)
+    version = roots_of(first)[1]
+    assert roots_of(second)[1] == version, "what hosts acknowledge of the one counts at the other"
+    with pytest.raises(CaRefused, match="issued before it was prepared"):
+        one.activate_root("", "", force=False)
+
+    one.activate_root("", version, force=False)
+    assert [roots_of(ca)[1] for ca in replicas.both] == [version, version]
+    assert [roots_of(ca)[0][new] for ca in replicas.both] == ["active", "prepared"]
+    for ca in (second, first, second):  # by certificates of either issuer, at either
+        issued = await renew(ca, issued)
+    await renew(first, await enrol(second))
+    with pytest.raises(CaRefused, match="hold until"):
+        one.retire_root("", force=False)
+    other.activate_root("", version, force=False)
+    issued = await renew(second, await renew(first, issued))
+    for administration in (one, other):
+        administration.retire_root("", force=True)  # certificates of an hour by the old one hold still
+    for ca in replicas.both:
+        ca.kill()
+        await asyncio.to_thread(ca.start)
+        assert roots_of(ca)[0] == {new: "active"}
+        issued = await renew(ca, issued)
+    assert issued.trust_bundle_pem == made.certificate
+    assert old != new
+
+
+async def test_one_that_still_signs_by_it_holds_up_its_end(tmp_path: Path) -> None:
+    """Two CAs of their own, without a certificate that holds: only the other one is in the way."""
+    async with _replicas(tmp_path, lifetime="2s") as made:
+        one, other = (CaAdministration(str(ca.socket)) for ca in made.both)
+        files = files_of(make_ca("their next root"))
+        given = {"key_pem": files.key, "certificate_pem": files.certificate, "root_pem": files.root, "chain_pem": b""}
+        for administration in (one, other):
+            administration.prepare_root(given, 0)
+        one.activate_root("", "", force=False)
+        with pytest.raises(CaRefused, match=rf"the CA on {socket.gethostname()} still signs by it: first .* activate"):
+            one.retire_root("", force=False)
+        with pytest.raises(CaRefused, match="still signs by it"):
+            other.retire_root(
+                next(name for name, state in roots_of(made.second)[0].items() if state == "prepared"), force=False
+            )
+        other.activate_root("", "", force=False)
+        for administration in (one, other):
+            administration.retire_root("", force=False)
+        assert roots_of(made.first)[1] == roots_of(made.second)[1]

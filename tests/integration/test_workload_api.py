@@ -29,9 +29,8 @@ from agent.adapters.workload_api import IssuedJwt, LocalIdentities, Svid, Worklo
 from agent.adapters.workload_api import workload_api_pb2 as pb
 from agent.mesh.snapshot import Certificate
 from tests.integration.ca_process import CaProcess
-from tests.unit.ca_files import rsa_key
+from tests.unit.ca_files import key_file, rsa_key
 from tests.unit.ca_requests import p256
-from tests.unit.test_ca_jwt import key_file
 from tests.waiting import wait_for
 
 PROGRAM = Path(__file__).with_name("spiffe_program.py")

@@ -102,6 +102,14 @@ def write_files(folder: Path, files: IssuerFiles) -> Path:
     return folder
 
 
+def key_file(folder: Path, name: str, key: CaKey | None = None) -> str:
+    """Write a key (a fresh ECDSA one) into a file, PKCS #8, PEM; return the path."""
+    path = folder / name
+    path.write_bytes(encoded_key(key or p256(), None))
+    path.chmod(0o600)
+    return str(path)
+
+
 def _usage(shape: Shape) -> x509.KeyUsage:
     return x509.KeyUsage(
         digital_signature=not shape.signs_certificates,

@@ -24,8 +24,9 @@ from node_ca.jwt_issuer import JwtIssuer
 from node_ca.jwt_key import JwtKey
 from node_ca.jwt_keys import BOOK_FILE, JwtKeys
 from node_ca.records import Revocation
+from node_ca.signer import CaKey
 from node_ca.template import Validity
-from tests.unit.ca_files import p384, rsa_key
+from tests.unit.ca_files import key_file, p384, rsa_key
 from tests.unit.ca_requests import csr, p256
 
 IDENTITY = "ns/default/sa/reviews"
@@ -36,12 +37,6 @@ Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
 def pem(key: Key, passphrase: bytes | None = None) -> bytes:
     encryption = BestAvailableEncryption(passphrase) if passphrase else NoEncryption()
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)
-
-
-def key_file(folder: Path, name: str, key: Key | None = None) -> str:
-    path = folder / name
-    path.write_bytes(pem(key or p256()))
-    return str(path)
 
 
 def claims_of(token: str, jwks: bytes, audience: str = "db") -> dict[str, Any]:
@@ -84,7 +79,7 @@ async def case(tmp_path: Path) -> Case:
     [(p256(), "ES256"), (p384(), "ES384"), (rsa_key(), "RS256"), (rsa_key(3072), "RS256")],
     ids=["P-256", "P-384", "RSA 2048", "RSA 3072"],
 )
-async def test_a_token_is_the_callers_own_and_verifies(case: Case, key: Key, algorithm: str) -> None:
+async def test_a_token_is_the_callers_own_and_verifies(case: Case, key: CaKey, algorithm: str) -> None:
     config = JwtConfig(key_file(case.folder, "key", key), lifetime=Seconds(60), issuer="https://ca.example")
     issuer, keys = case.issuer(config)
     svid = await issuer.issue(case.peer, ["db", "queue", "db"])

@@ -12,12 +12,14 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from node_ca.authority import Authority
+from node_ca.consul import Consul
 from node_ca.errors import ConfigError, Refusal, RefusalKind
 from node_ca.identity import WorkloadIdentity
 from node_ca.inventory import SqliteInventory
 from node_ca.issuer import Issuer
 from node_ca.issuer_book import BOOK_FILE, State
 from node_ca.issuer_files import KEY_FILE, IssuerFiles
+from node_ca.replicas import Replicas
 from node_ca.request import CertificateRequest
 from node_ca.rotation import RootRotation
 from node_ca.template import Validity, workload_template
@@ -141,7 +143,14 @@ async def test_lifetimes_of_roots(ca: Ca, lifetime: int) -> None:
 
 
 async def test_a_root_that_other_cas_would_not_have_is_not_made(ca: Ca) -> None:
-    shared = RootRotation(ca.authority, ca.inventory, ca._publish, lambda: "v1", lambda: NOW, shared=True)
+    shared = RootRotation(
+        ca.authority,
+        ca.inventory,
+        ca._publish,
+        lambda: "v1",
+        lambda: NOW,
+        replicas=Replicas(Consul("http://x"), "a", "h"),
+    )
     with pytest.raises(Refusal, match="give each of them the same files"):
         await shared.prepare(MADE, 0)
     await shared.prepare(files_of(make_ca("theirs", now=NOW)), 0)
@@ -151,7 +160,9 @@ def test_cas_with_the_same_issuers_and_records_have_the_same_version() -> None:
     revoked = (RevokedCertificate("1", "ns/a/sa/b", "f", 1, 2),)
     one = TrustBundle("cluster.local", b"roots", b"signed by one", ("a", "b"), revoked)
     assert one.version == replace(one, crls_pem=b"signed by the other").version
-    others = [{"trust_domain": "x"}, {"roots_pem": b"x"}, {"issuers": ("a",)}, {"revoked": ()}]
+    first, second = (b"%d-----END CERTIFICATE-----\n" % number for number in (1, 2))
+    assert replace(one, roots_pem=first + second).version == replace(one, roots_pem=second + first).version
+    others = [{"jwks": b"{}"}, {"trust_domain": "x"}, {"roots_pem": b"x"}, {"issuers": ("a",)}, {"revoked": ()}]
     assert all(replace(one, **change).version != one.version for change in others)  # type: ignore[arg-type]
 
 
