@@ -13,10 +13,11 @@ from agent.cli.certificate_files import CertificateFolder
 from agent.config import VipConfig
 from agent.errors import UserError
 from agent.mesh.gateway import Credential, Gateway, named_files, stand_in
+from agent.mesh.scope import Scope
 from agent.mesh.selection import Selection
 from agent.mesh.service import Workload
 from agent.mesh.settings import MtlsMode
-from agent.mesh.sidecar import LOCALHOST, Scope, sidecar_of_host
+from agent.mesh.sidecar import LOCALHOST, sidecar_of_host
 from agent.mesh.snapshot import Certificate, MeshSnapshot
 from agent.mesh.trust import TrustBundle
 from agent.mesh.vips import allocate

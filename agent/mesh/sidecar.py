@@ -1,21 +1,21 @@
 """Sidecars: what a workload's Envoy knows of the mesh, and how it serves the workload's own ports. Pure domain types.
 
 A Sidecar is for the workloads that it selects, else for its namespace, else (in the root namespace) for all. Which
-services that leaves a host, and which of them are followed in Consul, is said by `Scope`.
+services that leaves a host, and which of them are followed in Consul, is said by mesh/scope.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from functools import cached_property, lru_cache
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Protocol as Shape
 
 from msgspec import Struct
 
 from agent.mesh.gateway import INGRESS_SERVICE
 from agent.mesh.names import CONSUL_DOMAIN, DEFAULT_NAMESPACE, qualified_hosts
-from agent.mesh.routes import ObjectRef, ServicePolicy
-from agent.mesh.service import Labels, Outside, Port, Protocol, Service, ServiceKey, Workload, selects
+from agent.mesh.routes import ObjectRef
+from agent.mesh.service import Labels, Outside, Port, Protocol, ServiceKey, Workload, selects
 from agent.mesh.settings import ROOT_NAMESPACE, OutboundTrafficPolicy
 from agent.mesh.traffic_policy import ConnectionPool
 
@@ -140,65 +140,6 @@ def sidecar_of_host(
 def namespaces_of(service: Named) -> tuple[str, ...]:
     """Return the namespaces that a service is in; one that rules declare is in theirs."""
     return service.outside.namespaces if service.outside else (service.key.namespace,)
-
-
-class Scope(Struct, frozen=True, dict=True):
-    """What of the mesh a host's applications can call, as its default workload's Sidecar says."""
-
-    sidecar: Sidecar | None = None
-    unseen: frozenset[ServiceKey] = frozenset()
-    """Services that cannot be called: they have no names, routes or listeners here."""
-    needed: frozenset[ServiceKey] = frozenset()
-    """Those of them that something is made of: routes of services in the scope lead there, or it is the host's own."""
-    followed: frozenset[str] | None = None
-    """The catalog names that must be up to date; None: all."""
-
-    @classmethod
-    def of(
-        cls,
-        sidecar: Sidecar | None,
-        services: Mapping[ServiceKey, Service],
-        policies: Mapping[ServiceKey, ServicePolicy],
-        own: Iterable[ServiceKey] = (),
-    ) -> Scope:
-        """Return what a Sidecar leaves of a mesh to a host with these services of its own."""
-        if sidecar is None or not sidecar.egress:
-            return cls(sidecar)
-        unseen = frozenset(key for key, service in services.items() if not sidecar.admits(service))
-        if not unseen:
-            return cls(sidecar)
-        called = (policy for key, policy in policies.items() if key not in unseen)
-        routes = (route for policy in called for variant in policy.variants for route in variant.all_routes)
-        named = {destination.service for route in routes for destination in route.all_destinations}
-        needed = unseen & named.union(own)
-        seen = {key: service for key, service in services.items() if key not in unseen or key in needed}
-        return cls(sidecar, unseen, needed, _followed(seen, services))
-
-    @cached_property
-    def needless(self) -> frozenset[ServiceKey]:
-        """Return the services that nothing is made of."""
-        return self.unseen - self.needed
-
-    def limit(self, services: Mapping[ServiceKey, Service]) -> Mapping[ServiceKey, Service]:
-        """Return the services that something is made of."""
-        if not self.needless:
-            return services
-        return {key: service for key, service in services.items() if key not in self.needless}
-
-    def ports_of(self, service: Named) -> tuple[Port, ...]:
-        """Return the ports of a service in the scope that can be called."""
-        return self.sidecar.ports_of(service) if self.sidecar else service.ports
-
-
-def _followed(seen: Mapping[ServiceKey, Service], services: Mapping[ServiceKey, Service]) -> frozenset[str]:
-    """Return the catalog names of services, and of all in whose namespaces instances are selected as endpoints."""
-    selecting = {
-        namespace
-        for service in seen.values()
-        if service.outside and service.outside.selector is not None
-        for namespace in service.outside.namespaces
-    }
-    return frozenset(key.name for key in services if not key.is_outside and (key in seen or key.namespace in selecting))
 
 
 @lru_cache(maxsize=65_536)  # asked for every service whenever a rule changes

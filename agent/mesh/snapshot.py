@@ -9,10 +9,11 @@ from msgspec import Struct, field
 
 from agent.mesh.gateway import Credential, Ingress
 from agent.mesh.routes import Fault, ServicePolicy
+from agent.mesh.scope import Scope
 from agent.mesh.security import SecurityRules
 from agent.mesh.service import Identity, Service, ServiceKey, Workload
 from agent.mesh.settings import MeshSettings, OutboundTrafficPolicy
-from agent.mesh.sidecar import Scope, Sidecar
+from agent.mesh.sidecar import Sidecar
 from agent.mesh.trust import TrustBundle
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from ipaddress import IPv4Network, IPv6Network
+from itertools import zip_longest
 
 from msgspec import Struct
 
@@ -16,11 +17,12 @@ from agent.flow.table import Table, changed_keys
 from agent.mesh.gateway import Credential, Ingress
 from agent.mesh.names import KV_MESH
 from agent.mesh.routes import Fault, ServicePolicy
+from agent.mesh.scope import Scope, Scoping
 from agent.mesh.security import SecurityRules
 from agent.mesh.selection import Selection
 from agent.mesh.service import Identity, Instance, Service, ServiceKey, Workload
 from agent.mesh.settings import MeshSettings
-from agent.mesh.sidecar import Scope, Sidecar, sidecar_of_host
+from agent.mesh.sidecar import Sidecar, sidecar_of_host
 from agent.mesh.snapshot import Certificate, MeshSnapshot, Vip
 from agent.mesh.status import ScopeStatus
 from agent.mesh.trust import TrustBundle
@@ -101,9 +103,11 @@ class MeshState:
         self._selection = Selection()
         self._sidecars: tuple[Sidecar, ...] = ()
         self._security = SecurityRules()
+        self._sidecar: Sidecar | None = None
+        self._decides_sidecar: tuple[object, ...] = ()
+        self._scoping = Scoping()
         self._scope: Scope | None = None
         self._faults: dict[str, tuple[Fault, ...]] = {}
-        self._names_changed = True
         self._unseen: set[str] = set()
         self._addresses = Addresses(vips, v4, v6)
         self.catalog_known = False
@@ -179,7 +183,6 @@ class MeshState:
                     self._take_settings(value)
                 case WorkloadsChanged(workloads, faults):
                     self._workloads = workloads
-                    self._scope = None
                     self._set_faults("services.d", faults)
                 case CertificatesChanged(certificates, trust_bundle):
                     self._certificates = dict(certificates)
@@ -199,20 +202,14 @@ class MeshState:
         self._registered = self._registered.with_changes({key: self._services.get(key) for key in touched})
         lowered = self._lowerer.lower(self._rules.documents, self._registered)
         self._set_faults("rules", self._rules.faults + lowered.faults)
-        if self._names_changed or lowered.policies is not self._policies or lowered.sidecars is not self._sidecars:
-            self._scope = None
         self._policies, self._ingress, self._sidecars = lowered.policies, lowered.ingress, lowered.sidecars
         self._security = lowered.security
-        if self._names_changed or lowered.outside is not self._outside:
-            self._scope, self._names_changed = None, False
         declared, self._outside = changed_keys(self._outside, lowered.outside), lowered.outside
         if touched or declared:
             self._give_addresses((*touched, *declared))
         self._join(touched)
-        if self._scope is None:
-            own = [workload.service for workload in self._workloads]
-            sidecar = sidecar_of_host(self._sidecars, self._workloads, self._settings.root_namespace)
-            self._scope = Scope.of(sidecar, self._all, self._policies, own)
+        own = [workload.service for workload in self._workloads]
+        self._scope = self._scoping.scope(self._own_sidecar(), self._all, self._policies, own)
         return MeshSnapshot(
             node=self._node,
             services=self._scope.limit(self._all),
@@ -228,6 +225,13 @@ class MeshState:
             sidecars=self._sidecars,
             security=self._security,
         )
+
+    def _own_sidecar(self) -> Sidecar | None:
+        """Return the Sidecar that decides what this host can call; there may be thousands."""
+        deciding = self._sidecars, self._workloads, self._settings.root_namespace
+        if any(one is not known for one, known in zip_longest(deciding, self._decides_sidecar)):
+            self._decides_sidecar, self._sidecar = deciding, sidecar_of_host(*deciding)
+        return self._sidecar
 
     @property
     def scope(self) -> ScopeStatus:
@@ -261,12 +265,10 @@ class MeshState:
         for key in {instance.service for instance in before + instances}:
             own = [instance for instance in visible if instance.service == key]
             self._touched.add(key)
-            had = key in self._services
             if own:
                 self._services[key] = Service.from_instances(key, own)
             else:
                 self._services.pop(key, None)
-            self._names_changed |= had != bool(own)
 
     def _forget_unseen(self) -> None:
         """Drop what was restored from disk and is no longer in the catalog."""
@@ -303,14 +305,12 @@ class MeshState:
 
     def _take_settings(self, value: bytes | None) -> None:
         self._raw_settings = value
-        excluded, root = self._settings.excluded_services, self._settings.root_namespace
+        excluded = self._settings.excluded_services
         try:
             self._settings = parse_settings(value, KV_MESH) if value else MeshSettings()
             self._set_faults("settings", ())
         except ValidationError as error:
             self._set_faults("settings", (Fault(KV_MESH, f"{error.problems[0]}; the last good settings serve on"),))
-        if self._settings.root_namespace != root:
-            self._scope = None
         if self._settings.excluded_services != excluded:
             for name, instances in list(self._entries.items()):
                 self._set_entries(name, instances)

@@ -79,7 +79,7 @@ class Inputs:
         self.services.set(snapshot.services)
         self.policies.set(snapshot.policies)
         self.vips.set(snapshot.vips)
-        self.unseen.set(dict.fromkeys(snapshot.scope.unseen, True))
+        self.unseen.set(snapshot.scope.unseen)
         self.caller.set(Caller.from_snapshot(snapshot))
         self.place.set(Place.of_node(snapshot))
         self.security.set(Security.from_snapshot(snapshot))

@@ -10,8 +10,9 @@ from agent.api.document import Document, read_documents
 from agent.api.lowering.lower import lower
 from agent.mesh.names import ROUTE_TYPE
 from agent.mesh.routes import ServicePolicy
+from agent.mesh.scope import Scope
 from agent.mesh.service import ServiceKey
-from agent.mesh.sidecar import Scope, Sidecar
+from agent.mesh.sidecar import Sidecar
 from agent.translate.plan import Planner
 from tests.unit.mesh_samples import OPTIONS, mesh, service, workload
 
@@ -125,7 +126,7 @@ spec: {egress: [{hosts: [default/reviews.default.svc.cluster.local]}]}
 """
     (sidecar,) = lower(read(document), services).sidecars
     assert isinstance(sidecar, Sidecar)
-    assert RATINGS in Scope.of(sidecar, services, policies).needed
+    assert RATINGS in Scope.of(sidecar, services, policies).kept
 
 
 def test_a_delegate_is_for_the_namespaces_that_it_is_exported_to() -> None:

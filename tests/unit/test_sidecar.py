@@ -15,10 +15,11 @@ from agent.api.lowering.sidecar import lower_sidecar
 from agent.api.validate import find_problems
 from agent.mesh import names
 from agent.mesh.routes import ObjectRef
+from agent.mesh.scope import Scope
 from agent.mesh.selection import Selection
 from agent.mesh.service import Outside, Port, Protocol, Resolution, Service, ServiceKey
 from agent.mesh.settings import MeshSettings, OutboundTrafficPolicy
-from agent.mesh.sidecar import EgressListener, HostPattern, Scope, Sidecar, sidecar_for, sidecar_of_host
+from agent.mesh.sidecar import EgressListener, HostPattern, Sidecar, sidecar_for, sidecar_of_host
 from agent.mesh.snapshot import Desired, MeshSnapshot
 from agent.translate.facts import Security
 from agent.translate.plan import Planner
