@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from pathlib import Path
 
 from cryptography import x509
@@ -31,6 +32,10 @@ class TestAuthority:
     def write_for_host(self, folder: Path, host: str) -> Path:
         """Write the same for a server outside the mesh, known by its host name."""
         return self._write(folder, x509.DNSName(host))
+
+    def write_for_address(self, folder: Path, address: str) -> Path:
+        """Write the same for a server that is known by its address."""
+        return self._write(folder, x509.IPAddress(ip_address(address)))
 
     def write_secret(self, folder: Path, host: str) -> Path:
         """Write what a gateway's folder of a `credentialName` holds: tls.key, tls.crt, ca.crt (of this authority)."""

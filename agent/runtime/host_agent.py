@@ -12,10 +12,12 @@ from agent import __version__
 from agent.adapters.command import SystemRunner
 from agent.adapters.consul.catalog import Scope, watch_catalog
 from agent.adapters.consul.client import ConsulClient
+from agent.adapters.consul.generations import Generations
 from agent.adapters.consul.kv import watch_config
 from agent.adapters.consul.registration import Registrar
 from agent.adapters.consul.status import StatusWriter
 from agent.adapters.consul.tickets import TicketBox
+from agent.adapters.consul.token_file import watch_token
 from agent.adapters.credentials import CredentialsRead, read_credentials, watch_credentials
 from agent.adapters.dns.hosts import HostsFile
 from agent.adapters.dns.vip_table import VipTable
@@ -114,7 +116,8 @@ class HostAgent:
             Interception(SystemRunner(), (config.vip_range_v4, config.vip_range_v6)),
             self._post,
         )
-        self._registrar = Registrar(client, (), self._update_status)
+        numbers = Generations(config.state_dir / "registrations.json")
+        self._registrar = Registrar(client, (), self._update_status, numbers)
         self._status_writer = StatusWriter(client, config.node, self._note_silence)
         metrics = MetricsPage(self.status, self._counters)
         envoy = AdminClient(admin_socket(config), timeout_seconds=30.0)
@@ -190,6 +193,7 @@ class HostAgent:
                 "decisions": self._decisions.follow(),
                 **({"envoy's log": self._envoy_log.follow()} if self._envoy_log else {}),
                 **self._operator_parts(),
+                **self._token_parts(),
                 "secrets": watch_credentials(
                     self._config.secrets_dir, self._take_credentials, lambda: self._named_files
                 ),
@@ -217,6 +221,21 @@ class HostAgent:
             self._address, self._config.operator.port, self._take_operator, lambda faults: self._post(report(faults))
         )
         return {"operator port": serving}
+
+    def _token_parts(self) -> dict[str, Coroutine[None, None, None]]:
+        path = self._config.consul.token_file
+        if not path:
+            return {}
+
+        def tell(reason: str | None) -> None:
+            self._post(FaultsChanged("consul token", (Fault("consul.tokenFile", reason),) if reason else ()))
+
+        return {"consul's token": watch_token(path, self._client.address.token, self._take_token, tell)}
+
+    def _take_token(self, token: str) -> None:
+        log.warning("Consul's ACL token has been replaced: registering anew with it")
+        self._client.use_token(token)
+        self._registrar.renew()
 
     def _take_operator(self, access: OperatorAccess) -> None:
         self._operator = access

@@ -9,13 +9,14 @@ so errors and limits are the same.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Self
 
 import aiohttp
 
 from agent.adapters.consul.address import ConsulAddress
 from agent.adapters.consul.lanes import MAX_LANES, POLLS_PER_LANE, Lanes
-from agent.adapters.consul.transport import Api, new_session
+from agent.adapters.consul.transport import Api, bear_token, new_session
 
 __all__ = ["ConsulAddress", "ConsulClient"]
 
@@ -30,6 +31,12 @@ class ConsulClient:
         self._session: aiohttp.ClientSession = new_session(address)
         self.api: Any = Api(self._session, address)
         self.lanes = Lanes(address, polls_per_lane, max_lanes)
+
+    def use_token(self, token: str) -> None:
+        """Have every request from now on bear this ACL token; those under way are made again if it costs them."""
+        self.address = replace(self.address, token=token)
+        bear_token(self._session, token)
+        self.lanes.use_token(token)
 
     async def close(self) -> None:
         """Close every connection; pending calls fail with ConsulUnavailable."""

@@ -17,13 +17,14 @@ import math
 import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import aiohttp
 from msgspec import Struct
 
 from agent.adapters.consul.address import ConsulAddress
-from agent.adapters.consul.transport import new_session, request
+from agent.adapters.consul.transport import bear_token, new_session, request
 
 log = logging.getLogger(__name__)
 
@@ -108,6 +109,10 @@ class Lane:
             body=response.body,
         )
 
+    def use_token(self, token: str) -> None:
+        """Have every poll from now on bear this ACL token."""
+        bear_token(self._session, token)
+
     async def close(self) -> None:
         """Close the lane's connections."""
         await self._session.close()
@@ -140,6 +145,13 @@ class Lanes:
             lane = self._new(len(self._lanes), self._capacity)
             self._lanes.append(lane)
         return lane
+
+    def use_token(self, token: str) -> None:
+        """Have every poll from now on bear this ACL token."""
+        self._address = replace(self._address, token=token)
+        for lane in (*self._lanes, self._front):
+            if lane is not None:
+                lane.use_token(token)
 
     def _new(self, number: int, capacity: int) -> Lane:
         if self._limit == 1:

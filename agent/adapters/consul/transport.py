@@ -25,6 +25,8 @@ MAX_BODY = 64 * 2**20
 CONNECT_TIMEOUT = 5.0
 REQUEST_TIMEOUT = 15.0
 
+TOKEN_HEADER = "X-Consul-Token"
+
 Params = Sequence[tuple[str, Any]]
 
 
@@ -38,9 +40,16 @@ def new_session(address: ConsulAddress, source: str | None = None) -> aiohttp.Cl
         family=family, limit=0, local_addr=(source, 0) if source else None, ssl=tls, force_close=False
     )
     headers = {"Accept-Encoding": "identity"}  # Consul would spend its CPU on gzip for a local reader
-    if address.token:
-        headers["X-Consul-Token"] = address.token
-    return aiohttp.ClientSession(connector=connector, headers=headers, trust_env=False)
+    session = aiohttp.ClientSession(connector=connector, headers=headers, trust_env=False)
+    bear_token(session, address.token)
+    return session
+
+
+def bear_token(session: aiohttp.ClientSession, token: str) -> None:
+    """Have the session's requests bear this ACL token from now on (`""`: none)."""
+    session.headers.pop(TOKEN_HEADER, None)
+    if token:
+        session.headers[TOKEN_HEADER] = token
 
 
 async def request(
@@ -53,8 +62,21 @@ async def request(
 ) -> base.Response:
     """Return py-consul's Response with a bytes body (statuses below 400, and 404); timeout in seconds.
 
-    Raises ConsulUnavailable (no connection, time-out, 5xx, 429) and ConsulRefused (other 4xx, too large).
+    One that was refused by a token which has been replaced meanwhile is made again with the new one. Raises
+    ConsulUnavailable (no connection, time-out, 5xx, 429) and ConsulRefused (other 4xx, too large).
     """
+    token = session.headers.get(TOKEN_HEADER)
+    try:
+        return await _request(session, method, url, params, data, timeout)
+    except ConsulRefused:
+        if session.headers.get(TOKEN_HEADER) == token:
+            raise
+        return await _request(session, method, url, params, data, timeout)
+
+
+async def _request(
+    session: aiohttp.ClientSession, method: str, url: str, params: Params, data: bytes | str | None, timeout: float
+) -> base.Response:
     limits = aiohttp.ClientTimeout(total=timeout, sock_connect=CONNECT_TIMEOUT)
     query = [(key, str(value)) for key, value in params]
     try:

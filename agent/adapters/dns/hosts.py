@@ -23,10 +23,7 @@ class HostsFile:
 
     def prepare(self) -> None:
         """Make the folder and, if there is none, an empty file; dnsmasq doesn't start without the folder."""
-        try:
-            self._folder.mkdir(mode=0o755, parents=True, exist_ok=True)
-        except OSError as error:
-            raise HostError(f"{self._folder}: cannot be made: {error.strerror or error}") from error
+        self._make_folder()
         if read_optional(self.path) is None:
             self.write("")
 
@@ -35,9 +32,16 @@ class HostsFile:
         data = text.encode()
         if read_optional(self.path) == data:
             return False
+        self._make_folder()
         write_atomic(self.path, data, mode=0o644)
         return True
 
     def clear(self) -> None:
         """Take all mesh names away (the file stays, empty)."""
         self.write("")
+
+    def _make_folder(self) -> None:
+        try:
+            self._folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+        except OSError as error:
+            raise HostError(f"{self._folder}: cannot be made: {error.strerror or error}") from error

@@ -1,0 +1,94 @@
+"""What befalls Consul costs no request: leader change, a client agent's restart, a partition, a rotated token; by TLS.
+
+Two instances of one service; the load's host has none. A node that Consul counts as failed is out of its peers' endpoints, so a
+service needs an instance on another one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from tests.integration.consul_cluster import SERVERS, ConsulCluster
+from tests.integration.netns import lan
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConsulCluster]:
+    folder: Path = tmp_path_factory.mktemp("cluster")
+    folder.chmod(0o755)
+    with lan(*SERVERS, "caller", "one", "two", subnet=79) as hosts:
+        cluster = ConsulCluster(hosts, folder)
+        try:
+            cluster.up()
+            yield cluster
+        finally:
+            cluster.down()
+
+
+def changes_arrive(cluster: ConsulCluster, name: str) -> None:
+    """Show that the caller's agent follows the catalog: a new service's name comes and goes."""
+    cluster.ask("/v1/agent/service/register", "PUT", {"Name": name, "Port": 5}, at="two")
+    cluster.wait(lambda: cluster.virtual_address("caller", name), f"{name} has come")
+    cluster.ask(f"/v1/agent/service/deregister/{name}", "PUT", at="two")
+    cluster.wait(lambda: not cluster.virtual_address("caller", name), f"{name} is gone")
+
+
+def test_the_leader_is_killed(cluster: ConsulCluster) -> None:
+    leader = cluster.leader()
+    with cluster.load("caller") as failures:
+        cluster.stop(leader, "consul", hard=True)
+        cluster.wait(lambda: cluster.leader() not in ("", leader), "another server leads")
+        changes_arrive(cluster, "after-the-election")
+        cluster.start_consul(leader)
+    assert failures == []
+    cluster.wait(cluster.is_quiet, "all is as before")
+
+
+@pytest.mark.parametrize("hard", [True, False], ids=["killed", "stopped"])
+def test_a_client_agent_restarts(cluster: ConsulCluster, hard: bool) -> None:
+    """Stopped by SIGTERM a client agent leaves: its node is gone from the catalog with all its services."""
+    with cluster.load("caller") as failures:
+        for name in ("caller", "one"):
+            cluster.stop(name, "consul", hard)
+        cluster.wait(lambda: cluster.passing() == {"two"}, "the servers have noticed")
+        for name in ("caller", "one"):
+            cluster.start_consul(name)
+        cluster.wait(cluster.is_quiet, "all is as before")
+        changes_arrive(cluster, f"after-restart-{hard}".lower())
+    assert failures == []
+
+
+def test_a_partition(cluster: ConsulCluster) -> None:
+    """Neither the caller's nor an instance's Consul reaches a server; requests pass, as all else does."""
+    with cluster.load("caller") as failures:
+        with cluster.cut_off("caller", "one"):
+            cluster.wait(lambda: cluster.passing() == {"two"}, "the servers count the instance's node as failed")
+            cluster.wait(lambda: cluster.status("caller").faults, "the caller's agent tells that Consul is away")
+        cluster.wait(cluster.is_quiet, "all is as before")
+        changes_arrive(cluster, "after-the-partition")
+    assert failures == []
+
+
+def has_read_its_token(cluster: ConsulCluster, name: str) -> bool:
+    return "token has been replaced" in cluster.log(name)
+
+
+def test_the_token_is_rotated(cluster: ConsulCluster) -> None:
+    """New tokens are written, the old ones deleted: nothing is restarted, and Consul's agent acts by the new ones."""
+    with cluster.load("caller") as failures:
+        old = [cluster.new_token(name)[1] for name in cluster.meshed]
+        for name in ("one", "two"):
+            cluster.wait(partial(has_read_its_token, cluster, name), f"{name} reads it")
+        for accessor in old:
+            cluster.ask(f"/v1/acl/token/{accessor}", "DELETE")
+        changes_arrive(cluster, "after-the-rotation")
+    assert failures == []
+    # What the check finds reaches the catalog by the token that the service was registered with.
+    cluster.stop("one", "application", hard=True)
+    cluster.wait(lambda: cluster.passing() == {"two"}, "the failed check is in the catalog")
+    cluster.start_application("one")
+    cluster.wait(cluster.is_quiet, "all is as before")
