@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from msgspec import Struct
 
 from agent.mesh.authentication import PeerAuthentication
 from agent.mesh.authorization import AuthorizationPolicy
-from agent.mesh.service import Labels, ServiceKey
+from agent.mesh.service import Labels, ServiceKey, Workload
 from agent.mesh.tokens import RequestAuthentication, TokenRule
 
 
@@ -28,6 +30,18 @@ class SecurityRules(Struct, frozen=True):
     peers: tuple[PeerAuthentication, ...] = ()
     authorizations: tuple[AuthorizationPolicy, ...] = ()
     tokens: tuple[RequestAuthentication, ...] = ()
+
+    def key_sets(self, workloads: Collection[Workload], root: str) -> dict[str, float]:
+        """Return the addresses of the key sets that these want fetched, and how long that may take, in seconds."""
+        covered = (
+            each
+            for each in self.tokens
+            if any(each.target.covers(workload.service, workload.labels, root) for workload in workloads)
+        )
+        found: dict[str, float] = {}
+        for rule in (rule for each in covered for rule in each.rules if rule.keys_uri and not rule.keys):
+            found[rule.keys_uri] = max(rule.timeout, found.get(rule.keys_uri, 0.0))
+        return found
 
     def of_workload(self, service: ServiceKey, labels: Labels, root: str) -> WorkloadRules:
         """Return what is for a workload."""

@@ -49,6 +49,7 @@ from agent.runtime.host_options import (
     plan_options,
     proxy_options,
 )
+from agent.runtime.key_sets import key_sets_of
 from agent.runtime.last_known import LastKnownFile
 from agent.runtime.metrics import Counters, MetricsPage
 from agent.runtime.operator_port import OperatorPort
@@ -119,10 +120,11 @@ class HostAgent:
         numbers = Generations(config.state_dir / "registrations.json")
         self._registrar = Registrar(client, (), self._update_status, numbers)
         self._status_writer = StatusWriter(client, config.node, self._note_silence)
+        self._key_sets = key_sets_of(config, lambda faults: self._post(FaultsChanged("key sets", faults)))
         metrics = MetricsPage(self.status, self._counters)
         envoy = AdminClient(admin_socket(config), timeout_seconds=30.0)
         views = partial(open_view, envoy)
-        xds, routes = self._xds, self._identity.desk.routes()
+        xds, routes = self._xds, (*self._identity.desk.routes(), *self._key_sets.routes())
         self._endpoint = Endpoint(self.status, metrics.render, xds.wait_acked, views, xds.follow_acks, routes)
         self._operator_port = OperatorPort(TicketBox(client, config.node), envoy)
         self._operator: OperatorAccess | None = None
@@ -190,6 +192,7 @@ class HostAgent:
                 "services.d": self._services.watch(self.reload),
                 "certificates": self._identity.run(),
                 "readiness": self._announce(),
+                "key sets": self._key_sets.run(),
                 "decisions": self._decisions.follow(),
                 **({"envoy's log": self._envoy_log.follow()} if self._envoy_log else {}),
                 **self._operator_parts(),
@@ -299,6 +302,7 @@ class HostAgent:
         self._data_path.publish(desired, revision)
         self._certified = frozenset(snapshot.certificates)
         self._identity.published(snapshot)
+        self._key_sets.follow(snapshot.security.key_sets(snapshot.workloads, snapshot.settings.root_namespace))
         labels = self._config.gateway_labels
         if labels is not None:
             self._named_files = named_files(one for one in snapshot.ingress.gateways if one.selects(labels))

@@ -12,7 +12,7 @@ from agent.config import Config
 from agent.runtime.host_identity import peer_log
 from agent.translate.bootstrap import BootstrapOptions
 from agent.translate.netfilter import NetfilterOptions, OutboundMode
-from agent.translate.options import PlanOptions
+from agent.translate.options import KeySetSockets, PlanOptions
 
 _NO_IPV6 = "/proc/sys/net/ipv6/conf/all/disable_ipv6"
 
@@ -36,6 +36,7 @@ def plan_options(config: Config) -> PlanOptions:
         intercepted=config.gateway_labels is None,
         gateway=config.gateway_labels,
         ipv6=has_ipv6(),
+        key_sets=key_set_sockets(config),
         decision_log=str(decision_log_file(config)),
         peer_log=str(peer_log(config)),
         dns_upstreams=config.dns.upstreams or read_upstreams(),
@@ -54,6 +55,11 @@ def proxy_options(config: Config) -> ProxyOptions:
         log_file=config.state_dir / "envoy.log",
         low_ports=config.gateway_labels is not None,
     )
+
+
+def key_set_sockets(config: Config) -> KeySetSockets:
+    """Return by which sockets key sets come to Envoy."""
+    return KeySetSockets(str(config.run_dir / "admin.sock"), str(config.run_dir / "envoy" / "key-sets.sock"))
 
 
 def decision_log_file(config: Config) -> Path:

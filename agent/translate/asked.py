@@ -21,6 +21,7 @@ from agent.mesh.traffic_policy import ClientTls, TlsMode
 from agent.translate.clusters import CONNECT_TIMEOUT_SECONDS
 from agent.translate.custom import Asked
 from agent.translate.facts import ServiceFacts
+from agent.translate.key_sets import KeySource, agent_cluster, fetch_listener, from_agent
 from agent.translate.options import PlanOptions
 from agent.translate.outside import dns_discovery
 from agent.translate.resource import packed, resource, seconds, socket_address
@@ -34,12 +35,12 @@ class AskedServers(Struct, frozen=True):
     """Whom the filters of this host's workloads can ask, and whom they tell."""
 
     trust_domains: tuple[str, ...] = ()
-    key_servers: Mapping[str, str] = {}
-    """Clusters by a key set's address."""
+    key_sources: Mapping[str, KeySource] = {}
+    """By a key set's address."""
     authorizers: Mapping[str, Asked] = {}
     """By the provider's name; one that is not here cannot be asked, and nobody passes."""
-    clusters: tuple[Resource, ...] = ()
-    """Those that no service has."""
+    resources: tuple[Resource, ...] = ()
+    """Clusters that no service has, and the agent's way to key sets."""
     faults: tuple[Fault, ...] = ()
     decision_log: str = ""
     """File to which AUDIT and dry runs tell; empty: standard output."""
@@ -72,9 +73,12 @@ def asked_servers(
             authorizers[provider] = asked
         else:
             faults.append(Fault(wanting, f"{asked}: what it is about is refused"))
-    return AskedServers(
-        trust_domains, key_servers, authorizers, tuple(made.values()), tuple(faults), options.decision_log
-    )
+    sources = {uri: KeySource(uri, cluster) for uri, cluster in key_servers.items()}
+    resources = list(made.values())
+    if key_servers and options.key_sets is not None:
+        sources = {uri: from_agent(uri) for uri in key_servers}
+        resources += [agent_cluster(options.key_sets), fetch_listener(options.key_sets, key_servers)]
+    return AskedServers(trust_domains, sources, authorizers, tuple(resources), tuple(faults), options.decision_log)
 
 
 def _providers(rules: Iterable[WorkloadRules]) -> dict[str, str]:

@@ -50,9 +50,9 @@ def http_guard(rules: WorkloadRules, servers: AskedServers) -> Guard:
     guard = _guard(rules.authorizations, Scope(servers.trust_domains), HTTP_RBAC, servers)
     if not rules.token_rules:
         return guard
-    fetched = (servers.key_servers.get(rule.keys_uri) for rule in rules.token_rules if not rule.keys)
-    filters = (token_filter(rules.token_rules, servers.key_servers), *guard.filters)
-    return Guard(filters, guard.logs, (*(name for name in fetched if name), *guard.clusters))
+    fetched = (servers.key_sources.get(rule.keys_uri) for rule in rules.token_rules if not rule.keys)
+    filters = (token_filter(rules.token_rules, servers.key_sources), *guard.filters)
+    return Guard(filters, guard.logs, (*(source.cluster for source in fetched if source), *guard.clusters))
 
 
 def connection_guard(rules: WorkloadRules, servers: AskedServers) -> Guard:

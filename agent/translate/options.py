@@ -9,6 +9,15 @@ from agent.mesh.service import Labels
 from agent.translate.netfilter import NetfilterOptions, OutboundMode
 
 
+class KeySetSockets(Struct, frozen=True):
+    """Unix sockets by which key sets come to Envoy."""
+
+    agent: str
+    """The agent's, where Envoy gets them."""
+    envoy: str
+    """Envoy's, by which the agent fetches them."""
+
+
 class PlanOptions(Struct, frozen=True):
     """This host's part in a plan. Without `interception` no iptables text is made (`hostmesh render`)."""
 
@@ -28,6 +37,8 @@ class PlanOptions(Struct, frozen=True):
     """DNS servers (ADDRESS, or with :PORT) that Envoy asks for hosts outside of the mesh; the host's own answers with
     virtual addresses. None: without interception Envoy asks as any program does."""
 
+    key_sets: KeySetSockets | None = None
+    """How key sets come to Envoy; None: it fetches them itself."""
     decision_log: str = ""
     """File to which Envoy writes what AUDIT policies and dry runs tell; empty: its standard output."""
     peer_log: str = ""

@@ -136,7 +136,7 @@ class _Plan:
             secrets += credential_resources(name, credential, trust)
         unblocked = policy_faults(inputs.traffic_policy.get(), options)
         return Made(
-            (*clusters, *listeners, *secrets, *servers.clusters),
+            (*clusters, *listeners, *secrets, *servers.resources),
             (*faults, *servers.faults, *unblocked, *security.peers.faults),
         )
 

@@ -10,25 +10,24 @@ from envoy.extensions.filters.network.http_connection_manager.v3 import http_con
 
 from agent.mesh.tokens import TokenRule
 from agent.translate.claims import JWT_FILTER, PAYLOAD
+from agent.translate.key_sets import KeySource
 from agent.translate.resource import packed, seconds
 
-REFRESH_SECONDS = 20 * 60.0
-"""How often key sets are fetched anew (as Istio does). Old ones stay while the source is away."""
 RETRY_SECONDS = 2.0
 _SPACED = ("scope", "permission")
 _NO_KEYS = '{"keys":[]}'
 _Requirement = config_pb2.JwtRequirement
 
 
-def token_filter(rules: Sequence[TokenRule], key_servers: Mapping[str, str]) -> Any:
-    """Return the HTTP filter; `key_servers` are the clusters by the key sets' addresses.
+def token_filter(rules: Sequence[TokenRule], key_sources: Mapping[str, KeySource]) -> Any:
+    """Return the HTTP filter; where to ask for key sets is said by their addresses.
 
     A rule whose key set nobody can be asked for believes no token.
     """
     config = config_pb2.JwtAuthentication(bypass_cors_preflight=True)
     named = {f"token-{number}": rule for number, rule in enumerate(sorted(rules, key=lambda rule: rule.issuer))}
     for name, rule in named.items():
-        config.providers[name].CopyFrom(_provider(rule, key_servers.get(rule.keys_uri)))
+        config.providers[name].CopyFrom(_provider(rule, key_sources.get(rule.keys_uri)))
     matched = config.rules.add(requires=_requirement(named))
     matched.match.prefix = "/"
     return http_connection_manager_pb2.HttpFilter(name=JWT_FILTER, typed_config=packed(config))
@@ -55,7 +54,7 @@ def _any(name: str, *, missing: bool) -> Any:
     return _Requirement(requires_any={"requirements": choices})
 
 
-def _provider(rule: TokenRule, key_server: str | None) -> Any:
+def _provider(rule: TokenRule, source: KeySource | None) -> Any:
     provider = config_pb2.JwtProvider(
         issuer=rule.issuer,
         audiences=rule.audiences,
@@ -72,12 +71,12 @@ def _provider(rule: TokenRule, key_server: str | None) -> Any:
         provider.from_headers.add(name=name, value_prefix=prefix)
     for name, claim in rule.claim_headers:
         provider.claim_to_headers.add(header_name=name, claim_name=claim)
-    if rule.keys or key_server is None:
+    if rule.keys or source is None:
         provider.local_jwks.inline_string = rule.keys or _NO_KEYS
         return provider
     remote = provider.remote_jwks
-    remote.http_uri.uri, remote.http_uri.cluster = rule.keys_uri, key_server
+    remote.http_uri.uri, remote.http_uri.cluster = source.uri, source.cluster
     remote.http_uri.timeout.CopyFrom(seconds(rule.timeout))
-    remote.cache_duration.CopyFrom(seconds(REFRESH_SECONDS))
+    remote.cache_duration.CopyFrom(seconds(source.refresh))
     remote.async_fetch.failed_refetch_duration.CopyFrom(seconds(RETRY_SECONDS))
     return provider

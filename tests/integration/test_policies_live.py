@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from subprocess import CalledProcessError
 
 import msgspec
 import pytest
 
 from agent.lab.lab import Lab
-from agent.lab.plan import CONSUL_HOST, HostPlan, bookinfo_app
-from tests.integration.meshlab import APP_UID, bookinfo, hostmesh, load, wait_settled
+from agent.lab.plan import CONSUL_HOST, App, HostPlan, bookinfo_app, python_app
+from tests.integration.meshlab import APP_UID, bookinfo, hostmesh, load, node_status, wait_settled
+from tests.integration.token_issuer import TokenIssuer
 from tests.waiting import wait_for
 
+HERE = Path(__file__).parent
+KEYS = "keys.example"
+ISSUER, OF_MESH = TokenIssuer("https://issuer.test"), TokenIssuer("https://mesh.test")
+MESH_KEYS = "http://keys.default.svc.cluster.local:9090/keys"
 DETAILS = "http://details:9080/details/0"
 HEAD = "apiVersion: security.istio.io/v1\nkind: {kind}\nmetadata: {{name: {name}}}\nspec: {spec}\n---\n"
 
@@ -25,9 +33,9 @@ def lab() -> Iterator[Lab]:
     hosts = (
         CONSUL_HOST,
         HostPlan("client", (bookinfo_app("productpage", "v1", {}),)),
-        HostPlan("other", (bookinfo_app("ratings", "v1", {}),)),
+        HostPlan("other", (bookinfo_app("ratings", "v1", {}), _key_server("keys", 9090, OF_MESH))),
         HostPlan("server", (details,)),
-        HostPlan("outside", (details,), agent=False, consul=False),
+        HostPlan("outside", (details, _key_server(KEYS, 443, ISSUER, KEYS)), agent=False, consul=False, names=(KEYS,)),
     )
     with Lab(msgspec.structs.replace(bookinfo("10.78.9.0/24"), hosts=hosts, page_host="")) as lab:
         for host in ("client", "other"):
@@ -35,9 +43,14 @@ def lab() -> Iterator[Lab]:
         yield lab
 
 
-def answers(lab: Lab, host: str, url: str, status: str) -> bool:
+def _key_server(name: str, port: int, issuer: TokenIssuer, *certificate: str) -> App:
+    argv = (*python_app(HERE / "key_server.py", port), *certificate)
+    return App(name, argv, port, environment={"KEY_SET": issuer.key_set}, health_path="")
+
+
+def answers(lab: Lab, host: str, url: str, status: str, *options: str) -> bool:
     """Tell whether an application on the host gets that status; 000: no answer."""
-    argv = ["curl", "-s", "-m", "3", "-o", "/dev/null", "-w", "%{http_code}", url]
+    argv = ["curl", "-s", "-m", "3", "-o", "/dev/null", "-w", "%{http_code}", *options, url]
     return lab[host].exec(*argv, uid=APP_UID, check=False).stdout == status
 
 
@@ -90,3 +103,61 @@ def is_told(lab: Lab, text: str) -> bool:
     """Tell whether the server's agent has logged it of a request."""
     assert answers(lab, "client", DETAILS, "200")
     return text in lab["server"].log("agent", lines=10_000)
+
+
+def test_key_sets_outlive_their_source_a_change_of_rules_envoy_and_the_agent(lab: Lab) -> None:
+    """By HTTPS, from a host outside whose name and authority are checked."""
+    server, outside = lab["server"], lab["outside"]
+    good, bad = ISSUER.token(), TokenIssuer(ISSUER.name).token()
+
+    def believes(*, who: tuple[str, str] = (good, "200")) -> bool:
+        token, status = who
+        return answers(lab, "client", DETAILS, status, "-H", f"Authorization: Bearer {token}")
+
+    hostmesh(lab, "apply", "-f", "-", stdin=_tokens(f"https://{outside.address}/keys"))
+    wait_for(lambda: key_set_faults(lab), "a certificate of another name is not believed")
+    assert "CERTIFICATE_VERIFY_FAILED" in key_set_faults(lab)
+    assert "tokens are refused" in key_set_faults(lab)
+    wait_for(lambda: believes(who=(good, "401")), "nobody has keys")
+    hostmesh(lab, "apply", "-f", "-", stdin=_tokens(f"https://{KEYS}/keys?of=us"))
+    wait_for(believes, "the token is believed")
+    assert not key_set_faults(lab)
+    assert believes(who=(bad, "401"))
+    hostmesh(lab, "apply", "-f", "-", stdin=_tokens(f"https://{KEYS}/keys?of=us", "presence: OPTIONAL"))
+    wait_for(lambda: believes(who=(OF_MESH.token(), "200")), "a service of the mesh has keys, too")
+    pid = outside.pid(KEYS)
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    outside.forget(KEYS)
+    hostmesh(lab, "apply", "-f", "-", stdin=_tokens(f"https://{KEYS}/keys?of=us", "forwardOriginalToken: true"))
+    wait_settled(lab)
+    assert believes(), "the rules have changed"
+    assert believes(who=(bad, "401"))
+    envoy = server.pid("envoy")
+    server.exec("kill", "-KILL", str(envoy))
+    wait_for(lambda: server.pid("envoy") not in (None, envoy) and believes(), "another Envoy believes it, too")
+    server.exec("kill", "-USR1", str(server.pid("agent")))
+    wait_for(lambda: server.pid("agent") is None, "the agent has ended")
+    lab.start_agent("server")
+    wait_for(lambda: "the last good one serves on" in key_set_faults(lab), "the next agent misses the source")
+    envoy = server.pid("envoy")
+    server.exec("kill", "-KILL", str(envoy))
+    wait_for(lambda: server.pid("envoy") not in (None, envoy) and believes(), "an Envoy of the next agent's, too")
+    assert believes(who=(bad, "401"))
+    hostmesh(lab, "delete", "RequestAuthentication", "tokens")
+    wait_for(lambda: believes(who=("nonsense", "200")) and not key_set_faults(lab), "nobody looks at tokens")
+
+
+def _tokens(uri: str, more: str = "presence: REQUIRED") -> str:
+    rule = f"{{issuer: {ISSUER.name}, jwksUri: '{uri}', {more}}}, {{issuer: {OF_MESH.name}, jwksUri: {MESH_KEYS}}}"
+    selector = "selector: {matchLabels: {app: details}}"
+    return HEAD.format(kind="RequestAuthentication", name="tokens", spec=f"{{{selector}, jwtRules: [{rule}]}}")
+
+
+def key_set_faults(lab: Lab) -> str:
+    """Return what the server's agent says of key sets."""
+    try:
+        faults = node_status(lab["server"]).faults
+    except CalledProcessError:
+        return ""  # the agent is not there
+    return " ".join(fault.reason for fault in faults if fault.subject.startswith("key set"))
