@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -34,7 +33,6 @@ from agent.mesh.service import (
 _RESERVED = ("protocol", "namespace", "service-account")
 """Keys of the catalog's service meta that are not labels."""
 _NUMBER = integer(1, 65535)
-_USER = re.compile(r"[0-9]{1,10}|[a-z_][-a-z0-9_.]{0,31}")
 
 
 def read_services(text: str, source: str, default_address: str, proxied: bool = True) -> list[Workload]:
@@ -169,13 +167,6 @@ ANNOTATIONS: Check_ = _annotations
 """`auth.istio.io/PORT: NONE | MUTUAL_TLS`."""
 
 
-def _unix_user(value: str) -> str | None:
-    """Want the name or number of a Unix user."""
-    if _USER.fullmatch(value):
-        return None
-    return f'"{one_line(value, 40)}" is not the name or number of a Unix user ("reviews", "1001")'
-
-
 def label_name(key: str) -> str | None:
     """Want a label that an instance can have: a Kubernetes label key that is none of the catalog's own."""
     if key in _RESERVED or key.startswith("hostmesh-"):
@@ -196,7 +187,7 @@ _SERVICE = message(
         "labels": mapping(text(words.label_value, empty=True), label_name),
         "annotations": ANNOTATIONS,
         "proxied": boolean,
-        "user": text(_unix_user),
+        "user": text(words.unix_user),
         "check": message(
             {
                 "http": text(url_path),

@@ -292,6 +292,8 @@ class Outside(Struct, frozen=True):
     """(service port, the port that those instances listen on) where they differ."""
     in_mesh: bool = False
     """It is the mesh's own (location MESH_INTERNAL): endpoints with a service account serve its mutual TLS."""
+    in_wildcard: bool = False
+    """A rule is about this host of a wildcard's: it is found as the wildcard's others are, by no address of its own."""
 
 
 class Service(Struct, frozen=True):
@@ -319,7 +321,10 @@ class Service(Struct, frozen=True):
     @property
     def has_address(self) -> bool:
         """Tell whether it can have a virtual address; if not, only captured traffic of all kinds ever comes to it."""
-        return self.outside is None or (self.key.is_one_host and self.outside.resolution is not Resolution.ORIGINAL)
+        outside = self.outside
+        if outside is None:
+            return True
+        return self.key.is_one_host and not outside.in_wildcard and outside.resolution is not Resolution.ORIGINAL
 
     def port(self, number: int) -> Port | None:
         """Return the port with that number."""
@@ -350,7 +355,9 @@ class Workload(Struct, frozen=True):
     active_check: ActiveCheck = ActiveCheck()
     port_modes: PortModes = ()
     user: str = ""
-    """The Unix user (name or number) whose programs get this identity by the Workload API; empty: nobody."""
+    """The Unix user (name or number) whose programs have this identity: by the Workload API, and in what they call."""
+    uid: int | None = None
+    """That user's number on this host; None: there is no such user."""
 
     @property
     def identity(self) -> Identity:

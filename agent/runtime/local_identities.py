@@ -1,8 +1,7 @@
-"""Which Unix user of this host may have which identity. Asks the user database, nothing else."""
+"""Which Unix user of this host may have which identity. Asks the user database alone."""
 
 from __future__ import annotations
 
-import pwd
 from collections.abc import Iterable, Mapping
 
 from agent.adapters.identity import StoredCertificate
@@ -10,6 +9,7 @@ from agent.adapters.workload_api import LocalIdentities, Svid
 from agent.mesh.routes import Fault
 from agent.mesh.service import Identity, Workload
 from agent.mesh.trust import TrustBundle
+from agent.runtime.unix_users import uid_of
 
 
 def local_identities(
@@ -21,7 +21,7 @@ def local_identities(
     for workload in workloads:
         if not workload.user:
             continue
-        uid = _uid(workload.user)
+        uid = uid_of(workload.user)
         if uid is None:
             where = f"services.d: service {workload.service}"
             faults.append(Fault(where, f"user {workload.user}: there is no such Unix user on this host"))
@@ -32,14 +32,6 @@ def local_identities(
     newest = max(held.values(), key=lambda stored: stored.obtained_at, default=None)
     roots = bundle.roots_pem if bundle else newest.trust_bundle_pem if newest else b""
     identities = {uid: tuple(svids.values()) for uid, svids in by_uid.items()}
-    return LocalIdentities(identities, roots, bundle.crls_pem if bundle else b""), tuple(faults)
-
-
-def _uid(user: str) -> int | None:
-    """Return a user's number; a number needs no entry."""
-    if user.isdigit():
-        return int(user)
-    try:
-        return pwd.getpwnam(user).pw_uid
-    except KeyError:
-        return None
+    said = bundle or TrustBundle(b"")
+    domain = "/".join(newest.leaf.uris[0].split("/")[:3]) if newest else ""
+    return LocalIdentities(identities, roots, said.crls_pem, said.jwks, domain), tuple(faults)

@@ -20,6 +20,8 @@ class Counters(Struct, frozen=True):
     last_round_seconds: float
     resources_sent: tuple[tuple[str, int], ...]
     """(type URL, resources) sent to Envoy."""
+    repairs: int = 0
+    """Times that another program's changes of rules, routes or names were taken back."""
 
 
 class MetricsPage(Collector):
@@ -50,6 +52,11 @@ class MetricsPage(Collector):
         rounds = CounterMetricFamily("hostmesh_reconciles", "Reconciles since the agent started")
         rounds.add_metric([], counters.rounds)
         yield rounds
+        repairs = CounterMetricFamily(
+            "hostmesh_interception_repairs", "Times that what other programs changed of rules or names was put back"
+        )
+        repairs.add_metric([], counters.repairs)
+        yield repairs
         sent = CounterMetricFamily("hostmesh_xds_resources_sent", "xDS resources sent to Envoy", labels=["type"])
         for type_url, count in counters.resources_sent:
             sent.add_metric([type_url.rsplit(".", 1)[-1]], count)

@@ -15,6 +15,7 @@ from agent.mesh.gateway import stand_in
 from agent.mesh.ports import NEVER_CAPTURED
 from agent.mesh.routes import Fault
 from agent.mesh.service import Workload
+from agent.runtime.unix_users import uid_of
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +44,8 @@ class ServicesFolder:
         kept, refused = one_identity_per_port(workloads, before)
         for line in (*problems, *refused):
             log.error("%s", line)
-        return kept, tuple(Fault("services.d", line) for line in (*problems, *refused))
+        known = tuple(msgspec.structs.replace(workload, uid=uid_of(workload.user)) for workload in kept)
+        return known, tuple(Fault("services.d", line) for line in (*problems, *refused))
 
     async def watch(self, changed: Callable[[], None]) -> NoReturn:
         """Call `changed` whenever the folder has become another one and rests: an editor may write in several steps."""

@@ -3,13 +3,17 @@
 Only chains named HOSTMESH_* are filled here, and each built-in chain concerned gets one jump to its own chain (the
 adapter takes out the jumps that are there already). Rules are written as iptables-save prints them, so that what is
 live can be compared with what is wanted. Port 22 is never captured, whatever the options say.
+
+What is captured goes in the nat table. The filter table says what happens without: the capture ports take redirected
+connections only, virtual addresses answer at once that nobody is there, and (`closed`) the ports of this host's
+services refuse other hosts whatever was not redirected. So the filter table alone is a host of which Envoy isn't ready.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from enum import StrEnum
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from msgspec import Struct
 
@@ -28,6 +32,27 @@ class OutboundMode(StrEnum):
     NONE = "none"
 
 
+CALLERS_V4 = IPv4Network("127.128.0.0/9")
+CALLERS_V6 = IPv6Network("fdf0:240:241::/96")
+"""Source addresses by which Envoy tells whose a captured connection is; they never leave the host."""
+
+
+class CallerSource(Struct, frozen=True, order=True):
+    """A Unix user whose captured connections have an identity of their own, which Envoy knows by their source."""
+
+    uid: int
+
+    @property
+    def v4(self) -> IPv4Address:
+        """Return the IPv4 source address."""
+        return CALLERS_V4[self.uid % CALLERS_V4.num_addresses]
+
+    @property
+    def v6(self) -> IPv6Address:
+        """Return the IPv6 source address."""
+        return CALLERS_V6[self.uid % CALLERS_V6.num_addresses]
+
+
 class NetfilterOptions(Struct, frozen=True):
     """What the rules depend on."""
 
@@ -42,11 +67,19 @@ class NetfilterOptions(Struct, frozen=True):
     """Destinations that `mesh` captures beside the service range."""
     excluded_cidrs: tuple[IPv4Network | IPv6Network, ...] = ()
     """Destinations outside the service range that are left alone."""
+    included_outbound_ports: tuple[int, ...] = ()
+    """Destination ports that `mesh` captures beside the service range, whatever the address."""
     excluded_outbound_ports: tuple[int, ...] = ()
     """Destination ports that are left alone (the service range is captured with all its ports but 22)."""
     excluded_inbound_ports: tuple[int, ...] = ()
     excluded_uids: tuple[int, ...] = ()
     """Further users whose connections are not captured."""
+    included_uids: tuple[int, ...] = ()
+    """The only users whose connections are captured; none: all are."""
+    callers: tuple[CallerSource, ...] = ()
+    """Users whose connections have an identity of their own."""
+    closed: bool = False
+    """Other hosts' connections to the inbound ports that were not redirected to Envoy are refused."""
     never_captured: tuple[int, ...] = ()
     """Ports beside NEVER_CAPTURED, such as Consul's and the agent's where they are not the usual ones."""
     outbound_port: int = OUTBOUND_PORT
@@ -66,21 +99,27 @@ class _Family(Struct, frozen=True):
     services: IPv4Network | IPv6Network
     loopback: str
     unreachable: str
+    callers: IPv4Network | IPv6Network
     included: tuple[str, ...]
     excluded: tuple[str, ...]
 
 
 def ruleset(options: NetfilterOptions) -> NetfilterText:
     """Return the rules of both families."""
-    v4 = _Family(options.service_cidr_v4, "127.0.0.0/8", "icmp-port-unreachable", *_cidrs(options, IPv4Network))
-    v6 = _Family(options.service_cidr_v6, "::1/128", "icmp6-port-unreachable", *_cidrs(options, IPv6Network))
+    v4 = _Family(
+        options.service_cidr_v4, "127.0.0.0/8", "icmp-port-unreachable", CALLERS_V4, *_cidrs(options, IPv4Network)
+    )
+    v6 = _Family(
+        options.service_cidr_v6, "::1/128", "icmp6-port-unreachable", CALLERS_V6, *_cidrs(options, IPv6Network)
+    )
     return NetfilterText(_text(options, v4), _text(options, v6))
 
 
 def _text(options: NetfilterOptions, family: _Family) -> str:
     """Return both tables, the guard first: each table is a transaction of its own."""
+    nat_jumps = (*_NAT_JUMPS, *([("POSTROUTING", "HOSTMESH_SOURCE")] if options.callers else []))
     return _table("filter", _filter_chains(options, family), _FILTER_JUMPS) + _table(
-        "nat", _nat_chains(options, family), _NAT_JUMPS
+        "nat", _nat_chains(options, family), nat_jumps
     )
 
 
@@ -94,23 +133,55 @@ def _filter_chains(options: NetfilterOptions, family: _Family) -> dict[str, list
         # Whoever connects to a capture port directly would borrow this host's identity from Envoy. --ctdir: not the
         # answers to a connection that has such a number as its own source port.
         "HOSTMESH_INPUT": [
-            f"-p tcp {capture_ports} -m conntrack ! --ctstate DNAT --ctdir ORIGINAL -j REJECT --reject-with tcp-reset"
+            f"-p tcp {capture_ports} -m conntrack ! --ctstate DNAT --ctdir ORIGINAL -j REJECT --reject-with tcp-reset",
+            *(_not_redirected(match) for match in _ports(_inbound_ports(options)) if options.closed),
         ],
         # What nat has not sent to Envoy fails at once instead of leaving the host; nat's OUTPUT comes before this.
         "HOSTMESH_VIP": [
+            *_impostors(options, family),
             f"-d {family.services} -p tcp -j REJECT --reject-with tcp-reset",
             f"-d {family.services} -j REJECT --reject-with {family.unreachable}",
         ],
     }
 
 
+def _not_redirected(ports: str) -> str:
+    """Return the rule for other hosts' new connections that got past nat: it isn't there yet, or was flushed."""
+    return f"! -i lo -p tcp {ports} {_SYN} -m conntrack ! --ctstate DNAT -j REJECT --reject-with tcp-reset"
+
+
+def _impostors(options: NetfilterOptions, family: _Family) -> list[str]:
+    """Return the rule for programs that took another user's source address themselves: nat gives it after this."""
+    if not options.callers:
+        return []
+    captured = f"-o lo -p tcp -m tcp --dport {options.outbound_port} -m conntrack --ctstate DNAT --ctdir ORIGINAL"
+    return [f"-s {family.callers} {captured} -j REJECT --reject-with tcp-reset"]
+
+
 def _nat_chains(options: NetfilterOptions, family: _Family) -> dict[str, list[str]]:
-    return {
+    exempt, captured = _output_exempt(options, family), _output_captured(options, family)
+    users = [f"-m owner --uid-owner {uid} -j HOSTMESH_OUT_USERS" for uid in sorted(set(options.included_uids))]
+    chains = {
         "HOSTMESH_INBOUND": _inbound(options),
         "HOSTMESH_IN_REDIRECT": [f"-p tcp {_SYN} -j REDIRECT --to-ports {options.inbound_port}"],
-        "HOSTMESH_OUTPUT": [*_output_exempt(options, family), *_output_captured(options, family)],
+        "HOSTMESH_OUTPUT": [*exempt, *(users or captured)],
         "HOSTMESH_OUT_REDIRECT": [f"-p tcp {_SYN} -j REDIRECT --to-ports {options.outbound_port}"],
     }
+    if users:
+        chains["HOSTMESH_OUT_USERS"] = captured
+    if options.callers:
+        chains["HOSTMESH_SOURCE"] = _sources(options, family)
+    return chains
+
+
+def _sources(options: NetfilterOptions, family: _Family) -> list[str]:
+    """Return the rules that give captured connections of some users a source address of their own."""
+    captured = f"-o lo -p tcp -m tcp --dport {options.outbound_port} -m conntrack --ctstate DNAT"
+    return [
+        f"{captured} -m owner --uid-owner {caller.uid} -j SNAT --to-source "
+        f"{caller.v4 if family.services.version == 4 else caller.v6}"
+        for caller in sorted(options.callers)
+    ]
 
 
 def _inbound(options: NetfilterOptions) -> list[str]:
@@ -143,6 +214,8 @@ def _output_captured(options: NetfilterOptions, family: _Family) -> list[str]:
         return []
     services = f"-d {family.services} -p tcp -j HOSTMESH_OUT_REDIRECT"
     captured = [f"{_to(cidr)}-p tcp -j HOSTMESH_OUT_REDIRECT" for cidr in family.included]
+    included_ports = set(options.included_outbound_ports)
+    captured += [f"-p tcp {match} -j HOSTMESH_OUT_REDIRECT" for match in _ports(included_ports)]
     if options.outbound is OutboundMode.ALL:
         captured = ["-p tcp -j HOSTMESH_OUT_REDIRECT"]
     elif not captured:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from agent.adapters.netfilter.rules import removal, replacement
-from agent.translate.netfilter import NetfilterOptions, OutboundMode, ruleset
+from agent.translate.netfilter import CallerSource, NetfilterOptions, OutboundMode, ruleset
 from tests.golden.compare import assert_golden
 
 CASES: dict[str, dict[str, Any]] = {
@@ -29,6 +29,9 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "many-ports": {"inbound_ports": tuple(range(9000, 9017))},
     "forbidden-ports": {"inbound_ports": (22, 8500, 9080, 15001, 15006, 15090), "excluded_inbound_ports": (9080,)},
+    "closed": {"inbound_ports": (9080,), "closed": True},
+    "users": {"included_uids": (1001, 1002), "excluded_uids": (1003,), "included_outbound_ports": (80, 443)},
+    "callers": {"callers": (CallerSource(1001), CallerSource(70000))},
     "own-capture-ports": {"inbound_ports": (9080, 15101, 15106), "outbound_port": 15101, "inbound_port": 15106},
 }
 

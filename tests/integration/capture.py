@@ -13,7 +13,7 @@ from typing import Any
 
 from agent.adapters.command import SystemRunner
 from agent.adapters.netfilter.interception import Interception
-from agent.translate.netfilter import NetfilterOptions, NetfilterText, OutboundMode, ruleset
+from agent.translate.netfilter import CALLERS_V6, NetfilterOptions, NetfilterText, OutboundMode, ruleset
 from tests.integration.netns import Host
 from tests.waiting import wait_for
 
@@ -132,4 +132,4 @@ def rules(inbound: tuple[int, ...] = (), outbound: OutboundMode = OutboundMode.M
 
 def interception(host: Host, *prefix: str) -> Interception:
     """Return the adapter, working in this host's namespace (through a further command, if one is given)."""
-    return Interception(SystemRunner((*host.argv(()), *prefix)), (V4, V6))
+    return Interception(SystemRunner((*host.argv(()), *prefix)), (V4, V6, CALLERS_V6))

@@ -15,7 +15,7 @@ import pytest
 from agent.adapters.command import SystemRunner
 from agent.adapters.netfilter.interception import Interception
 from agent.errors import HostError
-from agent.translate.netfilter import NetfilterText, OutboundMode
+from agent.translate.netfilter import CALLERS_V6, CallerSource, NetfilterText, OutboundMode
 from tests.integration.capture import PROXY, V6, interception, rules
 from tests.integration.netns import TOOL_PATH, Host, lan
 
@@ -82,7 +82,15 @@ def diff(adapter: Interception, text: NetfilterText) -> tuple[str, ...]:
 def test_twice_is_the_same_and_removal_leaves_no_trace(host: Host, mode: OutboundMode) -> None:
     restore(host, FOREIGN)
     before = state(host)
-    text = rules(tuple(range(9000, 9040)), mode, excluded_cidrs=(IPv4Network("10.1.0.0/16"), V6), excluded_uids=(7,))
+    text = rules(
+        tuple(range(9000, 9040)),
+        mode,
+        excluded_cidrs=(IPv4Network("10.1.0.0/16"), V6),
+        excluded_uids=(7,),
+        included_uids=(8, 9) if mode is OutboundMode.MESH else (),
+        callers=(CallerSource(8), CallerSource(70000)),
+        closed=True,
+    )
     assert apply(interception(host), text)
     applied = state(host)
     assert sum("HOSTMESH_" in line and line.split()[1] == "-A" for line in applied) > 20
@@ -129,6 +137,60 @@ def test_drift_is_found_and_repaired(host: Host) -> None:
     assert apply(adapter, text) == found
     assert state(host) == good
     assert apply(adapter, text) == ()
+
+
+@pytest.mark.parametrize(
+    "flush",
+    [
+        "iptables -F; iptables -t nat -F; ip6tables -F; ip6tables -t nat -F",
+        "for t in filter nat; do iptables -t $t -F; iptables -t $t -X; ip6tables -t $t -F; ip6tables -t $t -X; done",
+        "iptables -P FORWARD DROP; iptables -I INPUT -p tcp -j ACCEPT; iptables -t nat -I OUTPUT -p tcp -j RETURN",
+        "ip6tables -I INPUT -j ACCEPT; ip6tables -t nat -I PREROUTING -j ACCEPT",
+        "iptables -N DOCKER-USER; iptables -I FORWARD -j DOCKER-USER",
+        "ip route flush proto 72; ip -6 route flush proto 72",
+    ],
+)
+def test_what_other_tools_do_is_found_and_repaired(host: Host, flush: str) -> None:
+    """Flushed tables, and rules put before ours: an ACCEPT there would let anyone borrow Envoy's identity."""
+    adapter, text = interception(host), rules((9080,), closed=True)
+    apply(adapter, text)
+    host.run("sh", "-c", flush)
+    assert diff(adapter, text)
+    assert apply(adapter, text)
+    assert diff(interception(host), text) == ()
+    for save in ("iptables-save", "ip6tables-save"):
+        for chain in ("INPUT", "OUTPUT", "PREROUTING"):
+            first = next(line for line in host.run(save).stdout.splitlines() if line.startswith(f"-A {chain} "))
+            assert first.split()[-1].startswith("HOSTMESH_"), first
+
+
+def test_the_guard_comes_alone_and_never_in_the_place_of_what_captures(host: Host) -> None:
+    adapter, text = interception(host), rules((9080,), closed=True)
+    assert asyncio.run(adapter.guard(text.v4, text.v6))
+    for save in ("iptables-save", "ip6tables-save"):
+        said = host.run(save).stdout
+        assert "-A HOSTMESH_INPUT ! -i lo" in said
+        assert "REDIRECT" not in said
+    apply(adapter, text)
+    good = state(host)
+    assert not asyncio.run(adapter.guard(rules((9081,), closed=True).v4, text.v6))
+    assert state(host) == good
+
+
+def test_a_hundred_starts_and_stops_leave_nothing_behind(host: Host) -> None:
+    restore(host, FOREIGN)
+    before, text = state(host), rules((9080,), closed=True, callers=(CallerSource(8),))
+
+    async def start_and_stop() -> None:
+        for number in range(100):
+            adapter = interception(host)
+            if number % 10 == 0:  # as at boot
+                await adapter.guard(text.v4, text.v6)
+            await adapter.apply(text.v4, text.v6)
+            await adapter.remove()
+
+    asyncio.run(start_and_stop())
+    assert state(host) == before
 
 
 def test_as_another_user_with_two_capabilities(host: Host) -> None:
@@ -211,6 +273,6 @@ class FirewallInBetween:
 
 def test_rules_that_change_in_between_are_read_again(host: Host) -> None:
     apply(interception(host), rules((9080,)))
-    adapter = Interception(FirewallInBetween(host), (IPv4Network("240.240.0.0/16"), V6))
+    adapter = Interception(FirewallInBetween(host), (IPv4Network("240.240.0.0/16"), V6, CALLERS_V6))
     apply(adapter, rules((9081,)))
     assert diff(interception(host), rules((9081,))) == ()

@@ -9,7 +9,7 @@ from ipaddress import IPv4Network, IPv6Network
 
 import pytest
 
-from agent.translate.netfilter import NetfilterText, OutboundMode
+from agent.translate.netfilter import CallerSource, NetfilterText, OutboundMode
 from tests.integration.capture import PROXY, PYTHON, USER, VIPS, connect, interception, listening, rules
 from tests.integration.netns import Host, lan
 
@@ -95,6 +95,72 @@ def test_all_mode(hosts: dict[str, Host]) -> None:
     excluded = (IPv4Network("10.77.0.0/16"), IPv6Network("fd00:77::/64"))
     apply(client, rules(outbound=OutboundMode.ALL, excluded_cidrs=excluded))
     assert [r.port for r in connect(client, (server.v4, APP), (server.v6, APP))] == [APP, APP]
+
+
+def test_closed_ports_refuse_other_hosts_whatever_is_not_redirected(hosts: dict[str, Host]) -> None:
+    """Before Envoy is ready, and after another tool flushed nat; nothing else of the host is touched."""
+    client, server = hosts["client"], hosts["server"]
+    text = rules((APP,), closed=True)
+    asyncio.run(interception(server).guard(text.v4, text.v6))
+    for _ in range(2):
+        for address, loopback in ((server.v4, "127.0.0.1"), (server.v6, "::1")):
+            app, ssh = connect(client, (address, APP), (address, SSH))
+            assert app.refused
+            assert ssh.port == SSH
+            own = connect(server, (address, APP), (loopback, APP), uid=0)  # Consul's checks
+            assert [reached.port for reached in own] == [APP, APP]
+        apply(server, text)
+        reached = connect(client, (server.v4, APP), (server.v6, APP), (server.v4, SSH), (server.v6, SSH))
+        assert [one.port for one in reached] == [IN, IN, SSH, SSH]
+        server.run("sh", "-c", "iptables -t nat -F; ip6tables -t nat -F")
+
+
+def test_users_are_told_apart_and_nobody_takes_anothers_place(hosts: dict[str, Host]) -> None:
+    client = hosts["client"]
+    caller = CallerSource(8)
+    apply(client, rules())
+    assert impostor(client, str(caller.v4), VIPS[0], USER), "without callers nobody is refused an address"
+    apply(client, rules(callers=(caller, CallerSource(70000)), excluded_uids=(4,)))
+    for vip, own, source in zip(VIPS, (client.v4, client.v6), (caller.v4, caller.v6), strict=True):
+        (reached,) = connect(client, (vip, APP), uid=8)
+        assert (reached.port, reached.original, reached.peer) == (OUT, (vip, APP), str(source))
+        (reached,) = connect(client, (vip, APP))
+        assert (reached.port, reached.peer) == (OUT, own)
+        assert connect(client, (vip, APP), uid=4)[0].refused
+        for uid in (USER, 0, 4):
+            assert not impostor(client, str(source), vip, uid)
+
+
+def impostor(host: Host, source: str, target: str, uid: int) -> bool:
+    """Tell whether a program reaches Envoy from an address that it took itself."""
+    return host.run(*PYTHON, IMPOSTOR, source, target, uid=uid).stdout == "connected"
+
+
+IMPOSTOR = """
+import socket, sys
+source, target = sys.argv[1:]
+with socket.socket(socket.AF_INET6 if ":" in target else socket.AF_INET) as client:
+    client.settimeout(1)
+    if ":" in source:
+        client.setsockopt(socket.IPPROTO_IPV6, 78, 1)  # IPV6_FREEBIND: any program may take any address
+    client.bind((source, 0))
+    try:
+        client.connect((target, 9080))
+    except OSError:  # nothing can be answered to an IPv6 address that nobody has, not even a reset
+        pass
+    else:
+        print("connected", end="")
+"""
+
+
+def test_users_that_are_left_out_or_the_only_ones(hosts: dict[str, Host]) -> None:
+    client, server = hosts["client"], hosts["server"]
+    apply(client, rules(included_uids=(USER,), included_outbound_ports=(APP,)))
+    for vip, address in zip(VIPS, (server.v4, server.v6), strict=True):
+        assert [reached.port for reached in connect(client, (vip, 3306), (address, APP))] == [OUT, OUT]
+        other = connect(client, (vip, 3306), (address, APP), uid=4)
+        assert other[0].refused
+        assert other[1].port == APP
 
 
 @pytest.mark.parametrize("default_route", [False, True])

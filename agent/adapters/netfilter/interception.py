@@ -12,8 +12,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_network
 
+from msgspec import Struct
+
 from agent.adapters.command import CommandRunner
-from agent.adapters.netfilter.rules import difference, own_lines, removal, replacement
+from agent.adapters.netfilter.rules import difference, one_table, own_lines, own_tables, own_text, removal, replacement
 from agent.errors import HostError
 
 ROUTE_PROTOCOL = "72"
@@ -39,6 +41,14 @@ _V4 = _Family(4, "iptables-save", "iptables-restore")
 _V6 = _Family(6, "ip6tables-save", "ip6tables-restore")
 
 
+class Standing(Struct, frozen=True):
+    """What of ours stands: restore input of both families, and the ranges that have a route."""
+
+    v4: str
+    v6: str
+    ranges: tuple[IPv4Network | IPv6Network, ...]
+
+
 class Interception:
     """The rules and routes that lead this host's mesh traffic to Envoy.
 
@@ -55,6 +65,7 @@ class Interception:
         self._printed: dict[_Family, tuple[str, tuple[str, ...]]] = {}
         self._lock = asyncio.Lock()
         self._said_no_ipv6 = False
+        self._has_ip6tables = False
 
     async def apply(self, v4: str, v6: str) -> tuple[str, ...]:
         """Make rules and routes as desired and return the differences there were, () if none; raises HostError.
@@ -67,6 +78,18 @@ class Interception:
                 found += await self._apply(family, desired)
             return tuple(found)
 
+    async def guard(self, v4: str, v6: str) -> bool:
+        """Where nothing captures yet, make the filter table and the routes alone; tell whether; raises HostError.
+
+        What is captured already is left as it is: Envoy serves it, or is about to again.
+        """
+        async with self._lock:
+            made = False
+            for family, desired in await self._families(v4, v6):
+                if "nat" not in own_tables(await self._runner.run([family.save])):
+                    made = bool(await self._apply(family, one_table(desired, "filter"))) or made
+            return made
+
     async def diff(self, v4: str, v6: str) -> tuple[str, ...]:
         """Return one line for each rule or route that is missing (`-`) or in excess (`+`); changes nothing."""
         async with self._lock:
@@ -75,6 +98,15 @@ class Interception:
                 found += self._rule_differences(family, await self._runner.run([family.save]), desired)
                 found += _route_differences(family, await self._routes(family), self._ranges[family])
             return tuple(found)
+
+    async def standing(self) -> Standing:
+        """Return what stands now; another Interception with these ranges puts it back by apply()."""
+        async with self._lock:
+            text, ranges = {_V4: "", _V6: ""}, list[IPv4Network | IPv6Network]()
+            for family, _ in await self._families("", ""):
+                text[family] = own_text(await self._runner.run([family.save]))
+                ranges += sorted(await self._routes(family), key=str)
+            return Standing(text[_V4], text[_V6], tuple(ranges))
 
     async def remove(self) -> None:
         """Take out every own rule, chain and route, those of other versions too; raises HostError."""
@@ -106,7 +138,9 @@ class Interception:
             disabled = await self._runner.run(["cat", "/proc/sys/net/ipv6/conf/lo/disable_ipv6"])
             if disabled.strip() != "0":
                 return "IPv6 is disabled (net.ipv6.conf.lo.disable_ipv6)"
-            await self._runner.run([_V6.save])
+            if not self._has_ip6tables:
+                await self._runner.run([_V6.save])
+                self._has_ip6tables = True
         except HostError as error:
             return str(error)
         return None

@@ -23,6 +23,8 @@ class OwnTable(Struct, frozen=True):
     """`-A HOSTMESH_…` lines in order: the content of own chains."""
     jumps: tuple[str, ...]
     """`-A OUTPUT … -j HOSTMESH_…` lines: rules of other chains that lead to own ones, each as often as it is there."""
+    late: tuple[str, ...] = ()
+    """The jumps that stand behind a foreign rule of their chain, which may accept what they are there to stop."""
 
     @property
     def is_empty(self) -> bool:
@@ -42,6 +44,19 @@ def replacement(saved: str, desired: str) -> str:
     wanted = own_tables(desired)
     tables = [_replace_table(name, live.get(name), table) for name, table in wanted.items()]
     return "".join(tables) + removal(saved, keep=wanted)
+
+
+def own_text(saved: str) -> str:
+    """Return the own part of the live rules, as `replacement` takes what is desired."""
+    return "".join(
+        _table(name, [*(f":{chain} - [0:0]" for chain in table.chains), *table.rules, *table.jumps])
+        for name, table in own_tables(saved).items()
+    )
+
+
+def one_table(text: str, name: str) -> str:
+    """Return one table of a restore input."""
+    return "".join(f"*{block}" for block in ("\n" + text).split("\n*")[1:] if block.startswith(f"{name}\n"))
 
 
 def removal(saved: str, keep: Iterable[str] = ()) -> str:
@@ -82,7 +97,8 @@ def _lines(table: OwnTable | None) -> list[str]:
     if table is None:
         return []
     rules = sorted(table.rules, key=lambda rule: rule.split()[1])
-    return [*(f":{chain}" for chain in sorted(table.chains)), *rules, *sorted(table.jumps)]
+    late = [f"{jump} (behind other rules)" for jump in sorted(table.late)]
+    return [*(f":{chain}" for chain in sorted(table.chains)), *rules, *sorted(table.jumps), *late]
 
 
 def _replace_table(name: str, live: OwnTable | None, wanted: OwnTable) -> str:
@@ -120,7 +136,8 @@ def _tables(saved: str) -> Iterator[tuple[str, Iterator[str]]]:
 
 
 def _own_table(lines: Iterable[str]) -> OwnTable:
-    chains, rules, jumps = [], [], []
+    chains, rules, jumps, late = [], [], [], []
+    crowded = set[str]()
     for line in lines:
         line = _appended(line)
         if line.startswith(f":{CHAIN_PREFIX}"):
@@ -129,7 +146,10 @@ def _own_table(lines: Iterable[str]) -> OwnTable:
             rules.append(line)
         elif line.startswith("-A ") and _target(line).startswith(CHAIN_PREFIX):
             jumps.append(line)
-    return OwnTable(tuple(chains), tuple(rules), tuple(jumps))
+            late += [line] if line.split()[1] in crowded else []
+        elif line.startswith("-A "):
+            crowded.add(line.split()[1])
+    return OwnTable(tuple(chains), tuple(rules), tuple(jumps), tuple(late))
 
 
 def _appended(line: str) -> str:

@@ -116,6 +116,15 @@ class EnvoySupervisor:
         finally:
             handover.cancel()
 
+    async def find_left(self) -> bool:
+        """Take over what a dead agent left, however it was started, to stop() it; tell whether there is anything."""
+        if (state := read_state(self._options.state_file)) is None:
+            return False
+        self._state = state
+        exit_file = self._options.exit_file(state.epoch)
+        self._process = WatchedProcess.adopt(state.pid, state.started, state.executable, exit_file)
+        return True
+
     async def stop(self, drain_seconds: float | None = None) -> None:
         """Drain Envoy for so many seconds at most (default: the option's), end it, and remove what it leaves behind."""
         self._leaving.set()

@@ -20,6 +20,7 @@ _LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)")
+_UNIX_USER = re.compile(r"[0-9]{1,10}|[a-z_][-a-z0-9_.]{0,31}")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -35,6 +36,13 @@ def subdomain(text: str) -> str | None:
     if len(text) <= 253 and _SUBDOMAIN.fullmatch(text):
         return None
     return f'"{one_line(text, 70)}" is not a name (lower case letters, digits, "-" and ".", at most 253)'
+
+
+def unix_user(text: str) -> str | None:
+    """Want the name or number of a Unix user."""
+    if _UNIX_USER.fullmatch(text):
+        return None
+    return f'"{one_line(text, 40)}" is not the name or number of a Unix user ("reviews", "1001")'
 
 
 def host(text: str) -> str | None:
