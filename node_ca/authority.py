@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from node_ca.crl import RevocationLists
 from node_ca.errors import ConfigError
 from node_ca.issuer_book import Entry, IssuerBook, State
-from node_ca.issuer_files import CERTIFICATE_FILE, FILES, IssuerFiles, time_faults
+from node_ca.issuer_files import CERTIFICATE_FILE, FILES, IssuerFiles, server_name_faults, time_faults
 from node_ca.signer import Signer, encoded_key, self_signed
 from node_ca.template import Template, Validity
 
@@ -33,9 +33,11 @@ class Plugin:
     """Where its files are; None: the state directory, if they are there."""
     passphrase: bytes | None = None
     """Of encrypted keys, those that the CA writes too."""
+    server_names: tuple[x509.GeneralName, ...] = ()
+    """What the CA's own server certificate must be for."""
 
     @classmethod
-    def read(cls, folder: str, passphrase_file: str) -> Plugin:
+    def read(cls, folder: str, passphrase_file: str, server_names: tuple[x509.GeneralName, ...] = ()) -> Plugin:
         """Return what the configuration names, empty for nothing; raises ConfigError."""
         try:
             passphrase = Path(passphrase_file).read_bytes().rstrip(b"\r\n") if passphrase_file else None
@@ -43,7 +45,7 @@ class Plugin:
             raise ConfigError([f"caKeyPassphraseFile: {passphrase_file}: cannot be read: {error.strerror}"]) from error
         if passphrase == b"":
             raise ConfigError([f"caKeyPassphraseFile: {passphrase_file}: is empty"])
-        return cls(Path(folder) if folder else None, passphrase)
+        return cls(Path(folder) if folder else None, passphrase, server_names)
 
     def issuer(self, directory: Path, trust_domain: str, now: float) -> Signer | None:
         """Return the issuer whose files are there, or None if there are none; raises ConfigError with every fault."""
@@ -54,9 +56,13 @@ class Plugin:
                 raise ConfigError([f"{folder}/{CERTIFICATE_FILE}: missing: caFiles needs {', '.join(FILES)} there"])
             return None
         signer = files.signer(f"{folder}/", trust_domain, self.passphrase)
-        if problems := time_faults(signer, f"{folder}/", now):
-            raise ConfigError(problems)
+        self.check(signer, f"{folder}/", now)
         return signer
+
+    def check(self, signer: Signer, where: str, now: float) -> None:
+        """Raise ConfigError with every reason why an issuer can't sign now, `where` in front."""
+        if problems := time_faults(signer, where, now) or server_name_faults(signer, where, self.server_names):
+            raise ConfigError(problems)
 
 
 @dataclass(frozen=True)
@@ -99,7 +105,10 @@ class Authority:
                     "change to this one by `hostmesh ca root prepare --from FOLDER`"
                 )
             if entry.state is State.ACTIVE:
-                problems += time_faults(signer, f"{folder}/", now)
+                try:
+                    plugin.check(signer, f"{folder}/", now)
+                except ConfigError as error:
+                    problems += error.problems
             signers[entry.id] = signer
         if problems:
             raise ConfigError(problems)
@@ -188,8 +197,7 @@ class Authority:
     def read_issuer(self, files: IssuerFiles, now: float) -> Signer:
         """Return a plugged-in issuer if it can be used now; raises ConfigError with every fault."""
         signer = files.signer("", self._trust_domain, self._plugin.passphrase)
-        if problems := time_faults(signer, "", now):
-            raise ConfigError(problems)
+        self._plugin.check(signer, "", now)
         return signer
 
     def _turn(self, book: IssuerBook, signers: dict[str, Signer]) -> None:

@@ -85,7 +85,7 @@ def _faults_told() -> Iterator[None]:
 
 
 def _plugin(config: Config) -> Plugin:
-    return Plugin.read(config.ca_files, config.ca_key_passphrase_file)
+    return Plugin.read(config.ca_files, config.ca_key_passphrase_file, config.server_names.needed().general_names)
 
 
 async def _serve(config: Config) -> None:

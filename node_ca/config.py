@@ -11,6 +11,7 @@ from typing import Any, get_type_hints
 
 import msgspec
 import yaml
+from cryptography import x509
 from msgspec import Struct
 
 from node_ca.errors import ConfigError
@@ -56,13 +57,22 @@ class ServerNames(Struct, frozen=True, rename="camel"):
     dns: tuple[str, ...] = ()
     ips: tuple[str, ...] = ()
 
+    def needed(self) -> ServerNames:
+        """Return these, or if there are none this machine's name."""
+        return self if self.dns or self.ips else ServerNames((socket.gethostname().lower(),))
+
     def with_defaults(self) -> ServerNames:
-        """Return these, or if there are none this machine's name; the loopback names always belong to it."""
-        dns = self.dns if self.dns or self.ips else (socket.gethostname().lower(),)
+        """Return those that are needed and the loopback ones, which always belong to it."""
+        needed = self.needed()
         return ServerNames(
-            dns=tuple(dict.fromkeys((*dns, "localhost"))),
-            ips=tuple(dict.fromkeys((*self.ips, "127.0.0.1", "::1"))),
+            dns=tuple(dict.fromkeys((*needed.dns, "localhost"))),
+            ips=tuple(dict.fromkeys((*needed.ips, "127.0.0.1", "::1"))),
         )
+
+    @property
+    def general_names(self) -> tuple[x509.GeneralName, ...]:
+        """Return them as certificates have them."""
+        return (*(x509.DNSName(name) for name in self.dns), *(x509.IPAddress(ip) for ip in self.addresses))
 
     @property
     def addresses(self) -> tuple[IpAddress, ...]:

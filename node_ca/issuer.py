@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from node_ca.authority import Authority
+from node_ca.constraints import refusal
 from node_ca.errors import Refusal
 from node_ca.identity import WorkloadIdentity
 from node_ca.late_renewal import Nonces, check_lateness, check_proof, read_expired
@@ -142,8 +143,13 @@ class Issuer:
     async def issue_server(
         self, key: ec.EllipticCurvePublicKey, dns: tuple[str, ...], ips: tuple[IpAddress, ...], lifetime: float
     ) -> tuple[Issued, float]:
-        """Issue the CA's own server certificate (lifetime in seconds); return it with the time it was made."""
-        now = self._now()
+        """Issue the CA's own server certificate (lifetime in seconds); return it with the time it was made.
+
+        Names that the chain's constraints rule out (the loopback ones: others were refused at the start) are left out.
+        """
+        now, signer = self._now(), self._authority.active
+        dns = tuple(name for name in dns if refusal(signer, x509.DNSName(name)) is None)
+        ips = tuple(ip for ip in ips if refusal(signer, x509.IPAddress(ip)) is None)
         validity = Validity(lifetime, self._validity.skew_margin)
         template = server_template(key, dns, ips, validity, now)
         issued = await self._sign_and_record(template, "server", "ca", now, None)

@@ -7,7 +7,7 @@ May not decide when an issuer signs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +17,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
+from node_ca.constraints import constrained, extension_faults, refusal
 from node_ca.errors import ConfigError
 from node_ca.private_file import make_folder, write_private
 from node_ca.signer import CaKey, Signer
@@ -83,7 +84,11 @@ class IssuerFiles:
             problems.append(f"{where}{CERTIFICATE_FILE}: is not of trust domain {trust_domain}: it names {foreign}")
         if problems:
             raise ConfigError(problems)
-        return Signer(key, chain)
+        signer = Signer(key, chain)
+        probe = x509.UniformResourceIdentifier(f"spiffe://{trust_domain}/ns/default/sa/default")
+        if reason := refusal(signer, probe):
+            raise ConfigError([f"{_refuser(signer, where)} allows no certificates of {trust_domain}: {reason}"])
+        return signer
 
     def ca_key(self, where: str, passphrase: bytes | None) -> CaKey:
         """Return the key; raises ConfigError, `where` in front."""
@@ -116,6 +121,22 @@ def time_faults(signer: Signer, where: str, now: float) -> list[str]:
     ]
 
 
+def server_name_faults(signer: Signer, where: str, names: Iterable[x509.GeneralName]) -> list[str]:
+    """Return a line for each name that the CA's own server certificate could not have."""
+    reasons = ((name, refusal(signer, name)) for name in names)
+    return [
+        f"{_refuser(signer, where)} allows no server certificate for {name.value} (ca.yaml: serverNames): {reason}"
+        for name, reason in reasons
+        if reason
+    ]
+
+
+def _refuser(signer: Signer, where: str) -> str:
+    """Return the file and name of what constrains names in a chain, or of the issuer."""
+    index = next((signer.chain.index(each) for each in constrained(signer.chain)), 0)
+    return f"{where}{_file_of(signer.chain, index)}: {_name(signer.chain[index])}"
+
+
 def _load_key(pem: bytes, passphrase: bytes | None) -> object:
     if passphrase is not None:
         try:
@@ -138,7 +159,7 @@ def _chain_faults(where: str, chain: tuple[x509.Certificate, ...]) -> Iterator[s
         return
     for index, certificate in enumerate(chain):
         file, name = f"{where}{_file_of(chain, index)}", _name(certificate)
-        yield from (f"{file}: {name} {fault}" for fault in _ca_faults(certificate, below=index))
+        yield from (f"{file}: {name} {fault}" for fault in _all_faults(certificate, below=index))
         if index + 1 < len(chain) and not _signed(certificate, chain[index + 1]):
             yield f"{file}: {name} is not signed by {_name(chain[index + 1])}, the next of the chain"
     if not _signed(chain[-1], chain[-1]):
@@ -165,6 +186,11 @@ def _ca_faults(certificate: x509.Certificate, below: int) -> Iterator[str]:
         yield "may not sign certificates (keyUsage: keyCertSign is missing)"
     if below == 0 and not usage.crl_sign:
         yield "may not sign revocation lists (keyUsage: cRLSign is missing)"
+
+
+def _all_faults(certificate: x509.Certificate, below: int) -> Iterator[str]:
+    yield from _ca_faults(certificate, below)
+    yield from extension_faults(certificate)
 
 
 def _signed(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:

@@ -84,7 +84,8 @@ class CaServer:
         lock = lock_state(directory)
         try:
             finish_restore(directory)
-            plugin = Plugin.read(config.ca_files, config.ca_key_passphrase_file)
+            names = config.server_names.needed().general_names
+            plugin = Plugin.read(config.ca_files, config.ca_key_passphrase_file, names)
             authority = Authority.open(directory, config.trust_domain, time.time(), plugin)
             jwt_keys = JwtKeys.open(directory, config.jwt, time.time())
             inventory = await open_inventory(config)

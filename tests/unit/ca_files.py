@@ -43,6 +43,8 @@ class Shape:
     """Seconds from now."""
     ends: float = 86400.0 * 3650
     uri: str = ""
+    more: tuple[tuple[x509.ExtensionType, bool], ...] = ()
+    """Other extensions, with their critical flags."""
 
 
 PLAIN = Shape()
@@ -77,6 +79,8 @@ def make_ca(
     if shape.uri:
         names = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(shape.uri)])
         builder = builder.add_extension(names, critical=False)
+    for extension, critical in shape.more:
+        builder = builder.add_extension(extension, critical)
     if issuer is not None:
         own = issuer.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
         key_id = x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(own)

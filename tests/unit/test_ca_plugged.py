@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,10 +11,14 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from node_ca.authority import Authority, Plugin
+from node_ca.config import ServerNames
 from node_ca.errors import ConfigError, SigningFault
 from node_ca.identity import WorkloadIdentity
+from node_ca.inventory import SqliteInventory
+from node_ca.issuer import Issuer
 from node_ca.issuer_files import FILES, KEY_FILE, IssuerFiles, time_faults
 from node_ca.request import CertificateRequest
 from node_ca.signer import CaKey
@@ -82,6 +87,17 @@ def below(root: Shape) -> IssuerFiles:
     return files_of(make_ca("issuer", made, now=NOW), made)
 
 
+def names(*permitted: x509.GeneralName, excluded: tuple[x509.GeneralName, ...] = ()) -> Shape:
+    """Return a shape with name constraints."""
+    return Shape(more=((x509.NameConstraints(permitted or None, excluded or None), True),))
+
+
+def with_more(extension: x509.ExtensionType, critical: bool = True) -> Callable[[], IssuerFiles]:
+    return with_issuer(Shape(more=((extension, critical),)))
+
+
+URI, DNS = x509.UniformResourceIdentifier, x509.DNSName
+HOST = x509.DNSName("ca.example")
 FAULTS: dict[str, tuple[Callable[[], IssuerFiles], str]] = {
     "no key": (lambda: replace(GOOD, key=b""), "ca-key.pem: missing beside"),
     "no certificate": (lambda: replace(GOOD, certificate=b""), "ca-cert.pem: missing"),
@@ -113,6 +129,40 @@ FAULTS: dict[str, tuple[Callable[[], IssuerFiles], str]] = {
     "signs no lists": (with_issuer(Shape(signs_lists=False)), "'CN=issuer' may not sign revocation lists"),
     "path length": (lambda: below(Shape(path_length=0)), "root-cert.pem: 'CN=narrow' allows 0 CA certificates below"),
     "root is no CA": (lambda: below(Shape(is_ca=False)), "root-cert.pem: 'CN=narrow' is no CA's certificate"),
+    "another domain's names only": (
+        lambda: below(names(URI("other.example"))),
+        "root-cert.pem: 'CN=narrow' allows no certificates of cluster.local: permitted subtree violation",
+    ),
+    "names above ours only": (lambda: below(names(URI(".cluster.local"))), "allows no certificates of cluster.local"),
+    "our names excluded": (
+        with_issuer(names(excluded=(URI("cluster.local"),))),
+        "ca-cert.pem: 'CN=issuer' allows no certificates of cluster.local: excluded subtree violation",
+    ),
+    "no name for the server": (
+        with_issuer(names(URI("cluster.local"), DNS("other.example"))),
+        "ca-cert.pem: 'CN=issuer' allows no server certificate for ca.example (ca.yaml: serverNames): permitted",
+    ),
+    "no host's name of its own": (
+        lambda: below(names(x509.DirectoryName(x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "x")])))),
+        "root-cert.pem: 'CN=narrow' allows no certificates of cluster.local",
+    ),
+    "critical and unknown": (
+        with_more(x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), b"\x05\x00")),
+        "ca-cert.pem: 'CN=issuer' has the critical extension 1.2.3.4, which Envoy does not know",
+    ),
+    "critical and half known": (
+        with_more(x509.TLSFeature([x509.TLSFeatureType.status_request])),
+        "has the critical extension 1.3.6.1.5.5.7.1.24",
+    ),
+    "for servers only": (
+        with_more(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), False),
+        "ca-cert.pem: 'CN=issuer' is not for mutual TLS (extendedKeyUsage",
+    ),
+    "for anything": (
+        with_more(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE]), False),
+        "is not for mutual TLS",
+    ),
+    "policies demanded": (with_more(x509.PolicyConstraints(0, None)), "'CN=issuer' demands certificate policies"),
     "another trust domain": (
         with_issuer(Shape(uri="spiffe://other.example")),
         "ca-cert.pem: is not of trust domain cluster.local: it names ['spiffe://other.example']",
@@ -124,7 +174,7 @@ FAULTS: dict[str, tuple[Callable[[], IssuerFiles], str]] = {
 def test_faults_are_told_in_one_line(make: Callable[[], IssuerFiles], line: str, tmp_path: Path) -> None:
     folder = write_files(tmp_path / "given", make())
     with pytest.raises(ConfigError) as caught:
-        Authority.open(tmp_path, "cluster.local", NOW, Plugin(folder))
+        Authority.open(tmp_path, "cluster.local", NOW, Plugin(folder, server_names=(HOST,)))
     assert all("\n" not in problem and problem.startswith(f"{folder}/") for problem in caught.value.problems)
     assert any(line in problem for problem in caught.value.problems), caught.value.problems
     assert not (tmp_path / "issuers.json").exists()
@@ -188,3 +238,25 @@ def test_encrypted_keys(tmp_path: Path) -> None:
 def test_a_passphrase_does_no_harm_to_a_plain_key(tmp_path: Path) -> None:
     given = write_files(tmp_path / "given", GOOD)
     assert Authority.open(tmp_path, "cluster.local", NOW, Plugin(given, b"unused")).root_pem == ROOT.pem
+
+
+TLS = (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH)
+
+
+async def test_constraints_that_leave_room_are_kept_within(tmp_path: Path) -> None:
+    """What is not in the way is no fault; the server's loopback names, which nobody needs, give way."""
+    shape = names(URI("cluster.local"), DNS("example"), excluded=(x509.IPAddress(ipaddress.ip_network("10.0.0.0/8")),))
+    more = ((x509.ExtendedKeyUsage(TLS), True), (x509.InhibitAnyPolicy(0), True))
+    root = make_ca("root", shape=replace(shape, more=(*shape.more, *more)), now=NOW)
+    folder = write_files(tmp_path / "given", files_of(make_ca("issuer", root, Shape(path_length=0), now=NOW), root))
+    authority = Authority.open(tmp_path, "cluster.local", NOW, Plugin(folder, server_names=(HOST,)))
+    assert authority.sign(template()).issuer == x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "issuer")])
+    inventory = await SqliteInventory.open(tmp_path / "db")
+    issuer = Issuer(authority, inventory, "cluster.local", Validity(3600), lambda: NOW)
+    wanted = ServerNames(("ca.example",)).with_defaults()
+    issued, _ = await issuer.issue_server(p256().public_key(), wanted.dns, wanted.addresses, 3600)
+    made = x509.load_pem_x509_certificate(issued.chain_pem)
+    assert list(made.extensions.get_extension_for_class(x509.SubjectAlternativeName).value) == [HOST]
+    address = x509.IPAddress(ipaddress.ip_address("192.0.2.1"))
+    with pytest.raises(ConfigError, match=r"certificate for 192\.0\.2\.1 .*not understood by the TLS library"):
+        Authority.open(tmp_path, "cluster.local", NOW, Plugin(folder, server_names=(address,)))
