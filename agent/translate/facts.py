@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from ipaddress import ip_address, ip_network
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
-from agent.mesh.authentication import PeerModes
+from agent.mesh.authentication import PeerAuthentication, PeerModes
 from agent.mesh.gateway import INGRESS_SERVICE, selects_gateway
 from agent.mesh.names import DEFAULT_NAMESPACE, certificate_secret
 from agent.mesh.routes import Destination, Fault, SourceMatch, Subset
@@ -163,6 +163,12 @@ class ClientSecurity(Struct, frozen=True):
     trust_domains: tuple[str, ...]
     certificate: str | None
     credentials: tuple[HeldCredential, ...] = ()
+
+    def with_authentications(self, authentications: tuple[PeerAuthentication, ...]) -> ClientSecurity:
+        """Return the same where instances accept what these say."""
+        if authentications == self.peers.authentications:
+            return self
+        return structs.replace(self, peers=structs.replace(self.peers, authentications=authentications))
 
     def credential(self, name: str) -> HeldCredential | None:
         """Return the secret of that name, None if this host has not got it."""

@@ -11,6 +11,7 @@ from typing import Any
 from msgspec import Struct
 
 from agent.flow.stage import Flow, Gathered, Shared, Source, Stage
+from agent.mesh.authentication import PeerAuthentication
 from agent.mesh.reach import idle_rules
 from agent.mesh.routes import Fault, ServicePolicy
 from agent.mesh.service import Port, Service, ServiceKey
@@ -18,7 +19,7 @@ from agent.mesh.settings import OutboundTrafficPolicy
 from agent.mesh.snapshot import MeshSnapshot, Resource, Vip
 from agent.translate.clusters import service_clusters, unusable_policies
 from agent.translate.endpoints import service_endpoints, unusable_instances
-from agent.translate.facts import Caller, Security, ServiceFacts, ServiceSubset
+from agent.translate.facts import Caller, ClientSecurity, Security, ServiceFacts, ServiceSubset
 from agent.translate.locality import Place
 from agent.translate.options import PlanOptions
 from agent.translate.outside import usable_services
@@ -52,6 +53,12 @@ class Resolved(Struct, frozen=True):
         return subsets_of(found for _, port in self.ports for found in port.subsets)
 
 
+_Authority = tuple[str, str]
+"""Namespace and name of a PeerAuthentication."""
+_Selected = tuple[str] | tuple[str, tuple[str, str]]
+"""A namespace, or a label in it."""
+
+
 class Inputs:
     """A snapshot as the nodes read it: by service, and what all services share."""
 
@@ -65,7 +72,13 @@ class Inputs:
         self.caller = Shared(flow, Caller.from_snapshot(snapshot))
         self.place = Shared(flow, Place.of_node(snapshot))
         self.security = Shared(flow, Security.from_snapshot(snapshot))
-        self.outbound = Shared(flow, self.security.get().outbound)
+        self.outbound = Shared(flow, _for_any_service(self.security.get()))
+        """Less what PeerAuthentications say: that is in `secured`, by service."""
+        self._authentications: Source[_Authority, PeerAuthentication] = Source(flow)
+        self.authentications: Gathered[_Selected, _Authority, PeerAuthentication] = Gathered(
+            flow, self._authentications, lambda _, one: {(one.origin.namespace, *one.selector[:1]): one}
+        )
+        """By what they select: their namespace, and the first label of their selector."""
         self.settings = Shared(flow, snapshot.settings)
         self.sidecar = Shared(flow, snapshot.scope.sidecar)
         self.sidecars = Shared(flow, snapshot.sidecars)
@@ -83,7 +96,9 @@ class Inputs:
         self.caller.set(Caller.from_snapshot(snapshot))
         self.place.set(Place.of_node(snapshot))
         self.security.set(Security.from_snapshot(snapshot))
-        self.outbound.set(self.security.get().outbound)
+        self.outbound.set(_for_any_service(self.security.get()))
+        peers = self.security.get().peers.authentications
+        self._authentications.set({(one.origin.namespace, one.origin.name): one for one in peers})
         self.settings.set(snapshot.settings)
         self.sidecar.set(snapshot.scope.sidecar)
         self.sidecars.set(snapshot.sidecars)
@@ -106,6 +121,7 @@ class Services:
         self.usable = Stage(flow, inputs.services, self._usable)
         self.known = Stage(flow, self.usable, lambda key: self.usable[key].service)
         self.facts = Stage(flow, self.known, lambda key: ServiceFacts.from_service(self.known[key]))
+        self.secured = Stage(flow, self.known, self._secure)
         self.traffic = Stage(flow, self.known, self._connect)
         # A gateway is no caller in the mesh: what it sends is decided by the routes bound to its servers.
         self.resolved = Stage(flow, self.facts if inputs.options.gateway is None else (), self._resolve)
@@ -120,6 +136,17 @@ class Services:
             return Usable(service)
         kept, faults = usable_services({key: service}, inputs.caller.get().namespace, inputs.options)
         return Usable(kept.get(key), faults)
+
+    def _secure(self, key: ServiceKey) -> ClientSecurity:
+        """Return how connections to the service's instances are secured: what of the rules may be about them."""
+        service, outbound = self.known[key], self._inputs.outbound.get()
+        instances = (*service.instances, *(service.outside.endpoints if service.outside else ()))
+        alike = {(one.namespace or one.service.namespace, one.labels) for one in instances}
+        places: set[_Selected] = {(namespace, label) for namespace, labels in alike for label in labels}
+        places |= {(outbound.peers.root,), *((namespace,) for namespace, _ in alike)}
+        said = (self._inputs.authentications.get(place) or {} for place in places)
+        found = {origin: one for of_place in said for origin, one in of_place.items()}
+        return outbound.with_authentications(tuple(found[origin] for origin in sorted(found)))
 
     def _connect(self, key: ServiceKey) -> ServiceTraffic:
         """Return how this host's caller connects to the service; what is about its routes only is left out."""
@@ -179,21 +206,25 @@ class Destinations:
 
     def _clusters(self, key: ServiceKey) -> Made:
         facts, wanted, traffic = self._services.facts[key], self._wanted.get(key) or (), self._services.traffic[key]
-        outbound = self._inputs.outbound.get()
+        outbound = self._services.secured[key]
         upstreams = self._inputs.options.dns_upstreams if facts.outside else ()
         made = service_clusters(facts, wanted, outbound, traffic, upstreams)
         return Made(made, unusable_policies(facts, wanted, outbound, traffic) if traffic.scopes else ())
 
     def _endpoints(self, key: ServiceKey) -> Made:
-        service, inputs = self._services.known[key], self._inputs
+        service, facts, secured = self._services.known[key], self._services.facts[key], self._services.secured[key]
         wanted, traffic = self._wanted.get(key) or (), self._services.traffic[key]
-        warnings = inputs.settings.get().warning_instances
-        made = service_endpoints(service, self._services.facts[key], wanted, inputs.outbound.get(), traffic, warnings)
+        warnings = self._inputs.settings.get().warning_instances
+        made = service_endpoints(service, facts, wanted, secured, traffic, warnings)
         return Made(made, unusable_instances(service))
 
     def _approaches_to(self, key: ServiceKey) -> tuple[tuple[str, Approach], ...] | None:
         facts, wanted, traffic = self._services.facts[key], self._wanted.get(key) or (), self._services.traffic[key]
         return approaches(key, facts.ports, wanted, traffic) or None
+
+
+def _for_any_service(security: Security) -> ClientSecurity:
+    return security.outbound.with_authentications(())
 
 
 def subsets_of(found: Iterable[tuple[ServiceKey, ServiceSubset]]) -> dict[ServiceKey, frozenset[ServiceSubset]]:

@@ -86,6 +86,13 @@ RULES = (
         "{mtls: {mode: STRICT}}", "{mtls: {mode: DISABLE}}",
         "{selector: {matchLabels: {app: x}}, mtls: {mode: STRICT}}",
     )),
+    ("security.istio.io/v1", "PeerAuthentication", "default", "one", (
+        "{selector: {matchLabels: {version: v1}}, mtls: {mode: STRICT}, portLevelMtls: {9080: {mode: DISABLE}}}",
+        "{selector: {matchLabels: {app: x, version: v2}}, mtls: {mode: DISABLE}}", "{mtls: {mode: STRICT}}",
+    )),
+    ("security.istio.io/v1", "PeerAuthentication", "istio-system", "default", (
+        "{mtls: {mode: STRICT}}", "{mtls: {mode: DISABLE}}",
+    )),
     (_NEW, "Sidecar", "default", "s", (
         "{egress: [{hosts: ['./reviews.default.svc.cluster.local']}]}", "{egress: [{hosts: ['*/*']}]}",
     )),
