@@ -1,7 +1,7 @@
 """What befalls Consul costs no request: leader change, a client agent's restart, a partition, a rotated token; by TLS.
 
-Two instances of one service; the load's host has none. A node that Consul counts as failed is out of its peers' endpoints, so a
-service needs an instance on another one.
+Two instances of one service; the load's host has none. A node that Consul counts as failed is out of its peers'
+endpoints, so a service needs an instance on another one.
 """
 
 from __future__ import annotations
