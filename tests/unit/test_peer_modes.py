@@ -3,17 +3,36 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 
 import pytest
+from envoy.config.endpoint.v3 import endpoint_pb2
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec import structs
 
 from agent.adapters.consul.decode import decode_instances
 from agent.adapters.consul.meta import registration
 from agent.api.services import read_services
 from agent.errors import ConfigError
 from agent.mesh.authentication import PeerAuthentication, PeerModes
+from agent.mesh.names import ENDPOINT_TYPE
 from agent.mesh.routes import ObjectRef
-from agent.mesh.service import MtlsMode, Port, PortModes, Protocol, ServiceKey, annotated_modes
+from agent.mesh.security import SecurityRules
+from agent.mesh.service import (
+    Labels,
+    MtlsMode,
+    Port,
+    PortModes,
+    Protocol,
+    Service,
+    ServiceKey,
+    annotated_modes,
+    labels_of,
+)
 from agent.mesh.settings import MeshSettings
+from agent.translate.plan import Planner
+from tests.unit.mesh_samples import HTTP, OPTIONS, mesh, service, workload
 
 STRICT, PERMISSIVE, DISABLED = MtlsMode.STRICT, MtlsMode.PERMISSIVE, MtlsMode.DISABLED
 LABELS = (("app", "reviews"), ("version", "v1"))
@@ -94,3 +113,40 @@ def test_wrong_annotations_are_refused(annotations: str) -> None:
     with pytest.raises(ConfigError):
         read_services(f"name: reviews\nport: 9080\nannotations: {annotations}\n", "x.yaml", "10.0.0.1")
     assert annotated_modes({"auth.istio.io/x": "NONE", "auth.istio.io/1": "PERMISSIVE"}) == ()
+
+
+SELECTORS = st.sampled_from(((), (("app", "a"),), (("version", "v1"),), (("app", "a"), ("version", "v2"))))
+AUTHENTICATIONS = st.lists(
+    st.tuples(st.sampled_from(("default", "shop", "istio-system")), SELECTORS, st.sampled_from((STRICT, DISABLED))),
+    max_size=6,
+)
+
+
+@given(AUTHENTICATIONS)
+def test_callers_do_what_all_the_rules_together_say(said: list[tuple[str, Labels, MtlsMode]]) -> None:
+    rules = tuple(
+        PeerAuthentication(ObjectRef("PeerAuthentication", namespace, f"r{number}"), selector, mode)
+        for number, (namespace, selector, mode) in enumerate(sorted(said, key=lambda one: one[0]))
+    )
+    places = [("default", "a"), ("default", "b"), ("shop", "a"), ("istio-system", "a")]
+    members = [
+        structs.replace(
+            one, address=f"10.0.{number}.{one.address[-1]}", labels=labels_of({"app": app, **dict(one.labels)})
+        )
+        for number, (namespace, app) in enumerate(places)
+        for one in service(app, 2, namespace=namespace).instances
+    ]
+    by_key = {one.service: [each for each in members if each.service == one.service] for one in members}
+    services = [Service.from_instances(own, made) for own, made in by_key.items()]
+    snapshot = structs.replace(mesh(services, workloads=(workload("own"),)), security=SecurityRules(rules))
+    endpoints = Planner().plan(snapshot, OPTIONS).resources.of(ENDPOINT_TYPE)
+    modes = PeerModes.of(snapshot.settings, rules)
+    expected = {(one.address, modes.takes_tls(one, HTTP.number)) for one in members}
+    assert {found for resource in endpoints.values() for found in _called(resource.value)} == expected
+
+
+def _called(value: bytes) -> Iterator[tuple[str, bool]]:
+    """Yield the addresses of endpoints, and whether they are called by mutual TLS."""
+    for locality in endpoint_pb2.ClusterLoadAssignment.FromString(value).endpoints:
+        for one in locality.lb_endpoints:
+            yield one.endpoint.address.socket_address.address, bool(one.metadata.filter_metadata)
