@@ -33,6 +33,13 @@ class OutboundCapture(StrEnum):
     NONE = "none"
 
 
+class OnProxyFailure(StrEnum):
+    """What becomes of the mesh's ports and addresses while there is no Envoy: nothing passes, or what would without."""
+
+    CLOSED = "closed"
+    OPEN = "open"
+
+
 class Role(StrEnum):
     """What this host is in the mesh: one that runs services, or a gateway into it."""
 
@@ -41,7 +48,7 @@ class Role(StrEnum):
 
 
 class ConsulConfig(Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
-    """How to reach the local Consul agent."""
+    """How to reach the local Consul agent; files are absolute, or relative to the configuration folder."""
 
     address: str = "http://127.0.0.1:8500"
     token_file: str | None = None
@@ -91,6 +98,12 @@ class InterceptionConfig(Struct, frozen=True, rename="camel", forbid_unknown_fie
     exclude_outbound_cidrs: tuple[str, ...] = ()
     include_outbound_cidrs: tuple[str, ...] = ()
     """Destinations that `outbound: mesh` captures beside the virtual addresses (Istio's includeIPRanges)."""
+    include_outbound_ports: tuple[int, ...] = ()
+    """Destination ports that `outbound: mesh` captures beside them."""
+    include_users: tuple[str, ...] = ()
+    """The only Unix users (names or numbers) whose connections are captured; none named: all are."""
+    exclude_users: tuple[str, ...] = ()
+    on_proxy_failure: OnProxyFailure = OnProxyFailure.CLOSED
 
 
 class VipConfig(Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
@@ -211,7 +224,7 @@ def load_config(config_dir: Path, state_dir: Path, run_dir: Path) -> Config:
         run_dir=run_dir,
         node=file.node or socket.gethostname(),
         address=file.address,
-        consul=file.consul,
+        consul=_beside(file.consul, config_dir),
         ca=file.ca,
         proxy=file.proxy,
         interception=interception,
@@ -332,6 +345,12 @@ def _with_variables(file: _File, variables: Mapping[str, _Variable], problems: l
     return msgspec.structs.replace(
         file, vips=vips, interception=interception, address=address.value if address else file.address
     )
+
+
+def _beside(consul: ConsulConfig, folder: Path) -> ConsulConfig:
+    """Return the settings with the files' whole paths."""
+    files = {name: getattr(consul, name) for name in ("token_file", "ca_file", "cert_file", "key_file")}
+    return msgspec.structs.replace(consul, **{name: str(folder / path) for name, path in files.items() if path})
 
 
 def _leaving_alone(operator: OperatorConfig, interception: InterceptionConfig) -> InterceptionConfig:

@@ -109,8 +109,9 @@ def _vips(kind: type[IPv4Network] | type[IPv6Network]) -> Rule:
 
 def _interception(report: Report, path: str, interception: dict[str, Any]) -> None:
     mode = interception.get("outbound", "mesh")
-    if interception.get("includeOutboundCidrs") and mode != "mesh":
-        report.invalid(f"{path}.includeOutboundCidrs", f"goes with outbound: mesh only, not with {mode}")
+    for name in ("includeOutboundCidrs", "includeOutboundPorts"):
+        if interception.get(name) and mode != "mesh":
+            report.invalid(f"{path}.{name}", f"goes with outbound: mesh only, not with {mode}")
 
 
 def _operator_port(report: Report, path: str, value: Any) -> None:
@@ -157,6 +158,9 @@ _AGENT = message(
                 "outbound": one_of("mesh", "all", "none"),
                 "inbound": boolean,
                 **_fields(("inboundPorts", "excludeInboundPorts", "excludeOutboundPorts"), _PORTS),
+                "includeOutboundPorts": _PORTS,
+                **_fields(("includeUsers", "excludeUsers"), listing(text(words.unix_user))),
+                "onProxyFailure": one_of("closed", "open"),
                 **_fields(("excludeOutboundCidrs", "includeOutboundCidrs"), listing(text(_cidr))),
             },
             also=_interception,

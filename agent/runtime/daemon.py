@@ -23,8 +23,9 @@ CONSUL_PATIENCE_SECONDS = 2.0
 
 
 async def run_daemon(config: Config) -> None:
-    """Run the agent until SIGTERM or SIGINT, then stop gracefully; SIGHUP reads services.d and log levels again.
+    """Run the agent until SIGTERM or SIGINT, then stop gracefully.
 
+    SIGHUP reads services.d, and of agent.yaml interception and log levels, again.
     After SIGUSR1 it ends alone, and leaves what stands to the agent that comes next: what the unit sends at a restart.
 
     Raises HostError if this host can't carry the agent, ConfigError if Consul's token or TLS files can't be used.
@@ -64,8 +65,10 @@ def _take_signals(agent: HostAgent, config: Config, stop: asyncio.Event) -> None
     levels, loop, tasks = Levels(config), asyncio.get_running_loop(), set[asyncio.Task[None]]()
 
     def reload() -> None:
+        level = levels.read_again()
+        agent.set_interception(levels.interception)
         agent.reload()
-        if (level := levels.read_again()) is not None:
+        if level is not None:
             tasks.add(task := asyncio.create_task(agent.set_envoy_log_level(level)))
             task.add_done_callback(tasks.discard)
 

@@ -8,8 +8,9 @@ import time
 from collections.abc import Coroutine, Mapping
 from functools import partial
 
+import msgspec
+
 from agent import __version__
-from agent.adapters.command import SystemRunner
 from agent.adapters.consul.catalog import Scope, watch_catalog
 from agent.adapters.consul.client import ConsulClient
 from agent.adapters.consul.generations import Generations
@@ -19,14 +20,12 @@ from agent.adapters.consul.status import StatusWriter
 from agent.adapters.consul.tickets import TicketBox
 from agent.adapters.consul.token_file import watch_token
 from agent.adapters.credentials import CredentialsRead, read_credentials, watch_credentials
-from agent.adapters.dns.hosts import HostsFile
 from agent.adapters.dns.vip_table import VipTable
-from agent.adapters.netfilter.interception import Interception
 from agent.adapters.proxy.admin import AdminClient
 from agent.adapters.proxy.log_follow import EnvoyLog
 from agent.adapters.proxy.supervisor import EnvoySupervisor
 from agent.adapters.xds.server import XdsServer
-from agent.config import Config
+from agent.config import Config, InterceptionConfig, OnProxyFailure
 from agent.errors import HostError, HostmeshError
 from agent.mesh.gateway import FileCredential, named_files
 from agent.mesh.routes import Fault
@@ -34,8 +33,8 @@ from agent.mesh.service import Identity, ServiceKey, Workload
 from agent.mesh.snapshot import Desired, MeshSnapshot, Vip
 from agent.mesh.status import NodeStatus, OperatorAccess, ProxyStatus
 from agent.runtime import garbage
+from agent.runtime.capture import data_path, guard
 from agent.runtime.certificates import trust_domain_faults
-from agent.runtime.datapath import DataPath
 from agent.runtime.decision_log import decision_log
 from agent.runtime.endpoint import Endpoint
 from agent.runtime.events import CredentialsChanged, FaultsChanged, WorkloadsChanged
@@ -97,6 +96,8 @@ class HostAgent:
         self.state.apply([FaultsChanged("disk", faults + vip_faults)])
         self._services = ServicesFolder(config, address)
         self._workloads: tuple[Workload, ...] = ()
+        self._served: tuple[Workload, ...] = ()
+        """As peers may call them."""
         self._proxied = True
         self._certified: frozenset[Identity] = frozenset()
         self._named_files: frozenset[FileCredential] = frozenset()
@@ -111,12 +112,7 @@ class HostAgent:
         self._envoy_log = EnvoyLog(options.log_file, options.folder / "log.read") if options.log_file else None
         self._decisions = decision_log(decision_log_file(config), options.folder / "decisions.read")
         self._supervisor = EnvoySupervisor(options, lambda _process: self._update_status())
-        self._data_path = DataPath(
-            self._xds,
-            HostsFile(config.state_dir / "dns"),
-            Interception(SystemRunner(), (config.vip_range_v4, config.vip_range_v6)),
-            self._post,
-        )
+        self._data_path = data_path(config, self._xds, self._post)
         numbers = Generations(config.state_dir / "registrations.json")
         self._registrar = Registrar(client, (), self._update_status, numbers)
         self._status_writer = StatusWriter(client, config.node, self._note_silence)
@@ -136,10 +132,18 @@ class HostAgent:
         workloads = tuple(served(workload, self._config) for workload in self._workloads)
         gateway = gateway_workload(self._config, self._address)
         self._workloads = (*gateway, *self._workloads)
-        self._post(WorkloadsChanged((*gateway, *workloads), faults))
+        self._served = (*gateway, *workloads)
+        self._post(WorkloadsChanged(self._served, faults))
         self._registrar.set_workloads(workloads)
         self._take_credentials(read_credentials(self._config.secrets_dir, self._named_files))
         self._identity.set_workloads(self._workloads)
+
+    def set_interception(self, interception: InterceptionConfig) -> None:
+        """Capture otherwise from the next reload() on."""
+        if interception != self._config.interception:
+            self._config = msgspec.structs.replace(self._config, interception=interception)
+            self._reconciler.set_options(plan_options(self._config))
+            self._data_path.opens_without_envoy = interception.on_proxy_failure is OnProxyFailure.OPEN
 
     async def set_envoy_log_level(self, level: str) -> None:
         """Have Envoy log from another level on."""
@@ -172,6 +176,7 @@ class HostAgent:
         addresses = ("0.0.0.0", "::") if has_ipv6() else ("0.0.0.0",)
         await self._endpoint.start(self._config.run_dir / "admin.sock", addresses)
         await self._xds.start()
+        await guard(self._data_path, self._config, self._served)
         await self._supervisor.start(bootstrap(bootstrap_options(self._config)))
 
     async def _run_parts(self, stop: asyncio.Event) -> None:
@@ -367,4 +372,5 @@ class HostAgent:
 
     def _counters(self) -> Counters:
         sent = tuple(sorted(self._xds.state.resources_sent.items()))
-        return Counters(self._reconciler.rounds, self._reconciler.last_round_seconds, sent)
+        reconciler = self._reconciler
+        return Counters(reconciler.rounds, reconciler.last_round_seconds, sent, self._data_path.repairs)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from ipaddress import ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 
 from agent.adapters.dns.upstreams import read_upstreams
 from agent.adapters.proxy.options import ProxyOptions
-from agent.config import Config
+from agent.config import Config, OnProxyFailure
 from agent.runtime.host_identity import peer_log
+from agent.runtime.unix_users import uid_of
 from agent.translate.bootstrap import BootstrapOptions
-from agent.translate.netfilter import NetfilterOptions, OutboundMode
+from agent.translate.netfilter import CALLERS_V6, NetfilterOptions, OutboundMode
 from agent.translate.options import KeySetSockets, PlanOptions
 
 _NO_IPV6 = "/proc/sys/net/ipv6/conf/all/disable_ipv6"
@@ -19,20 +20,9 @@ _NO_IPV6 = "/proc/sys/net/ipv6/conf/all/disable_ipv6"
 
 def plan_options(config: Config) -> PlanOptions:
     """Return what the plan must know of this host."""
-    interception = config.interception
     return PlanOptions(
-        interception=NetfilterOptions(
-            proxy_uid=os.getuid(),
-            service_cidr_v4=config.vip_range_v4,
-            service_cidr_v6=config.vip_range_v6,
-            inbound_ports=interception.inbound_ports or (),
-            outbound=OutboundMode(interception.outbound.value),
-            included_cidrs=tuple(ip_network(cidr) for cidr in interception.include_outbound_cidrs),
-            excluded_cidrs=tuple(ip_network(cidr) for cidr in interception.exclude_outbound_cidrs),
-            excluded_outbound_ports=interception.exclude_outbound_ports,
-            excluded_inbound_ports=interception.exclude_inbound_ports,
-        ),
-        capture_inbound=interception.inbound,
+        interception=netfilter_options(config, os.getuid()),
+        capture_inbound=config.interception.inbound,
         intercepted=config.gateway_labels is None,
         gateway=config.gateway_labels,
         ipv6=has_ipv6(),
@@ -41,6 +31,35 @@ def plan_options(config: Config) -> PlanOptions:
         peer_log=str(peer_log(config)),
         dns_upstreams=config.dns.upstreams or read_upstreams(),
     )
+
+
+def netfilter_options(config: Config, proxy_uid: int) -> NetfilterOptions:
+    """Return how this host captures, whose Envoy runs as that user; users that don't exist here can't call."""
+    interception = config.interception
+    return NetfilterOptions(
+        proxy_uid=proxy_uid,
+        service_cidr_v4=config.vip_range_v4,
+        service_cidr_v6=config.vip_range_v6,
+        inbound_ports=interception.inbound_ports or (),
+        outbound=OutboundMode(interception.outbound.value),
+        included_cidrs=tuple(ip_network(cidr) for cidr in interception.include_outbound_cidrs),
+        excluded_cidrs=tuple(ip_network(cidr) for cidr in interception.exclude_outbound_cidrs),
+        included_outbound_ports=interception.include_outbound_ports,
+        excluded_outbound_ports=interception.exclude_outbound_ports,
+        excluded_inbound_ports=interception.exclude_inbound_ports,
+        excluded_uids=_uids(interception.exclude_users),
+        included_uids=_uids(interception.include_users),
+        closed=interception.on_proxy_failure is OnProxyFailure.CLOSED,
+    )
+
+
+def _uids(users: tuple[str, ...]) -> tuple[int, ...]:
+    return tuple(uid for user in users if (uid := uid_of(user)) is not None)
+
+
+def service_ranges(config: Config) -> tuple[IPv4Network | IPv6Network, ...]:
+    """Return the ranges for which this host needs a route of its own, so that Envoy is reached, and answers."""
+    return (config.vip_range_v4, config.vip_range_v6, CALLERS_V6)
 
 
 def proxy_options(config: Config) -> ProxyOptions:

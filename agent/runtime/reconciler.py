@@ -64,6 +64,10 @@ class Reconciler:
         self._planner = Planner()
         self._budget = Budget()
 
+    def set_options(self, options: PlanOptions) -> None:
+        """Plan otherwise from the next round on."""
+        self._options = options
+
     async def run(self) -> None:
         """Work until cancelled."""
         while True:

@@ -53,7 +53,9 @@ class PlanOptions(Struct, frozen=True):
         capture = self.interception
         return capture is not None and (
             capture.outbound is OutboundMode.ALL
-            or (capture.outbound is OutboundMode.MESH and bool(capture.included_cidrs))
+            or (
+                capture.outbound is OutboundMode.MESH and bool(capture.included_cidrs + capture.included_outbound_ports)
+            )
         )
 
     @property

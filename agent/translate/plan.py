@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from msgspec import structs
-
 from agent.flow.stage import Flow, Gathered, Node, Source, Stage
 from agent.flow.views import Tabled, Tally
 from agent.mesh import names
@@ -19,8 +17,9 @@ from agent.mesh.snapshot import Desired, MeshSnapshot
 from agent.translate.asked import AskedServers, asked_servers
 from agent.translate.dns import HostsFile
 from agent.translate.facts import ServiceSubset
+from agent.translate.host_rules import host_ruleset
 from agent.translate.inbound import inbound_resources
-from agent.translate.netfilter import NetfilterText, ruleset
+from agent.translate.netfilter import NetfilterText
 from agent.translate.options import PlanOptions
 from agent.translate.outside import policy_faults
 from agent.translate.peer_log import with_peer_log
@@ -144,8 +143,4 @@ class _Plan:
         interception = self.options.interception
         if interception is None:
             return NetfilterText("", "")
-        if self.options.capture_inbound and not interception.inbound_ports:
-            proxied = (workload for workload in self._inputs.workloads.get() if workload.proxied)
-            numbers = {port.number for workload in proxied for port in workload.ports}
-            interception = structs.replace(interception, inbound_ports=tuple(sorted(numbers)))
-        return ruleset(interception)
+        return host_ruleset(interception, self._inputs.workloads.get(), self.options.capture_inbound)

@@ -9,6 +9,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator
 from functools import partial
@@ -31,6 +32,7 @@ from tests.integration.meshlab import (
     envoy_admin,
     hostmesh,
     load,
+    metric_lines,
     node_status,
     sent_resources,
     wait_settled,
@@ -114,13 +116,27 @@ def test_the_outbound_traffic_policy_changes_live(lab: Lab) -> None:
 
 
 def test_names_and_rules_that_another_program_took_away_come_back(lab: Lab) -> None:
+    """Within 5 s; a fault tells it for a while, the metric for ever."""
     client = lab["client"]
     wait_for(lambda: call(lab, DETAILS) == "200", "details answers")
+    before = repairs(client)
+    flushed = time.monotonic()
     for flush in ("iptables", "ip6tables"):
         client.exec(flush, "-w", "-t", "nat", "-F")
     client.path("var/dns/hostmesh").write_text("")
-    wait_for(lambda: call(lab, DETAILS) == "000", "nothing is reached")
-    wait_for(lambda: call(lab, DETAILS) == "200", "all is repaired", 30)
+    wait_for(lambda: repairs(client) > before, "all is repaired", 30)
+    assert time.monotonic() - flushed < 5
+    wait_for(lambda: call(lab, DETAILS) == "200", "details answers again")
+    assert any("another program had changed it" in fault.reason for fault in node_status(client).faults)
+    for save in ("iptables-save", "ip6tables-save"):
+        assert "REDIRECT" in client.exec(save).stdout
+    wait_for(lambda: not node_status(client).faults, "no fault is left", 40)
+
+
+def repairs(host: Host) -> float:
+    """Return how often a host's agent has put back what others had changed."""
+    (line,) = metric_lines(host, "hostmesh_interception_repairs_total")
+    return float(line.split()[1])
 
 
 def test_a_restarted_agent_adopts_and_one_that_runs_envoy_otherwise_replaces_it(lab: Lab) -> None:
