@@ -14,6 +14,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from agent.adapters.dns.hosts import HostsFile
 from agent.mesh.service import ServiceKey
@@ -24,17 +25,33 @@ from tests.integration.dnsquery import Answer, ask
 from tests.integration.netns import Host, lan
 from tests.waiting import wait_for
 
+UPSTREAMS_OWN = ("--bind-interfaces", "--no-resolv", "--no-hosts", "--address=/example/93.184.216.34", "--local=/test/")
 V4, V6 = IPv4Network("240.240.0.0/16"), IPv6Network("fdf0:240:240::/112")
 REVIEWS, RATINGS, LATE = (ServiceKey("default", name) for name in ("reviews", "ratings", "late"))
 VIPS = allocate({}, (REVIEWS, RATINGS, LATE), V4, V6)
 CONSUL = {
     "node_name": "lab",
     "dns_config": {"soa": {"min_ttl": 600}},  # so that dnsmasq keeps the names that don't exist
+    "recursors": ["127.0.0.1"],  # Consul asks the host's own dnsmasq, which asks Consul: it must not go round
     "services": [
         {"name": name, "id": name, "address": address, "port": 9080, "tags": ["v1"]}
-        for name, address in (("reviews", "10.0.0.5"), ("billing", "10.0.0.6"))
+        for name, address in (("reviews", "10.0.0.5"), ("billing", "10.0.0.6"), ("shop", "shop.example"))
     ],
 }
+UPSTREAM = "127.0.0.9"
+OPERATORS = f"""
+# An operator's own drop-in, from before there was a mesh.
+no-resolv
+bind-interfaces
+listen-address=127.0.0.1
+server={UPSTREAM}
+server=/consul/127.0.0.1#8600
+rev-server=10.0.0.0/8,127.0.0.1#8600
+domain-needed
+bogus-priv
+stop-dns-rebind
+cache-size=1000
+"""
 
 
 @dataclass(frozen=True)
@@ -44,6 +61,8 @@ class NameServer:
     host: Host
     hosts: HostsFile
     consul_pid: int
+    upstream_pid: int
+    log: Path
 
     def write(self, *services: ServiceKey) -> None:
         """Put the names of these services on the host."""
@@ -54,18 +73,27 @@ class NameServer:
         return ask(self.host, (name, kind), timeout=timeout)[0]
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[NameServer]:
+@pytest.fixture(scope="module", params=["dnsmasq of its own", "an operator's dnsmasq"])
+def server(request: pytest.FixtureRequest) -> Iterator[NameServer]:
     with lan("host") as hosts, tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         folder.chmod(0o755)  # dnsmasq reads as its own user
         host = hosts["host"]
         hosts_file = HostsFile(folder / "dns")
         hosts_file.prepare()
-        options = DnsmasqOptions(hosts_dir=str(folder / "dns"), listen=("127.0.0.1",))
-        (folder / "dnsmasq.conf").write_text(dnsmasq_conf(options))
-        with running_consul(host, folder) as pid, running_dnsmasq(host, folder):
-            yield NameServer(host, hosts_file, pid)
+        (folder / "conf").mkdir()
+        options = DnsmasqOptions(hosts_dir=str(folder / "dns"))
+        if request.param == "an operator's dnsmasq":
+            (folder / "conf/consul.conf").write_text(OPERATORS)
+        else:
+            options = replace(options, listen=("127.0.0.1",), upstreams=(UPSTREAM,))
+        (folder / "conf/hostmesh.conf").write_text(dnsmasq_conf(options))
+        with (
+            running_dnsmasq(host, folder, f"--listen-address={UPSTREAM}", *UPSTREAMS_OWN, name="upstream") as upstream,
+            running_dnsmasq(host, folder, f"--conf-dir={folder}/conf", "--log-queries", name="dnsmasq"),
+            running_consul(host, folder) as consul,
+        ):
+            yield NameServer(host, hosts_file, consul, upstream, folder / "dnsmasq.log")
 
 
 @contextmanager
@@ -80,20 +108,28 @@ def running_consul(host: Host, folder: Path) -> Iterator[int]:
 
 
 @contextmanager
-def running_dnsmasq(host: Host, folder: Path) -> Iterator[None]:
-    arguments = ("--keep-in-foreground", "--log-facility=-", "--pid-file=", f"--conf-file={folder}/dnsmasq.conf")
-    with (folder / "dnsmasq.log").open("wb") as log, host.running("dnsmasq", *arguments, stdout=log, stderr=log):
-        wait_for(lambda: "127.0.0.1:53" in host.run("ss", "-Hlun").stdout)
-        yield
+def running_dnsmasq(host: Host, folder: Path, *arguments: str, name: str) -> Iterator[int]:
+    """Run dnsmasq with these arguments until the end of the block; its pid."""
+    usual = ("--keep-in-foreground", "--log-facility=-", "--pid-file=", "--conf-file=/dev/null")
+    with (
+        (folder / f"{name}.log").open("wb") as log,
+        host.running("dnsmasq", *usual, *arguments, stdout=log, stderr=log) as process,
+    ):
+        address = UPSTREAM if name == "upstream" else "127.0.0.1"
+        wait_for(lambda: f"{address}:53" in host.run("ss", "-Hlun").stdout, (folder / f"{name}.log").read_text())
+        yield process.pid
 
 
 @contextmanager
-def hanging_consul(server: NameServer) -> Iterator[None]:
-    os.kill(server.consul_pid, signal.SIGSTOP)
+def hanging(*pids: int) -> Iterator[None]:
+    """Stop processes for the length of the block: their ports are there, and nothing answers."""
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
     try:
         yield
     finally:
-        os.kill(server.consul_pid, signal.SIGCONT)
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
 
 
 def addresses(key: ServiceKey) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -129,7 +165,7 @@ def test_a_name_that_did_not_exist_before(server: NameServer) -> None:
     server.write(RATINGS)
     for kind in ("A", "AAAA"):
         assert server.ask("late.service.consul", kind).code == 3
-    with hanging_consul(server):
+    with hanging(server.consul_pid):
         assert server.ask("late.service.consul").code == 3, "it is cached"
     server.write(RATINGS, LATE)
     v4, v6 = addresses(LATE)
@@ -148,15 +184,32 @@ def test_everything_else_under_consul_is_consuls(server: NameServer) -> None:
     assert server.ask("billing.service.consul").values == ("10.0.0.6",)
     assert server.ask("lab.node.consul").values == ("127.0.0.1",)
     assert server.ask("nothing.service.consul").code == 3
-    assert server.ask("outside.example").code in (3, 5), "no upstream: refused or no such name, but an answer"
+    assert server.ask("reviews.service.dc2.consul").code in (2, 3), "Consul knows no such datacenter, and says so"
+    assert server.ask("outside.example").values == ("93.184.216.34",)
+    assert server.ask("shop.service.consul").values == ("93.184.216.34",), "Consul asks for the name that it has"
+    assert server.ask("nothing.test").code == 3
 
 
-def test_mesh_names_are_answered_while_consul_hangs(server: NameServer) -> None:
+def test_no_question_goes_round(server: NameServer) -> None:
+    """Consul's recursor is the host's dnsmasq, whose server for .consul is Consul."""
+    server.write(REVIEWS)
+    before = server.log.read_text().count("query[")
+    asked = ("reviews", "unknown", "unknown.default", "unknown.service.consul", "unknown.consul", "shop.service.consul")
+    for name in asked:
+        for kind in ("A", "AAAA", "SRV"):
+            server.ask(name, kind)
+    # Each once by us, and what Consul asks for an address that is a name, itself.
+    assert server.log.read_text().count("query[") - before <= 2 * 3 * len(asked)
+
+
+def test_mesh_names_are_answered_while_consul_and_the_upstream_hang(server: NameServer) -> None:
+    """No agent runs here at all, so it is as if it were dead."""
     server.write(REVIEWS)
     wait_for(lambda: server.ask("reviews.service.consul").values == addresses(REVIEWS)[0], timeout=2)
-    with hanging_consul(server):
+    with hanging(server.consul_pid, server.upstream_pid):
         assert server.ask("other.service.consul", timeout=0.3).code == -1, "Consul does hang"
-        for name in ("reviews", "reviews.service.consul", "reviews.default.svc.cluster.local"):
+        assert server.ask("other.example", timeout=0.3).code == -1, "the upstream does hang"
+        for name in ("reviews", "reviews.default", "reviews.service.consul", "reviews.default.svc.cluster.local"):
             for kind, values in zip(("A", "AAAA"), addresses(REVIEWS), strict=True):
                 answer = server.ask(name, kind)
                 assert answer.values == values
