@@ -65,11 +65,13 @@ class Kind(Struct, frozen=True):
         return self.key + "s"
 
 
-_MIXER_KINDS = """
-adapter apikey attributemanifest authorization bypass checknothing circonus cloudwatch denier dogstatsd edge fluentd
-handler instance kubernetes kubernetesenv listchecker listentry logentry memquota metric noop opa prometheus quota
-rbac redisquota reportnothing rule servicecontrol servicecontrolreport signalfx solarwinds stackdriver statsd stdio
-template tracespan zipkin
+_CHECKING = "rule denier checknothing listchecker listentry memquota quota"
+"""Mixer's kinds that decide about requests."""
+_REPORTING = "metric logentry prometheus stdio fluentd statsd attributemanifest"
+_OTHERS_OF_MIXER = """
+adapter apikey authorization bypass circonus cloudwatch dogstatsd edge handler instance kubernetes kubernetesenv noop
+opa rbac redisquota reportnothing servicecontrol servicecontrolreport signalfx solarwinds stackdriver template
+tracespan zipkin
 """
 
 KINDS: tuple[Kind, ...] = (
@@ -105,7 +107,8 @@ KINDS: tuple[Kind, ...] = (
     Kind("HTTPAPISpecBinding", CONFIG),
     Kind("EndUserAuthenticationPolicySpec", CONFIG),
     Kind("EndUserAuthenticationPolicySpecBinding", CONFIG),
-    *(Kind(name, CONFIG, verbatim=True) for name in _MIXER_KINDS.split()),
+    *(Kind(name, CONFIG) for name in (*_CHECKING.split(), *_REPORTING.split())),
+    *(Kind(name, CONFIG, verbatim=True) for name in _OTHERS_OF_MIXER.split()),
 )
 """Every kind, the supported ones included."""
 

@@ -16,6 +16,7 @@ _MAPS = frozenset(
         *("labels", "sourceLabels", "matchLabels", "selector", "annotations", "properties", "environmentVariables"),
         *("headers", "withoutHeaders", "queryParams", "appendHeaders", "set", "add", "clause"),
         *("to", "ports", "customTags", "tagOverrides"),
+        *("dimensions", "monitoredResourceDimensions", "variables", "severityLevels", "metrics", "attributes"),
     }
 )
 """Fields whose keys are the operator's own words."""

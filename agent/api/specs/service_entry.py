@@ -68,7 +68,8 @@ def _unsupported_dynamic(report: Report, path: str, spec: dict[str, Any]) -> Non
         report.unsupported(child(path, "workloadSelector"), "does nothing with DYNAMIC_DNS (remove it)")
     for index, port in enumerate(spec.get("ports") or ()):
         place = f"{child(path, 'ports')}[{index}]"
-        if port["protocol"].lower() not in TLS_PROTOCOLS and port.get("targetPort") not in (None, 0, port["number"]):
+        protocol = (port.get("protocol") or "").lower()
+        if protocol not in TLS_PROTOCOLS and port.get("targetPort") not in (None, 0, port["number"]):
             report.unsupported(place, "targetPort with DYNAMIC_DNS: requests go to the port that their Host says")
 
 

@@ -1,0 +1,155 @@
+"""Mixer's rule, what it checks with, and what it checks: denier, listchecker and memquota with their templates.
+
+Names are `NAME.KIND.NAMESPACE`; without a namespace they mean the rule's own. Whether there is such an object is not
+the document's fault: objects come in any order.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import urlsplit
+
+from msgspec import Struct
+
+from agent.api.checks.durations import duration, duration_or_zero
+from agent.api.checks.expressions import expression
+from agent.api.checks.schema import (
+    UNSUPPORTED,
+    Check,
+    Report,
+    boolean,
+    integer,
+    listing,
+    mapping,
+    message,
+    one_of,
+    text,
+)
+from agent.api.problem import nearest, one_line
+from agent.api.yaml_text import child
+from agent.mesh.expressions.tree import Type
+
+TEMPLATES = {
+    "denier": ("checknothing", "listentry", "quota"),
+    "listchecker": ("listentry",),
+    "memquota": ("quota",),
+    "prometheus": ("metric",),
+    "statsd": ("metric",),
+    "stdio": ("logentry", "metric"),
+    "fluentd": ("logentry",),
+}
+"""Kind of a handler → the kinds of instances that it takes."""
+CHECKING = ("denier", "listchecker", "memquota")
+"""Handlers that decide about requests; the others report."""
+INSTANCES = tuple(dict.fromkeys(kind for kinds in TEMPLATES.values() for kind in kinds))
+"""Kinds of instances."""
+_MAX_CODE = 16
+"""The largest code of google.rpc.Code."""
+
+
+class Name(Struct, frozen=True):
+    """A reference of a rule to a handler or an instance."""
+
+    name: str
+    kind: str
+    namespace: str
+
+
+def read_name(value: str, namespace: str) -> Name | None:
+    """Read `NAME.KIND` or `NAME.KIND.NAMESPACE`; None if it is neither."""
+    parts = value.split(".")
+    if len(parts) not in (2, 3) or not all(parts):
+        return None
+    return Name(parts[0], parts[1], parts[2] if len(parts) == 3 else namespace)
+
+
+def _is_name(value: str) -> str | None:
+    if read_name(value, "") is None:
+        return f'"{one_line(value, 80)}" is not a name as rules write it (NAME.KIND or NAME.KIND.NAMESPACE)'
+    return None
+
+
+def _action(report: Report, path: str, action: dict[str, Any]) -> None:
+    handler = read_name(action["handler"], report.namespace)
+    assert handler is not None
+    takes = TEMPLATES.get(handler.kind)
+    if takes is None:
+        near = nearest(handler.kind, TEMPLATES)
+        known = near or f" (known: {', '.join(TEMPLATES)})"
+        report.unsupported(path, f"no handler of the kind {one_line(handler.kind, 40)} here{known}")
+        return
+    for index, instance in enumerate(action["instances"]):
+        named = read_name(instance, report.namespace)
+        assert named is not None
+        place = f"{child(path, 'instances')}[{index}]"
+        if named.kind not in takes:
+            report.invalid(place, f"a {handler.kind} takes {' or '.join(takes)}, not {one_line(named.kind, 40)}")
+    if handler.kind not in CHECKING:
+        report.unsupported(path, f"the handler {handler.kind} is known, but not supported yet")
+
+
+_ACTION = message(
+    {"handler": text(_is_name), "instances": listing(text(_is_name), at_least=1)},
+    required=("handler", "instances"),
+    also=_action,
+)
+RULE: Check = message(
+    {"match": expression(Type.BOOL, empty=True), "actions": listing(_ACTION, at_least=1)},
+    required=("actions",),
+)
+
+_STATUS = message({"code": integer(0, _MAX_CODE), "message": text(empty=True), "details": UNSUPPORTED})
+DENIER: Check = message(
+    {"status": _STATUS, "validDuration": text(duration_or_zero), "validUseCount": integer(0, 2**31 - 1)}
+)
+CHECK_NOTHING: Check = message({})
+
+
+def _url(value: str) -> str | None:
+    try:
+        parts = urlsplit(value)
+        usable = parts.scheme in ("http", "https", "file") and bool(parts.hostname or parts.scheme == "file")
+    except ValueError:
+        usable = False
+    return None if usable else f'"{one_line(value, 80)}" is not an address that a list can be fetched from (http://…)'
+
+
+def _list_checker(report: Report, path: str, spec: dict[str, Any]) -> None:
+    if spec.get("providerUrl", "").startswith("file:"):
+        report.unsupported(child(path, "providerUrl"), "a file of Mixer's own machine (write its lines into overrides)")
+
+
+LIST_CHECKER: Check = message(
+    {
+        "providerUrl": text(_url, empty=True),
+        "refreshInterval": text(duration),
+        "ttl": text(duration),
+        "cachingInterval": text(duration_or_zero),
+        "cachingUseCount": integer(0, 2**31 - 1),
+        "overrides": listing(text(empty=True), at_most=100_000),
+        "entryType": one_of("STRINGS", "CASE_INSENSITIVE_STRINGS", "IP_ADDRESSES", "REGEX"),
+        "blacklist": boolean,
+    },
+    also=_list_checker,
+)
+LIST_ENTRY: Check = message({"value": expression()}, required=("value",))
+
+
+_LIMIT = {"maxAmount": integer(0, 2**63 - 1), "validDuration": text(duration)}
+
+
+def _valid_for(report: Report, path: str, limit: dict[str, Any]) -> None:
+    if "validDuration" not in limit:
+        report.invalid(child(path, "validDuration"), "is missing (the time that maxAmount is for, such as 1s)")
+
+
+_OVERRIDE = message(
+    {"dimensions": mapping(text(empty=True), at_least=1), **_LIMIT}, required=("dimensions",), also=_valid_for
+)
+_QUOTA = message(
+    {"name": text(_is_name), **_LIMIT, "overrides": listing(_OVERRIDE)}, required=("name",), also=_valid_for
+)
+MEM_QUOTA: Check = message(
+    {"quotas": listing(_QUOTA, at_least=1), "minDeduplicationDuration": text(duration)}, required=("quotas",)
+)
+QUOTA: Check = message({"dimensions": mapping(expression())})
