@@ -51,6 +51,8 @@ WHO = [
     ("trustDomains: ['*.other']", []),
     ("ipBlocks: [127.0.0.0/8]", [REVIEWS, OTHER, PLAIN]),
     ("ipBlocks: [10.1.2.3]", []),
+    ("notRemoteIpBlocks: [127.0.0.0/8]", []),
+    ("remoteIpBlocks: ['::/0', 127.0.0.0/8]", [REVIEWS, OTHER, PLAIN]),
     ("notIpBlocks: [127.0.0.0/8]", []),
     ("namespaces: [default], notPrincipals: ['*/sa/bookinfo-reviews']", []),
 ]
@@ -95,6 +97,19 @@ WHAT: dict[str, tuple[str, str, dict[str, str], int]] = {
     "hosts: [RATINGS]": ("/host", "GET", {}, 200),
     "hosts: ['*.example.com']": ("/host", "GET", {}, 403),
     "notHosts: [ratings]": ("/host", "GET", {}, 403),
+    "hosts: ['rat*']": ("/host", "GET", {}, 200),
+    "hosts: ['*']": ("/host", "GET", {}, 200),
+    "methods: ['GE*']": ("/any", "GET", {}, 200),
+    "paths: ['*']": ("/", "GET", {}, 200),
+    "paths: ['/start*'], notPaths: ['/started']": ("/started", "GET", {}, 403),
+    "paths: ['/start*'], notPaths: ['/starts']": ("/started", "GET", {}, 200),
+    "paths: [/Exact]": ("/exact", "GET", {}, 403),
+    "paths: ['/{*}/c']": ("//c", "GET", {}, 403),
+    "paths: [/a%2Fb]": ("/a%2Fb", "GET", {}, 200),
+    "paths: [/a/b]": ("/a%2Fb", "GET", {}, 403),
+    "notPaths: ['*/admin']": ("/x/../admin", "GET", {}, 403),
+    "ports: ['1'], paths: ['/*']": ("/any", "GET", {}, 403),
+    "notPorts: ['1']": ("/any", "GET", {}, 200),
 }
 
 
@@ -115,6 +130,14 @@ def conditions(host: Guarded) -> list[tuple[str, str, bool]]:
         ("request.experimental.inline.headers[x-token]", "[use]", False),
         ("source.ip", "[127.0.0.0/8]", True),
         ("remote.ip", "[10.9.9.9]", False),
+        ("remote.ip", "[10.8.8.0/24]", True),
+        ("request.headers[X-Token]", "['*user']", True),
+        ("request.headers[x-token]", "['*']", True),
+        ("request.headers[:method]", "[GET]", True),
+        ("request.auth.principal", "['*']", False),
+        ("source.namespace", "['*']", True),
+        ("source.principal", "['*/sa/cart']", False),
+        ("source.ip", "[10.8.8.0/24]", False),
         ("source.namespace", "[default]", True),
         ("source.principal", "['mesh.test/ns/default/sa/bookinfo-reviews']", True),
         ("source.serviceAccount", "[default/bookinfo-reviews]", True),
@@ -140,11 +163,79 @@ def test_conditions(host: Guarded) -> None:
     )
     with host.serving(rules):
         for number, (key, values, holds) in enumerate(said):
-            assert (host.status(f"/{number}/values", x_token="admin,user") == 200) is holds, (key, values)
-            assert (host.status(f"/{number}/notValues", x_token="admin,user") == 200) is not holds, ("not", key, values)
+            sent = {"x_token": "admin,user", "x_forwarded_for": "10.8.8.8"}
+            assert (host.status(f"/{number}/values", **sent) == 200) is holds, (key, values)
+            assert (host.status(f"/{number}/notValues", **sent) == 200) is not holds, ("not", key, values)
+
+
+def test_conditions_of_connections(host: Guarded) -> None:
+    """Allowed by what holds of a connection of REVIEWS, with `ratings.default` as its server name."""
+    held = [
+        ("source.principal", "['*/sa/bookinfo-reviews']"),
+        ("source.namespace", "[default]"),
+        ("source.serviceAccount", "[default/bookinfo-reviews]"),
+        ("source.trustDomain", "['mesh*']"),
+        ("source.ip", "[127.0.0.1/8]"),
+        ("remote.ip", "[127.0.0.1/8]"),
+        ("destination.ip", f"[{host.server}]"),
+        ("destination.port", f"['{host.tcp_port}']"),
+        ("connection.sni", "['*.default']"),
+    ]
+    every = ", ".join(f"{{key: {key}, values: {values}}}" for key, values in held)
+    with host.serving(policy(f"[{{when: [{every}]}}]")):
+        assert host.greets(REVIEWS)
+        assert not host.greets(OTHER)
+    either = ", ".join(f"{{when: [{{key: {key}, notValues: {values}}}]}}" for key, values in held)
+    with host.serving(policy(f"[{either}]", "DENY")):
+        assert host.greets(REVIEWS)
+        assert not host.greets(OTHER)
+    with host.serving(policy("[{when: [{key: 'request.headers[x]', notValues: [y]}]}]")):
+        assert not host.greets(REVIEWS), "a connection has no headers"
+
+
+def test_what_another_filter_has_noted(host: Guarded) -> None:
+    key = "experimental.envoy.filters.http.rbac[dry_run_deny_shadow_engine_result]"
+    rules = policy(operation("paths: [/tried]"), "DENY", "tried", meta=DRY)
+    rules += policy(f"[{{when: [{{key: '{key}', values: ['den*']}}]}}]", "DENY", "really")
+    with host.serving(rules):
+        assert [host.status(path) for path in ("/tried", "/other")] == [403, 200]
+
+
+def test_another_root_namespace(host: Guarded) -> None:
+    denied = policy(operation("paths: [/no]"), "DENY", "a", meta="namespace: mesh-root")
+    denied += policy(operation("paths: [/yes]"), "DENY", "b", meta="namespace: istio-system")
+    strict = "---\napiVersion: security.istio.io/v1\nkind: PeerAuthentication\n"
+    strict += "metadata: {name: strict, namespace: mesh-root}\nspec: {mtls: {mode: STRICT}}\n"
+    with host.serving(denied):
+        assert [host.status(path) for path in ("/no", "/yes")] == [200, 403]
+    host.settings = ", rootNamespace: mesh-root"
+    try:
+        with host.serving(denied + strict):
+            assert [host.status(path) for path in ("/no", "/yes")] == [403, 200]
+            assert host.status("/yes", PLAIN) == 0
+    finally:
+        host.settings = ""
+
+
+def test_a_principal_of_the_mesh_is_one_of_its_aliases_too(host: Guarded) -> None:
+    foreign = host.certificates(REVIEWS, "old.test")
+    host.settings = ", trustDomainAliases: [old.test]"
+    try:
+        for said, expected in (
+            ("principals: [mesh.test/ns/default/sa/bookinfo-reviews]", [200, 200]),
+            ("principals: [old.test/ns/default/sa/bookinfo-reviews]", [200, 200]),
+            ("principals: ['*mesh.test/ns/default/sa/bookinfo-reviews']", [200, 403]),
+            ("trustDomains: [old.test]", [403, 200]),
+            ("namespaces: [default]", [200, 200]),
+        ):
+            with host.serving(policy(source(said))):
+                assert [host.status("/", caller) for caller in (REVIEWS, foreign)] == expected, said
+    finally:
+        host.settings = ""
 
 
 ALL, NOTHING = "[{}]", "[]"
+DRY = "namespace: default, annotations: {istio.io/dry-run: 'true'}"
 
 
 @pytest.mark.parametrize(
@@ -159,6 +250,11 @@ ALL, NOTHING = "[{}]", "[]"
         (policy(operation("methods: [GET]"), "DENY"), 403, False),
         (policy(operation("methods: [POST]"), "DENY"), 200, False),
         (policy(operation("methods: [GET]")), 200, False),
+        (policy("[{to: [{operation: {methods: [GET]}}, {operation: {notPorts: ['1']}}]}]"), 200, False),
+        (policy("[{to: [{operation: {methods: [GET]}}]}, {to: [{operation: {notPorts: ['1']}}]}]"), 200, True),
+        (policy("[{from: [{source: {notRequestPrincipals: ['*']}}]}]", "DENY"), 403, False),
+        (policy("[{from: [{source: {requestPrincipals: ['*']}}]}]", "DENY"), 200, False),
+        (policy("[{from: [{source: {notPrincipals: ['*']}}]}]", "DENY"), 200, True),
         (policy(operation("methods: [GET], ports: ['1']"), "DENY"), 200, True),
         (policy(NOTHING, meta="namespace: shop"), 200, True),
         (policy(NOTHING, meta="namespace: istio-system"), 403, False),
@@ -172,9 +268,6 @@ def test_actions_and_targets(host: Guarded, rules: str, requests: int, connects:
     with host.serving(rules):
         assert host.status() == requests
         assert host.greets() is connects
-
-
-DRY = "namespace: default, annotations: {istio.io/dry-run: 'true'}"
 
 
 def test_audit_and_dry_runs_refuse_nothing_and_tell(host: Guarded) -> None:

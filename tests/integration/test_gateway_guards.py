@@ -92,6 +92,10 @@ spec:
   rules:
   - from: [{{source: {{notRequestPrincipals: ["*"]}}}}]
     to: [{{operation: {{paths: ["/private*"], ports: ["{self.http}"]}}}}]
+  - from: [{{source: {{remoteIpBlocks: [10.9.9.9]}}}}]
+    to: [{{operation: {{paths: [/far], ports: ["{self.http}"]}}}}]
+  - from: [{{source: {{remoteIpBlocks: [127.0.0.0/8]}}}}]
+    to: [{{operation: {{paths: [/near], ports: ["{self.http}"]}}}}]
 ---
 apiVersion: security.istio.io/v1
 kind: AuthorizationPolicy
@@ -140,6 +144,8 @@ def test_tokens_policies_and_routes_by_claims(edge: Edge) -> None:
         assert client.get("x", "/public").name == "web"
         assert client.get("x", "/public", **{"@request.auth.claims.realm.Roles": "admin"}).status in (200, 400)
         assert client.get("x", "/private").status == 403
+        forged = {"x_forwarded_for": "10.9.9.9"}
+        assert [client.get("x", path, **forged).status for path in ("/far", "/near")] == [200, 403]
         assert client.get("x", "/public", authorization="Bearer x.y.z").status == 401
         assert greets(edge), "the policy is about another port"
         client.close()
