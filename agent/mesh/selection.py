@@ -1,56 +1,66 @@
 """Instances of mesh services as endpoints of hosts that rules declare: a ServiceEntry's workloadSelector. Pure.
 
-May never change a result: it remembers what it found in services that are still the same objects.
+May never change a result: it remembers what it found in services that have not changed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from msgspec import structs
 
+from agent.flow.table import Table, changed_keys
 from agent.mesh.service import Health, Instance, Outside, Service, ServiceKey, selects
 
 
 class Selection:
-    """Joins declared services with the instances that they select, again and again."""
+    """Joins declared services with the instances that they select, again and again: a change costs what it changes."""
 
     def __init__(self) -> None:
-        self._found: dict[tuple[ServiceKey, ServiceKey], tuple[Service, Service, tuple[Instance, ...]]] = {}
-        """(declared, selected from) → both services, and the endpoints."""
-        self._joined: dict[ServiceKey, Service] = {}
         self._declared: Mapping[ServiceKey, Service] = {}
-        self._selecting: list[Service] = []
+        self._services: Mapping[ServiceKey, Service] = {}
+        self._selected: dict[ServiceKey, dict[ServiceKey, tuple[Instance, ...]]] = {}
+        """Declared service with a selector → service that it selects from → endpoints."""
+        self._joined: Table[ServiceKey, Service] = Table()
 
     def join(
         self, declared: Mapping[ServiceKey, Service], services: Mapping[ServiceKey, Service]
     ) -> Mapping[ServiceKey, Service]:
         """Return the declared services, those with a selector with the instances that it selects."""
-        if declared is not self._declared:
-            self._selecting = [
-                service for service in declared.values() if service.outside and service.outside.selector is not None
-            ]
-            self._declared = declared
-        selecting = self._selecting
-        if not selecting:
-            self._found, self._joined = {}, {}
-            return declared
-        found = {}
-        joined = {}
-        for service in selecting:
-            endpoints: list[Instance] = []
-            for source in services.values():
-                place = (service.key, source.key)
-                known = self._found.get(place)
-                if known is None or known[0] is not service or known[1] is not source:
-                    known = service, source, tuple(_endpoints(service, source))
-                found[place] = known
-                endpoints += known[2]
-            made = _with(service, endpoints)
-            before = self._joined.get(service.key)
-            joined[service.key] = before if before == made else made
-        self._found, self._joined = found, joined
-        return {**declared, **joined}
+        others = changed_keys(self._declared, declared)
+        sources = changed_keys(self._services, services)
+        self._declared, self._services = declared, services
+        changes: dict[ServiceKey, Service | None] = {}
+        for key in others:
+            self._selected.pop(key, None)
+            changes[key] = service = declared.get(key)
+            if service and service.outside and service.outside.selector is not None:
+                self._selected[key] = {}
+                self._select(service, services)
+        if sources:
+            for key in self._selected.keys() - changes.keys():
+                if self._select(declared[key], sources):
+                    changes[key] = declared[key]
+        for key in self._selected.keys() & changes.keys():
+            made = _with(declared[key], [one for found in self._selected[key].values() for one in found])
+            before = self._joined.get(key)
+            changes[key] = before if before == made else made
+        self._joined = self._joined.with_changes(changes)
+        return self._joined
+
+    def _select(self, service: Service, sources: Iterable[ServiceKey]) -> bool:
+        """Look at these services again; return whether other instances are selected now."""
+        selected, changed = self._selected[service.key], False
+        for key in sources:
+            source = self._services.get(key)
+            found = tuple(_endpoints(service, source)) if source else ()
+            if found != selected.get(key, ()):
+                changed = True
+                if found:
+                    selected[key] = found
+                else:
+                    del selected[key]
+        return changed
 
 
 def _endpoints(service: Service, source: Service) -> list[Instance]:
