@@ -49,6 +49,7 @@ WHO = [
     ("notServiceAccounts: [shop/cart]", [REVIEWS, PLAIN]),
     ("trustDomains: [mesh.test]", [REVIEWS, OTHER]),
     ("trustDomains: ['*.other']", []),
+    ("notTrustDomains: [mesh.test]", [PLAIN]),
     ("ipBlocks: [127.0.0.0/8]", [REVIEWS, OTHER, PLAIN]),
     ("ipBlocks: [10.1.2.3]", []),
     ("notRemoteIpBlocks: [127.0.0.0/8]", []),

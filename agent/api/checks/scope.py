@@ -17,6 +17,13 @@ _TARGETS = {
     ("gateway.networking.k8s.io", "GatewayClass"),
 }
 
+_NO_GATEWAY = "there is no Gateway API here; a policy for gateway hosts selects their labels (istio: ingressgateway)"
+_NO_TARGET = {
+    "Gateway": _NO_GATEWAY,
+    "GatewayClass": _NO_GATEWAY,
+    "ServiceEntry": "nothing of ours stands before hosts outside; select the workloads that the entry selects",
+}
+
 
 def _no_wildcard(word: str) -> str | None:
     return f'"{one_line(word, 70)}" has a wildcard in it, which a selector cannot have' if "*" in word else None
@@ -41,9 +48,7 @@ def _target(report: Report, path: str, target: dict[str, Any]) -> None:
         allowed = ", ".join(sorted({kind for _, kind in _TARGETS}))
         report.invalid(path, f'"{one_line(f"{group}/{kind}", 70)}" cannot be a target (allowed: {allowed})')
     elif kind != "Service":
-        report.unsupported(
-            child(path, "kind"), f"{kind}: only a Service of the policy's namespace can be a target here"
-        )
+        report.unsupported(child(path, "kind"), f"{kind}: {_NO_TARGET[kind]}")
     elif target.get("sectionName"):
         report.unsupported(child(path, "sectionName"), "a policy is for all ports of a service (say destination.port)")
 
