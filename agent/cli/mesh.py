@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from agent.cli.command import Group, given_flags
+from agent.cli.node_leave import purge
 from agent.cli.output import output_option, print_records, to_json
 from agent.errors import UserError
 
@@ -72,3 +73,6 @@ def set_settings(ctx: click.Context, assignments: tuple[str, ...]) -> None:
         changes[name] = value
     revision = change_settings(resolve(given_flags(ctx)), changes)
     click.echo(f"Updated mesh settings {', '.join(changes)} to revision {revision}")
+
+
+mesh.add_command(purge)
