@@ -1,7 +1,8 @@
 """Whole systemd machines for end-to-end tests: a Debian 12 root tree by debootstrap, booted by systemd-nspawn.
 
-The tree is made once and kept under build/e2e; each machine writes to memory over it. Nothing of the host is changed:
-the machine has its own network namespace (made by the caller) and is not registered with any machine manager.
+The tree is made once and kept under build/e2e; each machine writes to a disk in memory over it, which can outlive the
+machine, for a reboot. Nothing of the host is changed: the machine has its own network namespace (made by the caller),
+the disk a mount namespace, and no machine manager knows of them.
 """
 
 from __future__ import annotations
@@ -79,25 +80,75 @@ class Machine:
         """Write a file in the machine."""
         self.run("sh", "-c", 'mkdir -p "$(dirname "$1")" && cat >"$1"', "write", path, stdin=text)
 
+    def power_off(self) -> None:
+        """Shut the machine down in order, as for a reboot, and wait until it is off."""
+        self.run("systemctl", "poweroff", "--no-block", check=False)
+        wait_for(lambda: not Path(f"/proc/{self.leader}").exists(), "the machine is off", timeout=120, interval=0.1)
+
     def journal(self, unit: str) -> str:
         """Return a unit's log, for messages."""
         return self.run("journalctl", "--no-pager", "-n", "60", "-u", unit, check=False).stdout
 
 
+@dataclass(frozen=True)
+class Disk:
+    """What machines write, over the Debian tree; mounted at `root` in the mount namespace of the process `holder`."""
+
+    holder: int
+    root: Path
+
+
+_MOUNT_DISK = """
+set -eu
+mount -t tmpfs -o mode=755 tmpfs "$1"
+mkdir "$1/upper" "$1/work" "$1/root"
+mount -t overlay -o "lowerdir=$2,upperdir=$1/upper,workdir=$1/work" overlay "$1/root"
+echo ready
+exec sleep infinity
+"""
+
+
 @contextmanager
-def booted(host: Host, binds: Sequence[Path] = ()) -> Iterator[Machine]:
+def disk() -> Iterator[Disk]:
+    """Make a disk that is empty but for the Debian tree, and take it away with the block."""
+    folder = TOP / "build/e2e" / f"disk-{uuid.uuid4().hex[:8]}"
+    tree = root_tree()
+    folder.mkdir()
+    argv = ["unshare", "--mount", "--propagation", "slave", "sh", "-c", _MOUNT_DISK, "disk", str(folder), str(tree)]
+    holder = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, start_new_session=True, env=environment())
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "ready\n"
+        yield Disk(holder.pid, folder / "root")
+    finally:
+        end(holder)
+        folder.rmdir()
+
+
+@contextmanager
+def new_machine(host: Host, binds: Sequence[Path] = ()) -> Iterator[Machine]:
+    """Boot a machine with a disk of its own, end both with the block."""
+    with disk() as written, booted(host, written, binds) as machine:
+        yield machine
+
+
+@contextmanager
+def booted(host: Host, written: Disk, binds: Sequence[Path] = ()) -> Iterator[Machine]:
     """Boot a machine in that network namespace, end it with the block; `binds` are there, read-only, as /mnt/NAME."""
     name = f"hme-{uuid.uuid4().hex[:8]}"
     argv = [
+        "nsenter",
+        f"--target={written.holder}",
+        "--mount",
+        "--",
         "systemd-nspawn",
         "--quiet",
         "--boot",
         "--register=no",
         "--keep-unit",
-        "--volatile=overlay",
         f"--machine={name}",
-        f"--directory={root_tree()}",
-        f"--network-namespace-path=/run/netns/{host.netns}",
+        f"--directory={written.root}",
+        f"--network-namespace-path=/proc/{os.getpid()}/root/run/netns/{host.netns}",  # made after the disk's namespace
         "--capability=CAP_NET_ADMIN",  # given by itself only with --private-network
         "--resolv-conf=off",
         "--link-journal=no",
@@ -112,7 +163,7 @@ def booted(host: Host, binds: Sequence[Path] = ()) -> Iterator[Machine]:
     try:
         leader = wait_for(lambda: _leader(process, log), timeout=20)
         machine = Machine(name, leader, host)
-        wait_for(lambda: _is_up(machine), timeout=60, interval=0.2)
+        wait_for(lambda: _is_up(machine), timeout=120, interval=0.2)
         yield machine
         log.unlink()
     finally:

@@ -1,23 +1,26 @@
-"""The three packages on a real systemd machine: install, start, an instance in a real Consul, traffic, stop, purge."""
+"""The packages on real systemd machines: install, start, traffic, upgrade, downgrade, reboot, stop, remove, purge."""
 
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.machine import TOP, Machine, booted
-from tests.integration.netns import environment, lan
+from agent import __version__
+from tests.e2e.conftest import NEWER
+from tests.e2e.fingerprint import differences, fingerprint
+from tests.e2e.machine import TOP, Machine, booted, disk, new_machine
+from tests.integration.netns import Host, lan
 from tests.waiting import wait_for
 
 CONSUL_UNIT = """[Unit]
 Description=Consul
 [Service]
 ExecStart=/mnt/bin/consul agent -server -bootstrap-expect=1 -data-dir=/var/lib/consul -bind=127.0.0.1 \
-  -advertise=ADDRESS -client=127.0.0.1 -log-level=warn -config-file=/etc/consul.json
+  -advertise=ADDRESS -client=0.0.0.0 -log-level=warn -config-file=/etc/consul.json
 [Install]
 WantedBy=multi-user.target
 """
@@ -40,34 +43,54 @@ check: {http: /, interval: 1s}
 TRACES = "iptables-save; ip6tables-save; ip route show table all | grep 240.240 || true"
 
 
-@pytest.fixture(scope="module")
-def packages() -> Path:
-    """Build the packages of this very tree."""
-    done = subprocess.run(
-        [str(TOP / "packaging/build")],
-        capture_output=True,
-        text=True,
-        env=environment() | {"HOSTMESH_COMPRESSION": "-Zzstd"},  # half of the build's time is xz
-        check=False,
-        timeout=900,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return TOP / "dist"
+OLDER = __version__
+CALLER_UNIT = """[Unit]
+Description=Calls the mesh as soon as it may
+After=hostmesh-agent.service
+[Service]
+Type=oneshot
+ExecStart=/usr/bin/python3 /srv/calls.py
+StandardOutput=file:/srv/calls.txt
+[Install]
+WantedBy=multi-user.target
+"""
+CALLS = """
+import urllib.request
+for _ in range(100):
+    try:
+        print(urllib.request.urlopen("http://hello:8080/", timeout=10).read().decode().strip())
+    except OSError as error:
+        print(repr(error))
+"""
+
+
+@dataclass(frozen=True)
+class Site:
+    """A machine where Consul and the application run, nothing of ours yet, and the place for another one."""
+
+    machine: Machine
+    peer: Host
+    binds: list[Path]
 
 
 @pytest.fixture(scope="module")
-def machine(packages: Path) -> Iterator[Machine]:
-    """A machine with Consul and the application running and the packages installed, nothing configured."""
-    with lan("vm", subnet=91) as hosts, booted(hosts["vm"], [packages, TOP / "build/tools/bin"]) as running:
+def site(packages: Path, newer: Path) -> Iterator[Site]:
+    """Boot the machine."""
+    binds = [packages, newer, TOP / "build/tools/bin"]
+    with lan("vm", "peer", subnet=91) as hosts, new_machine(hosts["vm"], binds) as running:
         running.write("/etc/systemd/system/consul.service", CONSUL_UNIT.replace("ADDRESS", running.host.v4))
         running.write("/etc/consul.json", json.dumps(CONSUL_CONFIG))
         running.write("/etc/systemd/system/hello.service", APP_UNIT)
         running.write("/srv/hello/index.html", "hello from the mesh\n")
         running.run("systemctl", "daemon-reload")
         running.run("systemctl", "start", "consul", "hello")
-        wait_for(lambda: '"' in consul(running, "/v1/status/leader", raw=True).replace('""', ""), timeout=30)
-        running.run("sh", "-c", "dpkg -i /mnt/dist/hostmesh-*.deb", timeout=120)
-        yield running
+        wait_for(lambda: '"' in consul(running, "/v1/status/leader", raw=True).replace('""', ""), timeout=60)
+        yield Site(running, hosts["peer"], binds)
+
+
+def install(machine: Machine, folder: str) -> None:
+    """`dpkg -i` all packages of a folder."""
+    machine.run("sh", "-c", f"dpkg -i /mnt/{folder}/hostmesh-*.deb", timeout=180)
 
 
 def consul(machine: Machine, path: str, raw: bool = False) -> str:
@@ -80,17 +103,26 @@ def serving(machine: Machine) -> list[str]:
     return [entry["Service"]["ID"] for entry in json.loads(consul(machine, "/v1/health/service/hello?passing"))]
 
 
-def test_the_packages_life_on_a_host(machine: Machine) -> None:
+def test_the_packages_life_on_a_host(site: Site) -> None:
     """One test: each step needs the one before, and a machine takes seconds to make."""
+    machine = site.machine
+    before = fingerprint(machine)
+    assert len(before["files"]) > 5000
+    assert all(before[what] for what in ("content of /etc", "users", "unit files", "routes")), before
+    install(machine, "dist")
     installed_but_not_started(machine)
+    manual_and_completion_are_there(machine)
     the_ca_runs_and_gives_a_token(machine)
     the_agent_starts_and_the_instance_is_in_the_catalog(machine)
     traffic_goes_through_the_mesh(machine)
     nothing_fails_while_agent_and_envoy_are_replaced(machine)
+    units_after_the_agent_lose_nothing_at_boot(site)
     the_journal_has_fields_and_levels_change(machine)
     a_boot_without_consul_and_ca_serves_what_was_known(machine)
     stop_leaves_nothing_behind(machine)
-    purge_leaves_nothing_behind(machine)
+    removed_packages_keep_what_is_the_operators(machine)
+    machine.run("dpkg", "-P", "hostmesh-agent", "hostmesh-ca", "hostmesh-proxy", timeout=120)
+    assert differences(before, fingerprint(machine)) == ""
 
 
 def installed_but_not_started(machine: Machine) -> None:
@@ -106,6 +138,17 @@ def installed_but_not_started(machine: Machine) -> None:
     modes = machine.run("stat", "-c", "%U %a %n", "/var/lib/hostmesh", "/var/lib/hostmesh-ca").stdout.splitlines()
     assert modes == ["hostmesh 755 /var/lib/hostmesh", "hostmesh-ca 700 /var/lib/hostmesh-ca"]
     assert "/usr/lib/hostmesh/envoy" in machine.run("dpkg", "-L", "hostmesh-proxy").stdout
+
+
+def manual_and_completion_are_there(machine: Machine) -> None:
+    """Pages and completion of the command belong to whichever package serves it; both packages have them."""
+    pages = machine.run("ls", "/usr/share/man/man1", "/usr/share/man/man8").stdout.split()
+    assert {"hostmesh.1.gz", "hostmesh-apply.1.gz", "hostmesh-agent.8.gz", "hostmesh-ca.8.gz"} <= set(pages)
+    page = "/usr/share/man/man1/hostmesh-apply.1.gz"
+    assert "hostmesh apply" in machine.run("zcat", page).stdout
+    assert machine.run("readlink", "-f", page).stdout.startswith("/usr/lib/hostmesh/share/man/")
+    complete = ". /usr/share/bash-completion/completions/hostmesh; complete -p hostmesh"
+    assert "hostmesh" in machine.run("bash", "-c", complete).stdout
 
 
 def the_ca_runs_and_gives_a_token(machine: Machine) -> None:
@@ -158,7 +201,7 @@ def envoy(machine: Machine) -> list[str]:
 
 
 def nothing_fails_while_agent_and_envoy_are_replaced(machine: Machine) -> None:
-    """Restart, crash, upgrade: the same Envoy; another way to run Envoy: a hot restart. No request fails."""
+    """Restart, crash, upgrade, downgrade: the same Envoy; another way to run Envoy: a hot restart. No request fails."""
     machine.run("rm", "/etc/hostmesh/join-token")  # spent: whatever comes now goes without
     first, agent = envoy(machine), shown(machine, "MainPID")
     with machine.load("http://hello:8080/", "hello from the mesh") as failures:
@@ -171,11 +214,13 @@ def nothing_fails_while_agent_and_envoy_are_replaced(machine: Machine) -> None:
         wait_for(lambda: shown(machine, "NRestarts") == "1" and shown(machine, "ActiveState") == "active", timeout=30)
         assert envoy(machine) == first, machine.journal("hostmesh-agent")
 
-        agent = shown(machine, "MainPID")
-        machine.run("sh", "-c", "dpkg -i /mnt/dist/hostmesh-*.deb", timeout=120)
-        assert shown(machine, "MainPID") != agent
-        assert shown(machine, "ActiveState") == "active"
-        assert envoy(machine) == first, machine.journal("hostmesh-agent")
+        for folder, version in (("newer", NEWER), ("dist", OLDER)):
+            agent = shown(machine, "MainPID")
+            install(machine, folder)
+            assert machine.run("dpkg-query", "-W", "-f", "${Version}", "hostmesh-agent").stdout == version
+            assert shown(machine, "MainPID") != agent
+            assert shown(machine, "ActiveState") == "active"
+            assert envoy(machine) == first, machine.journal("hostmesh-agent")
 
         machine.run("sh", "-c", "echo 'proxy: {concurrency: 1}' >>/etc/hostmesh/agent.yaml")
         machine.run("systemctl", "restart", "hostmesh-agent", timeout=90)
@@ -231,10 +276,47 @@ def stop_leaves_nothing_behind(machine: Machine) -> None:
     wait_for(lambda: machine.run("getent", "hosts", "hello", check=False).returncode != 0, timeout=5)
 
 
-def purge_leaves_nothing_behind(machine: Machine) -> None:
-    """Files, folders, drop-in and commands are gone."""
-    machine.run("sh", "-c", "dpkg -P hostmesh-agent hostmesh-ca hostmesh-proxy", timeout=120)
-    look = "find / -xdev -path /mnt -prune -o -name '*hostmesh*' -print; find /etc /var -user hostmesh 2>/dev/null"
-    left = machine.run("sh", "-c", look, check=False).stdout.splitlines()
-    # Private folders of units are systemd's: it removes them in its own time, at the latest at boot (tmpfiles.d).
-    assert [path for path in left if "/systemd-private-" not in path] == []
+def removed_packages_keep_what_is_the_operators(machine: Machine) -> None:
+    """`dpkg -r` stops what runs; configuration, keys and records are there for the next installation."""
+    machine.run("systemctl", "start", "hostmesh-agent", timeout=90)
+    assert "HOSTMESH" in machine.run("sh", "-c", TRACES).stdout
+    machine.run("dpkg", "-r", "hostmesh-agent", "hostmesh-ca", "hostmesh-proxy", timeout=120)
+    machine.run("test", "-s", "/etc/hostmesh/services.d/hello.yaml")
+    assert machine.run("sh", "-c", "ls /var/lib/hostmesh-ca").stdout.split()
+    assert machine.run("sh", "-c", "command -v hostmesh hostmesh-agent hostmesh-ca", check=False).stdout == ""
+    assert machine.run("pgrep", "-u", "hostmesh,hostmesh-ca", check=False).stdout == ""
+    assert "HOSTMESH" not in machine.run("sh", "-c", TRACES).stdout
+
+
+def units_after_the_agent_lose_nothing_at_boot(site: Site) -> None:
+    """Another machine boots, and boots again without Consul: all that a unit after the agent asks is answered."""
+    vm = site.machine
+    with disk() as written:
+        with booted(site.peer, written, site.binds) as peer:
+            install(peer, "dist")
+            config = f"address: {site.peer.v4}\nnode: peer\nconsul: {{address: 'http://{vm.host.v4}:8500'}}\n"
+            peer.write("/etc/hostmesh/agent.yaml", config)
+            peer.write("/etc/systemd/system/caller.service", CALLER_UNIT)
+            peer.write("/srv/calls.py", CALLS)
+            peer.run("systemctl", "daemon-reload")
+            peer.run("systemctl", "enable", "caller", "hostmesh-agent")
+            peer.run("systemctl", "start", "hostmesh-agent", timeout=120)
+            wait_for(lambda: "hello" in peer.run("curl", "-s", "http://hello:8080/", check=False).stdout, timeout=60)
+            peer.power_off()
+        assert "HOSTMESH" not in site.peer.run("sh", "-c", TRACES).stdout
+        for consul_is in ("start", "stop"):
+            vm.run("systemctl", consul_is, "consul")
+            with booted(site.peer, written, site.binds) as peer:
+                answers = wait_for(lambda: called(peer), timeout=60, interval=0.2)
+                assert answers == ["hello from the mesh"] * 100, peer.journal("hostmesh-agent")
+                assert ("Consul" in shown(peer, "StatusText")) == (consul_is == "stop")
+                peer.power_off()
+    vm.run("systemctl", "start", "consul")
+    wait_for(lambda: '"' in consul(vm, "/v1/status/leader", raw=True).replace('""', ""), timeout=60)
+    wait_for(lambda: serving(vm), timeout=60, interval=0.5)
+
+
+def called(peer: Machine) -> list[str]:
+    """Return what the caller was answered, once it has ended."""
+    ended = peer.run("systemctl", "show", "--value", "-p", "ExecMainExitTimestampMonotonic", "caller").stdout.strip()
+    return peer.run("cat", "/srv/calls.txt").stdout.splitlines() if ended != "0" else []

@@ -6,6 +6,7 @@ import subprocess
 
 import pytest
 
+from tests.e2e.fingerprint import differences, normalized
 from tests.e2e.machine import TOP
 from tests.integration.netns import environment
 
@@ -21,3 +22,16 @@ def test_a_unit_is_sandboxed(unit: str, most: float) -> None:
     )
     words = done.stdout.partition("Overall exposure level")[2].split()
     assert float(words[2]) <= most, done.stdout + done.stderr
+
+
+def test_rules_are_compared_without_what_says_nothing() -> None:
+    empty = "# Generated\n*nat\n:PREROUTING ACCEPT [3:180]\n:OUTPUT ACCEPT [0:0]\nCOMMIT\n# Completed\n"
+    assert normalized(empty) == []
+    rules = "*filter\n:INPUT DROP [1:2]\n:MINE - [0:0]\n[5:6] -A INPUT -j MINE\nCOMMIT\n"
+    assert normalized(empty + rules) == ["*filter", ":INPUT DROP", ":MINE -", "-A INPUT -j MINE", "COMMIT"]
+
+
+def test_what_is_not_as_it_was_is_named() -> None:
+    before = {"files": ["/etc/a", "/etc/b"], "users": ["root"]}
+    assert differences(before, before) == ""
+    assert "+/etc/c" in differences(before, before | {"files": ["/etc/a", "/etc/b", "/etc/c"]})
