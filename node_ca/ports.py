@@ -27,7 +27,8 @@ _OPTIONS = (
     # Whoever follows the bundle and vanishes without a word is noticed.
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_timeout_ms", 20_000),
-    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    # Agents ask every three seconds whether we are there still, to go to another CA in time.
+    ("grpc.http2.min_ping_interval_without_data_ms", 1000),
     ("grpc.max_allowed_incoming_connections", 30_000),
 )
 

@@ -21,7 +21,7 @@ from agent.mesh.trust import TrustBundle
 
 _LOG = logging.getLogger(__name__)
 WATCH_SECONDS = 60.0
-"""How long one watch lasts: a CA whose machine vanished without a word is noticed by the next one."""
+"""How long one watch lasts. What was said while a stream broke without our noticing is said by the next one."""
 _RETRY_SECONDS = 1.0
 _LONGEST_RETRY_SECONDS = 5.0
 _SUBJECT = "trust bundle"
@@ -35,7 +35,7 @@ class BundleSource(Protocol):
 
 
 class TrustFollower:
-    """Follows the bundle of the first of several CAs that answers."""
+    """Follows the bundle of one of several CAs, as long as it answers; then that of the next."""
 
     def __init__(
         self,
@@ -74,13 +74,13 @@ class TrustFollower:
             tasks.create_task(self._keep_usable(), name="watch the revocation lists' ends")
 
     async def _follow(self) -> None:
-        failures = 0
+        failures = present = 0
         while True:
             trust = self._trust()
             if not trust:
                 await self._told.wait()
             self._told.clear()
-            source = self._sources[failures % len(self._sources)]
+            source = self._sources[present]
             try:
                 # After a failure the bundle is asked for even if it is known: that it comes shows that the CA is back.
                 known = "" if failures or not self._bundle else self._bundle.version
@@ -91,6 +91,7 @@ class TrustFollower:
                 self._report("CA", None)
             except HostmeshError as error:
                 failures += 1
+                present = (present + 1) % len(self._sources)
                 if failures % len(self._sources) == 0:
                     self._report("CA", f"{error}; the last known bundle holds")
                     await self._pause(failures // len(self._sources))

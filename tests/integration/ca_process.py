@@ -17,6 +17,7 @@ import yaml
 
 from agent.adapters.identity import CaClient
 from agent.adapters.identity.administration import CaAdministration
+from tests.integration.netns import Host
 from tests.ports import free_ports
 
 _START_SECONDS = 30.0
@@ -25,8 +26,10 @@ _START_SECONDS = 30.0
 class CaProcess:
     """One CA with its state in a folder; it can be killed and started again on the same ports."""
 
-    def __init__(self, directory: Path, **settings: Any) -> None:
-        """Write the configuration; `settings` are ca.yaml's (`lifetime="4s"`)."""
+    def __init__(self, directory: Path, host: Host | None = None, **settings: Any) -> None:
+        """Write the configuration; `settings` are ca.yaml's (`lifetime="4s"`). With a host it runs there."""
+        self._host = host
+        address = host.v4 if host else "127.0.0.1"
         directory.mkdir(exist_ok=True)
         self.directory = directory
         self.enrolment_port, self.renewal_port, self.metrics_port = free_ports(3)
@@ -36,9 +39,9 @@ class CaProcess:
         self._document: dict[str, Any] = {
             "stateDir": str(directory / "state"),
             "adminSocket": str(self.socket),
-            "enrolment": {"address": "127.0.0.1", "port": self.enrolment_port},
-            "renewal": {"address": "127.0.0.1", "port": self.renewal_port},
-            "metrics": {"address": "127.0.0.1", "port": self.metrics_port},
+            "enrolment": {"address": address, "port": self.enrolment_port},
+            "renewal": {"address": address, "port": self.renewal_port},
+            "metrics": {"address": address, "port": self.metrics_port},
             "lifetime": "60s",
         }
         self._process: subprocess.Popen[bytes] | None = None
@@ -73,7 +76,8 @@ class CaProcess:
 
     def command(self, *more: str) -> list[str]:
         """Return the command line."""
-        return [sys.executable, "-m", "node_ca.cli", "--config", str(self.config), *more]
+        argv = [sys.executable, "-m", "node_ca.cli", "--config", str(self.config), *more]
+        return self._host.argv(argv) if self._host else argv
 
     def kill(self) -> None:
         """End it as a crash would."""
