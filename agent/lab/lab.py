@@ -43,7 +43,6 @@ from agent.lab.readiness import (
 )
 from agent.lab.state import HostState, LabState, StateFile
 from agent.lab.tokens import create_tokens
-from agent.mesh.gateway import INGRESS_ACCOUNT
 
 RUN = Path("/run")
 _FOLDERS = ("etc/services.d", "etc/secrets", "var/dns", "run", "log", "consul", "app")
@@ -303,10 +302,7 @@ class Lab:
         """Put the join tokens of the host's identities where the agent looks for them: a line for each."""
         if not self._state.ca_socket:
             return
-        identities = sorted({f"ns/{app.namespace}/sa/{app.service_account}" for app in host.plan.apps if app.proxied})
-        if host.plan.settings.get("role") == "gateway":
-            identities.append(f"ns/default/sa/{INGRESS_ACCOUNT}")
-        tokens = create_tokens(Path(self._state.ca_socket), identities)
+        tokens = create_tokens(Path(self._state.ca_socket), host.plan.identities)
         path = host.path("etc/join-token")
         write_atomic(path, "".join(f"{identity} {token}\n" for identity, token in tokens).encode())
         os.chown(path, AGENT_UID, AGENT_UID)

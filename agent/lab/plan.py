@@ -12,6 +12,7 @@ from typing import Any
 from msgspec import Struct
 
 from agent.errors import UserError
+from agent.mesh.gateway import INGRESS_ACCOUNT
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 BOOKINFO = CHECKOUT / "vagrant" / "bookinfo"
@@ -56,6 +57,12 @@ class HostPlan(Struct, frozen=True):
     """Laid over agent.yaml, section by section."""
     names: tuple[str, ...] = ()
     """Given for the one host that plays the world outside of the mesh: the names that the lab's DNS knows it by."""
+
+    @property
+    def identities(self) -> list[str]:
+        """Return whose certificates its agent gets, as join tokens name them; a host may have none."""
+        own = sorted({f"ns/{app.namespace}/sa/{app.service_account}" for app in self.apps if app.proxied})
+        return [*own, f"ns/default/sa/{INGRESS_ACCOUNT}"] if self.settings.get("role") == "gateway" else own
 
 
 class Forward(Struct, frozen=True):

@@ -120,7 +120,7 @@ def registered(host: Host, app: App) -> Condition:
 
 
 def agent_settled(host: Host, instances: Collection[tuple[str, int]]) -> Condition:
-    """The host's Envoy has a certificate, has acknowledged all, and sends requests to all these addresses and ports.
+    """The host's Envoy has its certificate, has acknowledged all, and sends requests to all these addresses and ports.
 
     Retries hide an instance that cannot answer yet: no request would tell.
     """
@@ -131,7 +131,7 @@ def agent_settled(host: Host, instances: Collection[tuple[str, int]]) -> Conditi
             status = msgspec.json.decode(agent.ask("/status"), type=NodeStatus)
             if status.state != "SYNCED":
                 return f"its Envoy is {status.state}"
-            if not status.certificates:
+            if host.plan.identities and not status.certificates:
                 return "its Envoy has no certificate"
             known = _healthy(json.loads(agent.view("endpoints")))
         except HostError as error:
