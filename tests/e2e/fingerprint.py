@@ -35,7 +35,7 @@ _LOOK = {
 def fingerprint(machine: Machine) -> dict[str, list[str]]:
     """Return what there is, by kind."""
     seen = {what: machine.run("sh", "-c", f"{look} || true").stdout.splitlines() for what, look in _LOOK.items()}
-    seen["routes"] = [re.sub(r"(expires|valid_lft|preferred_lft) \\S+", "", line) for line in seen["routes"]]
+    seen["routes"] = [re.sub(r"(expires|valid_lft|preferred_lft) \S+", "", line) for line in seen["routes"]]
     for program in ("iptables-save", "ip6tables-save"):
         seen[program] = normalized(machine.run(program).stdout)
     return seen

@@ -118,6 +118,7 @@ def test_the_packages_life_on_a_host(site: Site) -> None:
     nothing_fails_while_agent_and_envoy_are_replaced(machine)
     units_after_the_agent_lose_nothing_at_boot(site)
     the_journal_has_fields_and_levels_change(machine)
+    an_agent_that_hangs_is_replaced(machine)
     a_boot_without_consul_and_ca_serves_what_was_known(machine)
     stop_leaves_nothing_behind(machine)
     removed_packages_keep_what_is_the_operators(machine)
@@ -244,6 +245,24 @@ def the_journal_has_fields_and_levels_change(machine: Machine) -> None:
         "sed", "-i", "s/level: debug/level: info/; s/logLevel: debug/logLevel: warning/", "/etc/hostmesh/agent.yaml"
     )
     machine.run("systemctl", "reload", "hostmesh-agent")
+
+
+def an_agent_that_hangs_is_replaced(machine: Machine) -> None:
+    """The watchdog ends it and the next one takes over; Envoy serves on, and no request fails."""
+    shorter = "/etc/systemd/system/hostmesh-agent.service.d"
+    machine.write(f"{shorter}/shorter.conf", "[Service]\nWatchdogSec=10\n")
+    machine.run("systemctl", "daemon-reload")
+    with machine.load("http://hello:8080/", "hello from the mesh") as failures:
+        machine.run("systemctl", "restart", "hostmesh-agent", timeout=90)
+        first, agent = envoy(machine), shown(machine, "MainPID")
+        machine.run("systemctl", "kill", "--kill-who=main", "--signal=STOP", "hostmesh-agent")
+        wait_for(lambda: shown(machine, "NRestarts") != "0" and shown(machine, "ActiveState") == "active", timeout=90)
+        assert shown(machine, "MainPID") != agent
+        assert envoy(machine) == first, machine.journal("hostmesh-agent")
+    assert failures == [], f"{failures}\n{machine.journal('hostmesh-agent')}"
+    assert "Watchdog timeout" in machine.journal("hostmesh-agent")
+    machine.run("rm", "-r", shorter)
+    machine.run("systemctl", "daemon-reload")
 
 
 def a_boot_without_consul_and_ca_serves_what_was_known(machine: Machine) -> None:
