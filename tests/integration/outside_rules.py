@@ -81,3 +81,32 @@ spec:
   addresses: [10.78.31.96/27]
   ports: [{number: 9080, name: tcp, protocol: TCP}]
 """
+INSIDE_WILD = """
+apiVersion: config.istio.io/v1alpha2
+kind: RouteRule
+metadata: {name: inside-redirect}
+spec:
+  destination: {service: a.wild.example}
+  precedence: 2
+  match: {request: {headers: {uri: {prefix: /old}}}}
+  redirect: {uri: /new}
+---
+apiVersion: config.istio.io/v1alpha2
+kind: RouteRule
+metadata: {name: inside-timeout}
+spec:
+  destination: {service: a.wild.example}
+  httpReqTimeout: {simpleTimeout: {timeout: 5s}}
+"""
+INSIDE_WILD_V1 = """
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: inside}
+spec:
+  hosts: [a.wild.example]
+  http:
+  - match: [{uri: {prefix: /old}}]
+    redirect: {uri: /new}
+  - timeout: 5s
+    route: [{destination: {host: a.wild.example}}]
+"""

@@ -25,7 +25,15 @@ from tests.integration.outside import (
     start_outside,
     wait_for_call,
 )
-from tests.integration.outside_rules import BY_NAME, BY_SERVER_NAME, WILD, WILD_TLS, WILD_V1
+from tests.integration.outside_rules import (
+    BY_NAME,
+    BY_SERVER_NAME,
+    INSIDE_WILD,
+    INSIDE_WILD_V1,
+    WILD,
+    WILD_TLS,
+    WILD_V1,
+)
 from tests.waiting import wait_for
 
 SYSTEM_AUTHORITIES = "/etc/ssl/certs/ca-certificates.crt"
@@ -198,6 +206,19 @@ def test_a_wildcard_passes_and_others_are_blocked(lab: Lab, text: str) -> None:
         told = [f"{fault.subject}: {fault.reason}" for fault in node_status(narrow).faults]
         assert any("/wild.default: *.wild.example has no effect" in line for line in told)
         assert any("REGISTRY_ONLY blocks nothing on this host" in line for line in told)
+        assert not node_status(wide).faults
+
+
+@pytest.mark.usefixtures("registry_only")
+@pytest.mark.parametrize("text", [WILD + "---" + INSIDE_WILD, WILD_V1 + "---" + INSIDE_WILD_V1], ids=["v1alpha2", "v1"])
+def test_rules_for_one_host_of_a_wildcard(lab: Lab, text: str) -> None:
+    wide = lab["wide"]
+    with rules(lab, text):
+        wait_for_call(wide, "http://a.wild.example/old", "301")
+        assert call(wide, "http://a.wild.example/delay/2")[0] == "200", "its own timeout"
+        assert call(wide, "http://b.wild.example/old")[0] == "200", "the others follow the wildcard's"
+        assert call(wide, "http://b.wild.example/delay/2")[0] == "504"
+        assert call(wide, "http://other.example/")[0] == "502"
         assert not node_status(wide).faults
 
 

@@ -8,7 +8,7 @@ from agent.api.analysis.analyze import analyze
 from agent.api.document import Document, read_documents
 from agent.api.lowering.lower import Lowered, Lowerer, lower
 from agent.mesh.routes import PolicyRule
-from agent.mesh.service import Port, Protocol, Service, ServiceKey
+from agent.mesh.service import Port, Protocol, Resolution, Service, ServiceKey
 from agent.translate.facts import Caller
 from agent.translate.policies import followed
 
@@ -67,6 +67,64 @@ def test_a_wildcard_is_about_every_service_within_it(host: str, about: list[str]
     lowered = lower(read(ENTRY, policy(host)), SERVICES)
     assert lowered.faults == ()
     assert sorted(str(key) for key, found in lowered.policies.items() if found.connections) == about
+
+
+WILD = ("ServiceEntry", "{hosts: ['*.foo.com'], PORTS}")
+WEB_AND_MORE = "ports: [{number: 80, name: http}, {number: 443, name: tls}, {number: 9000, name: tcp}]"
+
+
+@pytest.mark.parametrize("rule", [routes("www.Foo.com"), policy("www.foo.com")], ids=["routes", "policy"])
+def test_a_host_within_a_declared_wildcard_is_a_service_of_its_own(rule: tuple[str, str]) -> None:
+    wild = (WILD[0], WILD[1].replace("PORTS", f"{WEB_AND_MORE}, addresses: [10.0.0.0/8]"))
+    lowered = lower(read(wild, rule), SERVICES)
+    assert lowered.faults == ()
+    around, inside = (lowered.outside[ServiceKey("", name)] for name in ("*.foo.com", "www.foo.com"))
+    assert [port.number for port in around.ports] == [80, 443, 9000]
+    assert [port.number for port in inside.ports] == [80, 443], "what says no name is the wildcard's"
+    assert inside.outside is not None
+    assert inside.outside.resolution is Resolution.ORIGINAL
+    assert list(lowered.policies) == [inside.key]
+
+
+def test_a_host_within_a_wildcard_is_found_in_the_way_of_the_narrowest() -> None:
+    wide = ("ServiceEntry", "{hosts: ['*.com'], ports: [{number: 81, name: http}]}")
+    found = "{hosts: ['*.foo.com'], resolution: DYNAMIC_DNS, ports: [{number: 80, name: http, protocol: HTTP}]}"
+    lowered = lower(read(wide, ("ServiceEntry", found), routes("www.foo.com"), routes("*.api.foo.com")), SERVICES)
+    assert lowered.faults == ()
+    for name in ("www.foo.com", "*.api.foo.com"):
+        inside = lowered.outside[ServiceKey("", name)]
+        assert (inside.outside and inside.outside.resolution) is Resolution.DYNAMIC
+        assert not inside.has_address, "its name is looked up as before"
+        assert [port.number for port in inside.ports] == [80]
+
+
+def test_a_host_that_is_known_otherwise_is_no_part_of_a_wildcard() -> None:
+    entries = (
+        ("ServiceEntry", "{hosts: ['*.bookinfo.svc.cluster.local', '*.foo.com'], ports: [{number: 80, name: http}]}"),
+        ("ServiceEntry", "{hosts: [www.foo.com], resolution: DNS, ports: [{number: 81, name: http}]}"),
+    )
+    lowered = lower(read(*entries, routes("reviews.bookinfo.svc.cluster.local"), routes("www.foo.com")), SERVICES)
+    assert sorted(key.name for key in lowered.outside) == ["*.bookinfo.svc.cluster.local", "*.foo.com", "www.foo.com"]
+    assert [port.number for port in lowered.outside[ServiceKey("", "www.foo.com")].ports] == [81]
+    assert sorted(owners(lowered)) == ["reviews.bookinfo", "www.foo.com"]
+
+
+def test_hosts_within_a_wildcard_come_and_go_with_it_and_with_the_rules() -> None:
+    lowerer = Lowerer()
+    wild, rule = read((WILD[0], WILD[1].replace("PORTS", WEB_AND_MORE)), routes("www.foo.com"))
+    for documents, hosts in (
+        ([rule], []),
+        ([rule, wild], ["*.foo.com", "www.foo.com"]),
+        ([wild], ["*.foo.com"]),
+        ([wild, rule], ["*.foo.com", "www.foo.com"]),
+        ([rule], []),
+    ):
+        given = {document.key: document for document in documents}
+        lowered = lowerer.lower(given, dict.fromkeys(SERVICES, True))
+        assert sorted(key.name for key in lowered.outside) == hosts
+        assert len(lowered.faults) == (not hosts)
+        findings = [one.kind.code for one in analyze(documents, {key: Service(key, (), ()) for key in SERVICES})]
+        assert ("IST0101" in findings) == (not hosts)
 
 
 def test_of_two_hosts_the_more_specific_one_counts_whatever_the_names() -> None:

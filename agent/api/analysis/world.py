@@ -20,6 +20,7 @@ from agent.api.lowering.outside import declared_services, outside_services
 from agent.api.lowering.service_rules import DeclaredSubsets, service_subsets
 from agent.api.lowering.sidecar import lower_sidecar
 from agent.api.lowering.virtual_service import declared_subsets
+from agent.api.lowering.within import ruled_hosts, service_within, wildcard_around
 from agent.mesh.names import CLUSTER_DOMAIN, CONSUL_DOMAIN, host_breadth
 from agent.mesh.selection import Selection
 from agent.mesh.service import Labels, Resolution, Service, ServiceKey, labels_of
@@ -107,7 +108,15 @@ class World:
         entries = self._usable("WorkloadEntry")
         rules = [*self._usable("EgressRule"), *self._usable("ServiceEntry")]
         declared = ((document, declared_services(document, entries)) for document in rules)
-        return Selection().join(outside_services(declared, Catalog(registered))[0], registered)
+        catalog = Catalog(registered)
+        found, _ = outside_services(declared, catalog)
+        declared_hosts = tuple(found)
+        ruled = {key: namespace for document in self.documents for key, namespace in ruled_hosts(document)}
+        for key, namespace in ruled.items():
+            around = wildcard_around(key, declared_hosts) if key not in found else None
+            if around is not None and catalog.resolve(key.name, namespace) is None:
+                found[key] = service_within(found[around], key)
+        return Selection().join(found, registered)
 
     def _usable(self, kind: str) -> list[Document]:
         """Return what can be enforced of the documents of a kind."""

@@ -54,9 +54,7 @@ def service_whole(report: Report, path: str, service: dict[str, Any]) -> None:
 
 def resolve_service(reference: Mapping[str, Any], namespace: str, catalog: Catalog) -> ServiceKey:
     """Return the service that a rule of that namespace means; raises Unresolved."""
-    host = reference.get("service")
-    if host is None:
-        host, namespace = _host(reference, namespace)
+    host, namespace = named_host(reference, namespace)
     found = catalog.resolve(host, namespace)
     if found is None:
         raise Unresolved(f"service {host} is not in the catalog")
@@ -73,11 +71,13 @@ def source_match(source: Mapping[str, Any], namespace: str, catalog: Catalog) ->
     return SourceMatch(resolve_service(source, namespace, catalog), None, labels)
 
 
-def _host(reference: Mapping[str, Any], namespace: str) -> tuple[str, str]:
-    """Return the host that name, namespace and domain make, and the namespace to resolve it in.
+def named_host(reference: Mapping[str, Any], namespace: str) -> tuple[str, str]:
+    """Return the host that service, or name, namespace and domain make, and the namespace to resolve it in.
 
     FQDN = name + namespace + domain; Consul's domain has no namespace in it, so the reference's own decides there.
     """
+    if (host := reference.get("service")) is not None:
+        return host, namespace
     name = reference["name"]
     namespace = reference.get("namespace") or namespace
     domain = (reference.get("domain") or "").rstrip(".")

@@ -32,7 +32,9 @@ from agent.api.lowering.service_rules import (
     service_subsets,
 )
 from agent.api.lowering.sidecar import lower_sidecar
+from agent.api.lowering.targets import Subsets
 from agent.api.lowering.virtual_service import LoweredRoutes, declared_subsets, lower_virtual_service
+from agent.api.lowering.within import ruled_hosts, service_within, wildcard_around
 from agent.flow.stage import Flow, Gathered, Node, Source, Stage
 from agent.flow.views import Parts, Tabled, Tally
 from agent.mesh.gateway import BoundRoutes, Ingress, ServerKind
@@ -147,7 +149,13 @@ class _Nodes:
         declared = Stage(flow, declaring, self._declare)
         self._declared: Gathered[ServiceKey, str, tuple[Document, Service]] = Gathered(flow, declared, _itself)
         self._hosts = Stage(flow, self._declared, self._host)
-        self._outside = Stage(flow, self._hosts, lambda key: self._hosts[key].service)
+        self._wildcards: Gathered[str, ServiceKey, bool] = Gathered(
+            flow, self._hosts, lambda key, _: {} if key.is_one_host else {_ALL: True}
+        )
+        ruling = tuple(kinds[kind] for kind in ("VirtualService", "RouteRule", "DestinationPolicy", "DestinationRule"))
+        self._ruled: Gathered[ServiceKey, str, str] = Gathered(flow, ruling, lambda _, one: dict(ruled_hosts(one)))
+        within = Stage(flow, self._ruled, self._within)
+        self._outside = Stage(flow, (self._hosts, within), lambda key: self._declared_service(key) or within.get(key))
         self._outside_table = Tabled(self._outside)
         self._catalog = LiveCatalog(flow, registered, self._outside)
 
@@ -159,7 +167,6 @@ class _Nodes:
         self._delegates = Stage(flow, by_ref, lambda ref: next(iter(by_ref[ref].values())))
         self._routes = Stage(flow, kinds["VirtualService"], self._lower_routes)
 
-        ruling = tuple(kinds[kind] for kind in ("VirtualService", "RouteRule", "DestinationPolicy", "DestinationRule"))
         about = Stage(flow, ruling, self._about)
         self._about_service: Gathered[ServiceKey, str, ServiceRule] = Gathered(flow, about, lambda _, said: said.rules)
         self._outcomes = Stage(flow, self._about_service, self._outcome)
@@ -222,6 +229,20 @@ class _Nodes:
         declared = ((document, (service,)) for document, service in _in_order(self._declared[key]))
         found, faults = outside_services(declared, self._registered)
         return _Host(found.get(key), tuple(faults))
+
+    def _declared_service(self, key: ServiceKey) -> Service | None:
+        host = self._hosts.get(key)
+        return host.service if host else None
+
+    def _within(self, key: ServiceKey) -> Service | None:
+        """Return the service of a host that rules are about, if a wildcard has it and the catalog doesn't."""
+        around = wildcard_around(key, self._wildcards.get(_ALL) or ())
+        wildcard = around and self._declared_service(around)
+        if not wildcard:
+            return None
+        namespaces = self._ruled[key].values()
+        known = any(self._registered.resolve(key.name, namespace) is not None for namespace in namespaces)
+        return None if known else service_within(wildcard, key)
 
     def _declare_subsets(self, key: str) -> Mapping[ServiceKey, DeclaredSubsets]:
         document = self._document(key)
@@ -298,7 +319,7 @@ class _Nodes:
         routed, lost = lower_ways(leading, self._catalog, _Values(self._policies))
         bound = (routes for of_document in self._bound.get(_ALL) or () for routes in of_document)
         passes = any(server.kind is ServerKind.SERVICES for gateway in gateways for server in gateway.servers)
-        subsets = (self._all_subsets.get(_ALL) or {}) if passes else {}
+        subsets: Subsets = (self._all_subsets.get(_ALL) or {}) if passes else {}
         declared = tuple((key, tuple(sorted(named.values()))) for key, named in subsets.items())
         return _Fronts(Ingress(gateways, (*bound, *routed), declared), lost)
 
