@@ -2,30 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
 from msgspec import Struct
 
 from agent.mesh.authorization import Target
 from agent.mesh.routes import ObjectRef
-
-_MEMBERS = {"RSA": ("n", "e"), "EC": ("crv", "x", "y"), "OKP": ("crv", "x"), "oct": ("k",)}
-"""What a key of each type must have (RFC 7518, RFC 8037)."""
-
-
-def is_key_set(text: str) -> bool:
-    """Tell whether this is a JSON Web Key Set with a key in it that tokens can be verified by."""
-    try:
-        plain = json.loads(text)
-    except (ValueError, RecursionError):
-        return False
-    keys = plain.get("keys") if isinstance(plain, dict) else None
-    return isinstance(keys, list) and any(isinstance(key, dict) and _is_key(key) for key in keys)
-
-
-def _is_key(key: dict[str, object]) -> bool:
-    members = _MEMBERS.get(str(key.get("kty")))
-    return members is not None and all(isinstance(key.get(member), str) and key[member] for member in members)
 
 
 class TokenRule(Struct, frozen=True):

@@ -20,8 +20,8 @@ from agent.adapters.clock import Clock, SystemClock
 from agent.adapters.key_sets import KeySetFetcher, KeySetsFile, NoWay
 from agent.config import Config
 from agent.errors import HostError
+from agent.mesh.key_set import usable_keys
 from agent.mesh.routes import Fault
-from agent.mesh.tokens import is_key_set
 from agent.runtime.host_options import key_set_sockets
 from agent.translate.key_sets import NAME_HEADER, PATH, REASON_HEADER, REFRESH_SECONDS, key_set_name
 
@@ -106,9 +106,9 @@ class KeySets:
 
     async def _fetch(self, uri: str) -> None:
         """Fetch one; raises HostError if that can't be done now, or what comes is no key set."""
-        text = await self._fetcher.fetch(uri, key_set_name(uri), self._wanted.get(uri, 0.0))
-        if not is_key_set(text):
-            raise HostError("is no JSON Web Key Set with a key that can be used")
+        text = usable_keys(await self._fetcher.fetch(uri, key_set_name(uri), self._wanted.get(uri, 0.0)))
+        if text is None:
+            raise HostError("is no JSON Web Key Set with a key that Envoy can verify tokens by")
         if self._key_sets.get(uri) == text:
             return
         self._key_sets = {known: held for known, held in self._key_sets.items() if known in self._wanted}

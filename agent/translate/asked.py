@@ -11,6 +11,7 @@ from envoy.config.cluster.v3 import cluster_pb2
 from msgspec import Struct
 
 from agent.mesh.authorizer import GrpcAuthorizer
+from agent.mesh.key_set import usable_keys
 from agent.mesh.names import CLUSTER_DOMAIN, CLUSTER_TYPE, CONSUL_DOMAIN, DEFAULT_NAMESPACE, outbound_cluster
 from agent.mesh.routes import Fault
 from agent.mesh.security import WorkloadRules
@@ -66,7 +67,7 @@ def asked_servers(
             own = _cluster(host, port, secure, options.dns_upstreams)
             made[own.name] = own
         key_servers[uri] = outbound_cluster(served[0], port) if served else own.name
-    authorizers, faults = {}, []
+    authorizers, faults = {}, list(_without_keys(every))
     for provider, wanting in sorted(_providers(every).items()):
         asked = _authorizer(provider, settings, known)
         if isinstance(asked, Asked):
@@ -79,6 +80,16 @@ def asked_servers(
         sources = {uri: from_agent(uri) for uri in key_servers}
         resources += [agent_cluster(options.key_sets), fetch_listener(options.key_sets, key_servers)]
     return AskedServers(trust_domains, sources, authorizers, tuple(resources), tuple(faults), options.decision_log)
+
+
+def _without_keys(rules: Iterable[WorkloadRules]) -> Iterator[Fault]:
+    """Yield a fault for each key set in a rule by which no token can be verified."""
+    for origin, rule in dict.fromkeys(
+        (one.origin, rule) for each in rules for one in each.tokens for rule in one.rules
+    ):
+        if rule.keys and usable_keys(rule.keys) is None:
+            reason = "has no key that Envoy can verify tokens by (RSA, EC P-256, P-384, P-521, Ed25519, oct)"
+            yield Fault(str(origin), f'the jwks of the issuer "{rule.issuer}" {reason}: its tokens are refused')
 
 
 def _providers(rules: Iterable[WorkloadRules]) -> dict[str, str]:

@@ -8,6 +8,7 @@ from typing import Any
 from envoy.extensions.filters.http.jwt_authn.v3 import config_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2
 
+from agent.mesh.key_set import NOBODYS_KEY, usable_keys
 from agent.mesh.tokens import TokenRule
 from agent.translate.claims import JWT_FILTER, PAYLOAD
 from agent.translate.key_sets import KeySource
@@ -15,14 +16,13 @@ from agent.translate.resource import packed, seconds
 
 RETRY_SECONDS = 2.0
 _SPACED = ("scope", "permission")
-_NO_KEYS = '{"keys":[]}'
 _Requirement = config_pb2.JwtRequirement
 
 
 def token_filter(rules: Sequence[TokenRule], key_sources: Mapping[str, KeySource]) -> Any:
     """Return the HTTP filter; where to ask for key sets is said by their addresses.
 
-    A rule whose key set nobody can be asked for believes no token.
+    A rule whose key set nobody can be asked for, or has no key that Envoy can use, believes no token.
     """
     config = config_pb2.JwtAuthentication(bypass_cors_preflight=True)
     named = {f"token-{number}": rule for number, rule in enumerate(sorted(rules, key=lambda rule: rule.issuer))}
@@ -72,7 +72,7 @@ def _provider(rule: TokenRule, source: KeySource | None) -> Any:
     for name, claim in rule.claim_headers:
         provider.claim_to_headers.add(header_name=name, claim_name=claim)
     if rule.keys or source is None:
-        provider.local_jwks.inline_string = rule.keys or _NO_KEYS
+        provider.local_jwks.inline_string = usable_keys(rule.keys) or NOBODYS_KEY
         return provider
     remote = provider.remote_jwks
     remote.http_uri.uri, remote.http_uri.cluster = source.uri, source.cluster

@@ -100,6 +100,8 @@ def _specs() -> Iterator[tuple[str, dict[str, Any]]]:
         ):
             rule = {"issuer": "i", **({} if field == "jwksUri" else {"jwks": keys}), field: value}
             yield "RequestAuthentication", {"jwtRules": [rule]}
+    for keys in ('{"keys": []}', '{"kty": "EC", "crv": "P-999"}', '{"keys": [{"kty": "RSA", "n": "AQ", "e": "AQAB"}]}'):
+        yield "RequestAuthentication", {"jwtRules": [{"issuer": "i", "jwks": keys}]}
 
 
 def _documents() -> list[dict[str, Any]]:

@@ -58,6 +58,15 @@ def test_good_tokens_pass_bad_ones_do_not_and_none_is_nobody(host: Guarded) -> N
         assert host.greets(), "connections have no tokens"
 
 
+def test_a_rule_without_a_key_that_can_be_used_believes_no_token_and_costs_nothing_else(host: Guarded) -> None:
+    keys = '{"keys": [{"kty": "EC", "crv": "secp256k1", "x": "AQ", "y": "AQ"}]}'
+    with host.serving(believing(rule(jwks=keys), rule(OTHER))):
+        assert "its tokens are refused" in host.said
+        assert host.status(authorization=bearer(ISSUER.token())) == 401
+        assert host.status(authorization=bearer(OTHER.token())) == 200
+        assert host.status() == 200
+
+
 def test_where_tokens_are_and_what_the_application_gets(host: Guarded) -> None:
     rules = rule(
         fromHeaders=[{"name": "x-token", "prefix": "Key "}],

@@ -14,6 +14,7 @@ from agent.api.checks.words import header_name, one_line_value
 from agent.api.problem import one_line
 from agent.api.yaml_text import child
 
+_ASKABLE = re.compile(r"(?i:https?)://([!-.0-?A-~]*@)?([A-Za-z0-9.-]+|\[[0-9a-fA-F:.]+\])(:\d+)?([/?#][!-~]*)?")
 _STRICT_HEADER = re.compile(r"[-_A-Za-z0-9]+")
 
 
@@ -52,6 +53,9 @@ def _rule(report: Report, path: str, rule: dict[str, Any]) -> None:
     elif not rule.get("jwks") and not rule.get("jwksUri"):
         reason = "no key set is looked for at the issuer: say jwksUri (its OpenID configuration names it), or jwks"
         report.unsupported(child(path, "issuer"), reason)
+    if rule.get("jwksUri") and not rule.get("jwks") and not _ASKABLE.fullmatch(rule["jwksUri"]):
+        reason = "Envoy cannot ask such a host or path (letters, digits, dots and dashes; no spaces)"
+        report.unsupported(child(path, "jwksUri"), reason)
 
 
 _NAMES = listing(text())
