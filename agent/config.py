@@ -134,7 +134,9 @@ class LogConfig(Struct, frozen=True, rename="camel", forbid_unknown_fields=True)
     level: str = "info"
 
 
-class _File(Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
+class AgentFile(Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
+    """agent.yaml."""
+
     role: Role = Role.HOST
     labels: dict[str, str] = {}
     node: str = ""
@@ -183,7 +185,7 @@ class Config(Struct, frozen=True):
         return self.config_dir / (self.ca.token_file or "join-token")
 
 
-_KNOWN_VARIABLES = {
+KNOWN_VARIABLES = {
     "ISTIO_SERVICE_CIDR": "vips.v4",
     "ISTIO_INBOUND_PORTS": "interception.inboundPorts",
     "ISTIO_LOCAL_EXCLUDE_PORTS": "interception.excludeInboundPorts",
@@ -243,9 +245,8 @@ def load_workloads(
 ) -> tuple[tuple[Workload, ...], tuple[str, ...]]:
     """Return the workloads of services.d/*.yaml (file name order) and one line for each fault.
 
-    `proxied` holds for services that don't say it themselves. A bad file never takes the good ones away: its faults are
-    returned, and the workloads that it had when it was last good, which `last_good` remembers from call to call. Of two
-    files that declare one instance (service and port) the first is used.
+    `proxied` is the default. Of a bad file the workloads are those that it had when it was last good, which `last_good`
+    remembers from call to call. Of two files that declare one instance (service and port) the first is used.
     """
     workloads: list[Workload] = []
     faults: list[str] = []
@@ -277,11 +278,11 @@ def load_workloads(
     return tuple(workloads), tuple(faults)
 
 
-def _read_agent_yaml(path: Path, problems: list[str]) -> _File:
+def _read_agent_yaml(path: Path, problems: list[str]) -> AgentFile:
     text = _read_text(path, problems)
     plain, found = read_agent_yaml(text, str(path)) if text is not None else ({}, [])
     problems += found
-    return msgspec.convert(plain, _File)
+    return msgspec.convert(plain, AgentFile)
 
 
 def _read_text(path: Path, problems: list[str]) -> str | None:
@@ -322,7 +323,7 @@ def _read_env(path: Path, problems: list[str]) -> dict[str, _Variable]:
     return variables
 
 
-def _with_variables(file: _File, variables: Mapping[str, _Variable], problems: list[str]) -> _File:
+def _with_variables(file: AgentFile, variables: Mapping[str, _Variable], problems: list[str]) -> AgentFile:
     """Return the settings with what the .env files say laid over them; an empty value but of ports says nothing."""
     vips, interception = file.vips, file.interception
     if cidr := _given(variables, "ISTIO_SERVICE_CIDR"):
@@ -364,7 +365,7 @@ def _leaving_alone(operator: OperatorConfig, interception: InterceptionConfig) -
     )
 
 
-def _role_notes(file: _File) -> tuple[str, ...]:
+def _role_notes(file: AgentFile) -> tuple[str, ...]:
     if file.role is Role.HOST:
         return ("labels have no effect on a host that is no gateway (role: gateway)",) if file.labels else ()
     if file.interception != InterceptionConfig():
@@ -372,7 +373,7 @@ def _role_notes(file: _File) -> tuple[str, ...]:
     return ()
 
 
-def _gateway_labels(file: _File) -> Labels | None:
+def _gateway_labels(file: AgentFile) -> Labels | None:
     if file.role is not Role.GATEWAY:
         return None
     return labels_of(file.labels) if file.labels else INGRESS_LABELS
@@ -387,7 +388,7 @@ def _notes(variables: Mapping[str, _Variable]) -> tuple[str, ...]:
     notes = [
         f"{variable.place} is not used by hostmesh"
         for name, variable in sorted(variables.items())
-        if name.startswith("ISTIO_") and name not in _KNOWN_VARIABLES
+        if name.startswith("ISTIO_") and name not in KNOWN_VARIABLES
     ]
     cidr = variables.get("ISTIO_SERVICE_CIDR")
     if cidr and "," in cidr.value:

@@ -27,7 +27,7 @@ def read_agent_yaml(content: str, source: str) -> tuple[dict[str, Any], list[str
     if problems or not values:
         return {}, problems
     report = Report()
-    _AGENT(report, "", values[0].value)
+    AGENT(report, "", values[0].value)
     problems = [_line(values[0], source, problem.path, problem.reason) for problem in report.problems]
     plain = values[0].value
     return (_without_null(plain) if not problems and isinstance(plain, dict) else {}), problems
@@ -126,7 +126,7 @@ def _fields(names: Iterable[str], check: Any) -> dict[str, Any]:
 
 _PORT = integer(1, 65535)
 _PORTS = listing(_PORT)
-_AGENT = message(
+AGENT = message(
     {
         "role": one_of("host", "gateway"),
         "labels": mapping(text(empty=True)),

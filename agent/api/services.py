@@ -38,14 +38,14 @@ _NUMBER = integer(1, 65535)
 def read_services(text: str, source: str, default_address: str, proxied: bool = True) -> list[Workload]:
     """Return the workloads a file declares: one mapping, a list, or several documents.
 
-    `default_address` is the node's own, `proxied` the mesh's default. Raises ConfigError with one `FILE:LINE: service NAME: field: reason` for each
-    problem; a file with one bad service gives none.
+    `default_address` is the node's own, `proxied` the mesh's default. Raises ConfigError with one `FILE:LINE: service
+    NAME: field: reason` for each problem; a file with one bad service gives none.
     """
     values, problems = read_yaml(text, source, _list_items)
     workloads = []
     for value in values:
         report = Report()
-        _SERVICE(report, "", value.value)
+        SERVICE(report, "", value.value)
         problems += [_describe(problem, value, source) for problem in report.problems]
         if not report.problems and isinstance(value.value, dict):
             plain = {"proxied": proxied, **{k: v for k, v in value.value.items() if v is not None}}
@@ -175,7 +175,7 @@ def label_name(key: str) -> str | None:
 
 
 _PORT = message({"name": _port_name, "port": _NUMBER, "number": _NUMBER, "protocol": _protocol}, also=_port_whole)
-_SERVICE = message(
+SERVICE = message(
     {
         "name": text(words.dns_label),
         "namespace": text(words.dns_label),

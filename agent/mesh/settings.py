@@ -38,6 +38,7 @@ class MeshSettings(Struct, frozen=True, rename="camel", forbid_unknown_fields=Tr
     """Mesh-wide settings; every field has a default, an absent document means all of them."""
 
     trust_domain: str = "cluster.local"
+    """The first part of every identity; hostmesh-ca's must be the same."""
     mtls: MtlsMode = field(default=MtlsMode.PERMISSIVE, name="authPolicy")
     """What instances accept where neither a PeerAuthentication nor the service itself says it."""
     outbound_traffic_policy: OutboundTrafficPolicy = OutboundTrafficPolicy.ALLOW_ANY
