@@ -21,15 +21,28 @@ from agent.runtime.log_setup import set_up_log
 @click.option("--state-dir", type=click.Path(path_type=Path), default=Path("/var/lib/hostmesh"), show_default=True)
 @click.option("--run-dir", type=click.Path(path_type=Path), default=Path("/run/hostmesh"), show_default=True)
 @click.option("--check", is_flag=True, help="Check the configuration, start nothing.")
+@click.option("--guard", is_flag=True, help="Shut this host's mesh ports until an agent serves; start nothing.")
+@click.option("--remove", is_flag=True, help="Take down what an agent that died has left: rules, names, Envoy.")
 @click.version_option(__version__, prog_name="hostmesh-agent")
-def main(config_dir: Path, state_dir: Path, run_dir: Path, check: bool) -> None:
+def main(config_dir: Path, state_dir: Path, run_dir: Path, check: bool, guard: bool, remove: bool) -> None:
     """Run the mesh on this host: registration, certificates, interception, DNS and Envoy."""
     try:
         if check:
             _check(config_dir, state_dir, run_dir)
             return
+        if remove:
+            from agent.runtime.takedown import take_down
+
+            set_up_log("info")
+            asyncio.run(take_down(config_dir, state_dir, run_dir))
+            return
         config = load_config(config_dir, state_dir, run_dir)
         set_up_log(config.log.level)
+        if guard:
+            from agent.runtime import takedown
+
+            asyncio.run(takedown.guard(config))
+            return
         faulthandler.enable()  # systemd's watchdog ends an agent that hangs with SIGABRT: the log shall say where
         from agent.runtime.daemon import run_daemon  # grpc and the xDS messages take 0.3 s to import: not for --check
 

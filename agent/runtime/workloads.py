@@ -44,8 +44,10 @@ class ServicesFolder:
         kept, refused = one_identity_per_port(workloads, before)
         for line in (*problems, *refused):
             log.error("%s", line)
-        known = tuple(msgspec.structs.replace(workload, uid=uid_of(workload.user)) for workload in kept)
-        return known, tuple(Fault("services.d", line) for line in (*problems, *refused))
+        known = [msgspec.structs.replace(workload, uid=uid_of(workload.user)) for workload in kept]
+        # The first is the host's default: one that says whose it is is nobody else's if there is another.
+        ordered = tuple(sorted(known, key=lambda workload: bool(workload.user)))
+        return ordered, tuple(Fault("services.d", line) for line in (*problems, *refused))
 
     async def watch(self, changed: Callable[[], None]) -> NoReturn:
         """Call `changed` whenever the folder has become another one and rests: an editor may write in several steps."""

@@ -1,0 +1,161 @@
+"""What a host does while Envoy, or the agent that should mind it, is gone; and what an operator's commands do to it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import yaml
+
+from agent.lab.host import Host
+from agent.lab.lab import Lab
+from agent.lab.plan import CONSUL_HOST, HostPlan, bookinfo_app
+from agent.lab.readiness import agent_ready
+from tests.integration.meshlab import APP_UID, HOSTMESH, bookinfo, node_status, wait_settled
+from tests.waiting import wait_for
+
+AGENT = Path(sys.executable).with_name("hostmesh-agent")
+DETAILS = "http://details:9080/details/0"
+BROKEN_ENVOY = """#!/bin/sh
+case "$1" in
+--version) echo "envoy  version: 0/9.9.9/Clean/RELEASE/BoringSSL" ;;
+--hot-restart-version) echo 1 ;;
+*) sleep 0.2; exit 1 ;;
+esac
+"""
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    """A client, a server, and a host that no mesh knows."""
+    details = bookinfo_app("details", "v1", {})
+    hosts = (
+        CONSUL_HOST,
+        HostPlan("client", (bookinfo_app("productpage", "v1", {}),)),
+        HostPlan("server", (details,)),
+        HostPlan("outside", (details,), agent=False, consul=False),
+    )
+    with Lab(msgspec.structs.replace(bookinfo("10.78.17.0/24"), hosts=hosts, page_host="")) as lab:
+        wait_for(lambda: status(lab["client"]) == "200", "details answers")
+        yield lab
+
+
+def status(host: Host, url: str = DETAILS) -> str:
+    """Return the status of a request that a program of this host makes, 000 if there is no answer."""
+    curl = ("curl", "-s", "-m", "3", "-o", "/dev/null", "-w", "%{http_code}", url)
+    return host.exec(*curl, uid=APP_UID, check=False).stdout
+
+
+def from_outside(lab: Lab) -> str:
+    """Return what a host without a mesh gets at the server's port."""
+    return status(lab["outside"], f"http://{lab['server'].address}:9080/details/0")
+
+
+def own_rules(host: Host) -> list[str]:
+    saved = host.exec("iptables-save").stdout + host.exec("ip6tables-save").stdout
+    return [line for line in saved.splitlines() if "HOSTMESH_" in line]
+
+
+def interception(host: Host, command: str, *options: str) -> str:
+    """Run `hostmesh interception …` as root on a host."""
+    names = {"CONFIG": "etc", "STATE": "var", "RUN": "run"}
+    folders = {f"HOSTMESH_{kind}_DIR": str(host.path(name)) for kind, name in names.items()}
+    return host.exec(str(HOSTMESH), "interception", command, *options, environment=folders).stdout
+
+
+@contextmanager
+def settings(host: Host) -> Iterator[dict[str, Any]]:
+    """Change agent.yaml."""
+    file = host.path("etc/agent.yaml")
+    values = yaml.safe_load(file.read_text())
+    yield values
+    file.write_text(yaml.safe_dump(values))
+
+
+def reload(host: Host) -> None:
+    host.exec("kill", "-HUP", str(host.pid("agent")))
+
+
+def test_an_operator_takes_interception_away_and_puts_it_back(lab: Lab) -> None:
+    """The agent leaves it as the operator says, and tells so; new settings are taken up without a restart."""
+    server = lab["server"]
+    interception(server, "remove")
+    assert own_rules(server) == []
+    wait_for(lambda: any("operator has removed" in fault.reason for fault in node_status(server).faults), "it is told")
+    assert own_rules(server) == []
+    with settings(server) as values:
+        values["interception"] = {"excludeOutboundPorts": [25], "includeOutboundPorts": [81]}
+    interception(server, "apply")
+    assert any("--dports 81" in line for line in own_rules(server))
+    wait_for(lambda: not node_status(server).faults, "no fault is left")
+    wait_settled(lab)
+    wait_for(lambda: "as planned" in interception(server, "diff"), "the agent wants the same")
+    wait_for(lambda: status(lab["client"]) == "200", "details answers")
+
+
+def test_without_envoy_a_host_is_closed_or_open_as_configured(lab: Lab) -> None:
+    """An Envoy that always ends at once: nothing passes; with `open` everything does, as if there were no mesh."""
+    server = lab["server"]
+    broken = server.path("var/broken-envoy")
+    broken.write_text(BROKEN_ENVOY)
+    broken.chmod(0o755)
+    with settings(server) as values:
+        binary = values["proxy"]["binary"]
+        values["proxy"]["binary"] = str(broken)
+    lab.kill("server", "agent")
+    lab.kill("server", "envoy")
+    assert from_outside(lab) == "000", "agent and Envoy are dead"
+    for save in ("iptables", "ip6tables"):  # as after a boot
+        for name in ("nat", "filter"):
+            server.exec(save, "-w", "-t", name, "-F")
+            server.exec(save, "-w", "-t", name, "-X")
+    assert from_outside(lab) == "200"
+    lab.start_agent("server")
+    wait_for(lambda: from_outside(lab) == "000", "the ports are shut before Envoy is there")
+    wait_for(lambda: node_status(server).proxy.restarts > 1, "Envoy is started again and again")
+    assert from_outside(lab) == "000"
+    assert status(server, "http://127.0.0.1:9080/details/0") == "200", "Consul's checks, and all else of the host"
+    assert "exit code 1" in node_status(server).proxy.last_exit
+
+    with settings(server) as values:
+        values["interception"]["onProxyFailure"] = "open"
+    reload(server)
+    wait_for(lambda: from_outside(lab) == "200", "the host goes without Envoy", 60)
+    assert own_rules(server) == []
+    wait_for(lambda: any("onProxyFailure: open" in fault.reason for fault in node_status(server).faults), "it is told")
+    with settings(server) as values:
+        values["proxy"]["binary"] = binary
+    lab.kill("server", "agent")
+    lab.start_agent("server")
+    lab.wait({("server", "agent"): agent_ready(server)})
+    wait_for(lambda: any("REDIRECT" in line for line in own_rules(server)), "Envoy is back in front")
+    wait_for(lambda: status(lab["client"]) == "200", "details answers", 40)
+
+
+def test_what_a_dead_agent_left_is_taken_down(lab: Lab) -> None:
+    """`hostmesh-agent --remove`: out of the catalog, no rule, no name, no Envoy; refused while an agent runs."""
+    server = lab["server"]
+    folders = [
+        f"--{kind}-dir={server.path(name)}" for kind, name in (("config", "etc"), ("state", "var"), ("run", "run"))
+    ]
+    refused = server.exec(str(AGENT), "--remove", *folders, check=False)
+    assert refused.returncode == 1
+    assert "runs here" in refused.stderr
+    assert own_rules(server)
+    lab.kill("server", "agent")
+    assert server.pid("envoy") is not None
+    server.exec(str(AGENT), "--remove", *folders)
+    assert own_rules(server) == []
+    assert "240.240" not in server.exec("ip", "route").stdout
+    assert server.pid("envoy") is None
+    assert server.exec("getent", "hosts", "details", check=False).returncode != 0
+    assert json.loads(server.exec("curl", "-s", "http://127.0.0.1:8500/v1/agent/services").stdout) == {}
+    server.exec(str(AGENT), "--remove", *folders)  # after an orderly stop there is nothing to do
+    lab.start_agent("server")
+    wait_for(lambda: status(lab["client"]) == "200", "details answers", 40)
