@@ -8,6 +8,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from agent.adapters.proxy.process import Command, WatchedProcess
+from agent.errors import HostError
 from tests.integration.netns import environment
 
 SCRIPT = """
@@ -59,3 +61,14 @@ def run_with_ambient_net_admin(folder: Path) -> str:
         timeout=20,
     )
     return done.stdout
+
+
+async def test_a_process_that_ends_at_once_has_not_lived_for_long(tmp_path: Path) -> None:
+    """Not since the machine's boot: it would be started again and again without a pause."""
+    for number in range(60):
+        try:
+            process = await WatchedProcess.spawn(Command(["sleep", f"{number / 10000}"], tmp_path / "exit"))
+        except HostError:
+            continue  # it had ended before anybody could look at it, which is told at once
+        await process.wait()
+        assert process.age() < 30

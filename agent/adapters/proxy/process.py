@@ -73,7 +73,8 @@ class WatchedProcess:
         with ThreadPoolExecutor(1) as thread:
             started = await asyncio.get_running_loop().run_in_executor(thread, _spawn, command)
         pid, pidfd, keeper = started
-        return cls(pid, pidfd, _start_time(pid) or 0, command.exit_file, keeper)
+        # One that has ended by now is gone from /proc, and was started just before.
+        return cls(pid, pidfd, _start_time(pid) or _ticks_since_boot(), command.exit_file, keeper)
 
     @classmethod
     def adopt(cls, pid: int, started: int, executable: str, exit_file: Path) -> WatchedProcess | None:
@@ -143,7 +144,7 @@ class WatchedProcess:
 
     def age(self) -> float:
         """Return the seconds since it was started."""
-        return time.clock_gettime(time.CLOCK_BOOTTIME) - self.started / os.sysconf("SC_CLK_TCK")
+        return (_ticks_since_boot() - self.started) / os.sysconf("SC_CLK_TCK")
 
     def release(self) -> None:
         """Stop watching; the process goes on."""
@@ -176,6 +177,10 @@ def processes_with_argument(executable: str, argument: str) -> dict[int, int]:
                 if os.fsencode(argument) in words and started is not None:
                     found[int(entry.name)] = started
     return found
+
+
+def _ticks_since_boot() -> int:
+    return int(time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK"))
 
 
 def _start_time(pid: int) -> int | None:
