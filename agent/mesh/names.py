@@ -96,6 +96,11 @@ def outbound_cluster(key: ServiceKey, port: int, subset: Subset | None = None) -
     return f"outbound|{port}|{subset.name if subset else ''}|{canonical_host(key)}"
 
 
+def of_caller(name: str, uid: int) -> str:
+    """Return the name of a cluster, endpoints or a route table as this Unix user's programs have it."""
+    return f"{name}~{uid}"
+
+
 def server_name(cluster: str) -> str:
     """Return the server name by which callers ask for a cluster: `outbound_.9080_.v1_.reviews.service.consul`."""
     return cluster.replace("|", "_.")
