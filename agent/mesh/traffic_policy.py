@@ -19,6 +19,8 @@ class Algorithm(StrEnum):
     ROUND_ROBIN = "ROUND_ROBIN"
     LEAST_REQUEST = "LEAST_REQUEST"
     RANDOM = "RANDOM"
+    PASSTHROUGH = "PASSTHROUGH"
+    """None is chosen: a connection goes where it was going; for what has a virtual address it is least request."""
 
 
 class HashKind(StrEnum):

@@ -18,6 +18,7 @@ _POLICIES = {
     Algorithm.ROUND_ROBIN: _Cluster.ROUND_ROBIN,
     Algorithm.LEAST_REQUEST: _Cluster.LEAST_REQUEST,
     Algorithm.RANDOM: _Cluster.RANDOM,
+    Algorithm.PASSTHROUGH: _Cluster.LEAST_REQUEST,  # where there is something to choose from
 }
 _RING_SIZE = 1024
 """Istio's default; Envoy's is the same."""

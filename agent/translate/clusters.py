@@ -18,9 +18,17 @@ from agent.mesh.names import (
     server_name,
 )
 from agent.mesh.routes import Fault, Subset
-from agent.mesh.service import Identity, Port, Protocol
+from agent.mesh.service import Identity, Port, Protocol, Resolution
 from agent.mesh.snapshot import Resource
-from agent.mesh.traffic_policy import ClientTls, ConnectionPool, Http2Use, LoadBalancer, TlsMode
+from agent.mesh.traffic_policy import (
+    Algorithm,
+    ClientTls,
+    ConnectionPool,
+    Http2Use,
+    LoadBalancer,
+    TlsMode,
+    TrafficPolicy,
+)
 from agent.translate.balancing import set_load_balancer
 from agent.translate.facts import ClientSecurity, ServiceFacts, ServiceSubset
 from agent.translate.health_checks import set_active_check
@@ -75,6 +83,11 @@ def unusable_policies(
         policy = traffic.of(port.number, subset)
         if obstacle := security.obstacle(policy.tls):
             reasons.add(f"a DestinationRule {obstacle}: nothing is sent")
+        if _passes(policy) and facts.has_address:
+            reasons.add(
+                "PASSTHROUGH of a DestinationRule has no effect: callers reach the service at a virtual address,"
+                " so no connection is on its way to an instance (wildcards, and addresses with resolution NONE, are)"
+            )
         if policy.tunnel and port.protocol.is_http:
             reasons.add(f"the tunnel of a DestinationRule has no effect on port {port.number}: only TCP can have one")
     return tuple(Fault(f"service {facts.key}", reason) for reason in sorted(reasons))
@@ -130,6 +143,8 @@ def _service_cluster(
 ) -> Resource:
     name = outbound_cluster(facts.key, port.number, subset)
     policy = traffic.of(port.number, subset)
+    if facts.outside and _passes(policy) and not facts.has_address:
+        facts = structs.replace(facts, outside=structs.replace(facts.outside, resolution=Resolution.ORIGINAL))
     if facts.outside:
         policy = structs.replace(policy, tls=client_tls(facts.key, facts.outside, port.number, policy.tls))
     pool = policy.connections or _NO_LIMITS
@@ -155,6 +170,11 @@ def _service_cluster(
         cluster.eds_cluster_config.eds_config.CopyFrom(ADS)
         references.append((ENDPOINT_TYPE, name))
     return resource(CLUSTER_TYPE, name, cluster, references)
+
+
+def _passes(policy: TrafficPolicy) -> bool:
+    """Tell whether connections are to go where they were going."""
+    return policy.load_balancer is not None and policy.load_balancer.algorithm is Algorithm.PASSTHROUGH
 
 
 def _set_transport(

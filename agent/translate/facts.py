@@ -56,6 +56,11 @@ class ServiceFacts(Struct, frozen=True):
         return cls(service.key, ports, tuple(sorted(proxied)), service.outside, tuple(sorted(others)), check)
 
     @property
+    def has_address(self) -> bool:
+        """Tell whether callers reach it at a virtual address."""
+        return Service(self.key, self.ports, (), self.outside).has_address
+
+    @property
     def has_endpoints(self) -> bool:
         """Tell whether its endpoints are known to the agent, which gives them by EDS."""
         return self.outside is None or self.outside.resolution is Resolution.STATIC

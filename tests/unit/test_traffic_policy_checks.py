@@ -127,10 +127,39 @@ def test_a_narrow_from_may_come_before_a_wide_one() -> None:
     [
         ({"loadBalancer": {"simple": "PASSTHROUGH"}}, "loadBalancer.simple"),
         ({"retryBudget": {"budgetInterval": "1s"}}, "retryBudget.budgetInterval"),
+        ({"loadBalancer": {"simple": "RANDOM", "warmupDurationSecs": "1s"}}, "loadBalancer.warmupDurationSecs"),
+        ({"loadBalancer": {"consistentHash": {}, "warmup": {"duration": "1s"}}}, "loadBalancer.warmup"),
+        (
+            {"loadBalancer": {"warmup": {"duration": "1s"}, "warmupDurationSecs": "2s"}},
+            "loadBalancer.warmupDurationSecs",
+        ),
+        ({"tls": {"mode": "SIMPLE", "clientCertificate": "/a"}}, "tls.clientCertificate"),
+        ({"tls": {"mode": "SIMPLE", "caCertificates": "ca.pem"}}, "tls.caCertificates"),
+        ({"tls": {"mode": "ISTIO_MUTUAL", "caCertificates": "/a"}}, "tls.caCertificates"),
+        ({"tls": {"sni": "a"}}, "tls.sni"),
     ],
 )
 def test_what_cannot_be_enforced_here(value: dict[str, Any], path: str) -> None:
     assert rule(value) == [f"unsupported: spec.trafficPolicy.{path}"]
+
+
+@pytest.mark.parametrize("host", ["a", "a.svc.cluster.local", "A.service.consul.", "a.b.svc", "*.svc.cluster.local"])
+def test_services_of_the_mesh_have_no_passthrough(host: str) -> None:
+    chosen = {"loadBalancer": {"simple": "PASSTHROUGH"}}
+    spec = {
+        "host": host,
+        "trafficPolicy": {"portLevelSettings": [{"port": {"number": 80}, **chosen}]},
+        "subsets": [{"name": "v1", "trafficPolicy": chosen}],
+    }
+    assert verdicts("DestinationRule", "networking.istio.io/v1", spec) == [
+        "unsupported: spec.subsets[0].trafficPolicy.loadBalancer.simple",
+        "unsupported: spec.trafficPolicy.portLevelSettings[0].loadBalancer.simple",
+    ]
+
+
+@pytest.mark.parametrize("host", ["*.foo.com", "www.foo.com", "*.com"])
+def test_hosts_outside_may_have_it(host: str) -> None:
+    assert rule({"loadBalancer": {"simple": "PASSTHROUGH"}}, host=host) == []
 
 
 def test_exported_to_its_own_namespace_alone_with_a_selector() -> None:

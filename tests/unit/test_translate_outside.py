@@ -23,7 +23,7 @@ from agent.mesh.snapshot import Desired, MeshSnapshot
 from agent.mesh.vips import allocate
 from agent.translate.netfilter import NetfilterOptions, OutboundMode
 from agent.translate.plan import Planner, PlanOptions
-from tests.unit.api_samples import mutated
+from tests.unit.api_samples import mutated, one
 from tests.unit.mesh_samples import V4, V6, mesh, service, workload
 from tests.unit.test_api_outside import egress, entry, workload_entry
 
@@ -104,6 +104,35 @@ def test_a_wildcard_goes_where_it_was_going(options: PlanOptions) -> None:
     assert made.lb_policy == cluster_pb2.Cluster.CLUSTER_PROVIDED
     assert made.HasField("transport_socket")
     assert "*.foo.com" not in desired.dns_hosts
+
+
+def passing(host: str) -> Document:
+    head = "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: p}\n"
+    return one(f"{head}spec: {{host: '{host}', trafficPolicy: {{loadBalancer: {{simple: PASSTHROUGH}}}}}}\n")
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "{hosts: ['*.foo.com'], resolution: DYNAMIC_DNS, ports: [{number: 80, name: http, protocol: HTTP}]}",
+        "{hosts: ['*.foo.com'], resolution: STATIC, endpoints: [{address: '::1'}], ports: [{number: 80, name: http}]}",
+        "{hosts: ['*.foo.com'], ports: [{number: 80, name: http}]}",
+    ],
+    ids=["DYNAMIC_DNS", "STATIC", "NONE"],
+)
+def test_passthrough_goes_where_it_was_going(spec: str) -> None:
+    desired = plan(snapshot(entry(spec), passing("*.foo.com")), WIDE)
+    assert desired.faults == ()
+    assert cluster(desired, "outbound|80||*.foo.com").type == cluster_pb2.Cluster.ORIGINAL_DST
+
+
+def test_passthrough_of_a_host_with_a_virtual_address_is_a_fault() -> None:
+    static = (
+        "{hosts: [a.foo.com], resolution: STATIC, endpoints: [{address: 10.1.1.1}], ports: [{number: 80, name: http}]}"
+    )
+    desired = plan(snapshot(entry(static), passing("a.foo.com")), WIDE)
+    assert ["PASSTHROUGH of a DestinationRule has no effect" in line for line in faults(desired)] == [True]
+    assert cluster(desired, "outbound|80||a.foo.com").type == cluster_pb2.Cluster.EDS
 
 
 def test_without_an_upstream_server_nothing_is_looked_up_in_circles() -> None:

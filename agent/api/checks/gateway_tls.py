@@ -48,6 +48,7 @@ _FILES = ("serverCertificate", "privateKey", "caCertificates", "caCrl")
 _CLIENTS = (
     "subjectAltNames",
     "caCertificates",
+    "caCrl",
     "caCertCredentialName",
     "verifyCertificateSpki",
     "verifyCertificateHash",

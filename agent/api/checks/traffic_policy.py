@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from agent.api.checks import words
+from agent.api.checks.client_tls import CLIENT_TLS
 from agent.api.checks.durations import duration, duration_or_zero, seconds
 from agent.api.checks.locality_setting import LOCALITY_SETTING
 from agent.api.checks.schema import Check, Report, boolean, integer, like, listing, message, number, one_of, text
@@ -18,19 +19,7 @@ _PERCENT = integer(0, 100)
 _MAX_RING = 8_388_608
 """Envoy's limit of a hash ring."""
 _MAX_MAGLEV = 5_000_011
-_FILE = text(words.one_line_value, empty=True)
 _PARTS = ("loadBalancer", "connectionPool", "outlierDetection", "tls")
-
-
-_SIMPLE = one_of("UNSPECIFIED", "ROUND_ROBIN", "LEAST_CONN", "LEAST_REQUEST", "RANDOM", "PASSTHROUGH")
-
-
-@like(_SIMPLE)
-def _simple(report: Report, path: str, value: Any) -> None:
-    _SIMPLE(report, path, value)
-    if value == "PASSTHROUGH":
-        reason = "callers reach services at virtual addresses, so there is no original instance to pass to"
-        report.unsupported(path, f"PASSTHROUGH can't be enforced here: {reason}")
 
 
 def _at_most_one(*keys: str) -> Any:
@@ -96,9 +85,20 @@ _CONSISTENT_HASH = message(
     also=_hash_whole,
 )
 
+
+def _balancer_whole(report: Report, path: str, balancer: dict[str, Any]) -> None:
+    _at_most_one("simple", "consistentHash")(report, path, balancer)
+    chosen = "consistentHash" if "consistentHash" in balancer else balancer.get("simple")
+    for key in ("warmup", "warmupDurationSecs"):
+        if key in balancer and chosen in ("consistentHash", "RANDOM", "PASSTHROUGH"):
+            report.unsupported(child(path, key), f"means nothing with {chosen} (ROUND_ROBIN and LEAST_REQUEST have it)")
+        elif key == "warmupDurationSecs" and key in balancer and "warmup" in balancer:
+            report.unsupported(child(path, key), "means nothing beside warmup (remove it)")
+
+
 _LOAD_BALANCER = message(
     {
-        "simple": _simple,
+        "simple": one_of("UNSPECIFIED", "ROUND_ROBIN", "LEAST_CONN", "LEAST_REQUEST", "RANDOM", "PASSTHROUGH"),
         "consistentHash": _CONSISTENT_HASH,
         "localityLbSetting": LOCALITY_SETTING,
         "warmup": message(
@@ -107,7 +107,7 @@ _LOAD_BALANCER = message(
         ),
         "warmupDurationSecs": _DURATION,
     },
-    also=_at_most_one("simple", "consistentHash"),
+    also=_balancer_whole,
 )
 
 
@@ -174,39 +174,6 @@ _OUTLIER_DETECTION = message(
 )
 
 
-def _tls_whole(report: Report, path: str, tls: dict[str, Any]) -> None:
-    mode = tls.get("mode") or "DISABLE"
-    own = [key for key in ("clientCertificate", "privateKey", "caCertificates", "caCrl") if tls.get(key)]
-    if tls.get("insecureSkipVerify"):
-        verifying = ["caCertificates", "subjectAltNames"] + (["credentialName"] if mode == "SIMPLE" else [])
-        for key in verifying if mode in ("SIMPLE", "MUTUAL") else ():
-            if tls.get(key):
-                report.invalid(child(path, key), "does not go with insecureSkipVerify: true")
-    if mode in ("SIMPLE", "MUTUAL") and tls.get("credentialName"):
-        for key in own:
-            report.invalid(child(path, key), "does not go with credentialName")
-    elif mode == "MUTUAL":
-        for key in ("clientCertificate", "privateKey"):
-            if not tls.get(key):
-                report.invalid(child(path, key), "is missing (mode MUTUAL needs it)")
-
-
-_TLS = message(
-    {
-        "mode": one_of("DISABLE", "SIMPLE", "MUTUAL", "ISTIO_MUTUAL"),
-        "clientCertificate": _FILE,
-        "privateKey": _FILE,
-        "caCertificates": _FILE,
-        "caCrl": _FILE,
-        "credentialName": text(empty=True),
-        "subjectAltNames": listing(text(words.one_line_value), at_most=100),
-        "sni": text(words.one_line_value, empty=True),
-        "insecureSkipVerify": boolean,
-    },
-    also=_tls_whole,
-)
-
-
 def _target(value: str) -> str | None:
     return None if words.is_address(value) else words.host(value)
 
@@ -243,7 +210,7 @@ _FIELDS: dict[str, Check] = {
     "loadBalancer": _LOAD_BALANCER,
     "connectionPool": CONNECTION_POOL,
     "outlierDetection": _OUTLIER_DETECTION,
-    "tls": _TLS,
+    "tls": CLIENT_TLS,
 }
 _PORT_POLICY = message(
     {"port": message({"number": integer(1, 65535)}, required=("number",)), **_FIELDS},
