@@ -146,23 +146,13 @@ class HostIdentity:
 
     def _take_bundle(self, bundle: TrustBundle) -> None:
         before, self._bundle = self._bundle, bundle
+        self._rotator.note_revoked(frozenset(each.number for each in bundle.revoked))
         self._post(TrustChanged(bundle))
         if before is not None and before.roots_pem != bundle.roots_pem:
             log.info("the mesh's roots have changed: renewing within %g s", self._root_change_spread)
             self._rotator.hasten(self._root_change_spread)
         self._offer()
         self._on_change()
-
-    @property
-    def faults(self) -> tuple[Fault, ...]:
-        """Return a fault for each certificate of this host that was revoked."""
-        revoked = {each.number for each in self._bundle.revoked} if self._bundle else set()
-        reason = "was revoked, so peers refuse it: make a join token (hostmesh ca token create) if the host may go on"
-        return tuple(
-            Fault(f"certificate {certificate.identity}", f"serial {certificate.serial} {reason}")
-            for certificate in self.certificates
-            if int(certificate.serial, 16) in revoked
-        )
 
     def _offer(self) -> None:
         """Give local programs what their users may have."""

@@ -28,7 +28,7 @@ from agent.errors import CaRefused, CaUnavailable, HostError, HostmeshError, Use
 from agent.mesh.routes import Fault
 from agent.mesh.service import Identity
 from agent.mesh.snapshot import Certificate
-from agent.translate.rotation import Expired, Renew, Wait, decide, renewal_time, retry_delay
+from agent.translate.rotation import Decision, Expired, Renew, Revoked, Wait, decide, renewal_time, retry_delay
 
 _LOG = logging.getLogger(__name__)
 _POLL_SECONDS = 1.0
@@ -72,6 +72,7 @@ class Rotator:
         self._asked: dict[Identity, asyncio.Future[None]] = {}
         """Renewals that an operator waits for."""
         self._unsaved: set[Identity] = set()
+        self._revoked: frozenset[int] = frozenset()
         self._faults: dict[Identity, Fault] = {}
         self._clock_fault: tuple[Fault, ...] = ()
         self._changed = asyncio.Event()
@@ -84,6 +85,10 @@ class Rotator:
     def held(self) -> Mapping[Identity, StoredCertificate]:
         """Return what is held now, by identity."""
         return dict(self._stored)
+
+    def note_revoked(self, serials: frozenset[int]) -> None:
+        """Take the serial numbers that are revoked in the mesh; who has one of them needs a join token."""
+        self._revoked = serials
 
     def hasten(self, within: float) -> None:
         """Renew everything within so many seconds, each identity at its own moment: the roots have changed."""
@@ -154,6 +159,8 @@ class Rotator:
                     obtain = self._renew
                 case Expired():
                     obtain = self._recover
+                case Revoked():
+                    obtain = self._readmit
             asked = self._asked.pop(identity, None)
             try:
                 await self._accept(identity, await obtain(identity))
@@ -166,10 +173,12 @@ class Rotator:
                 failures = 0
                 _answer(asked)
 
-    def _decide(self, identity: Identity) -> Wait | Renew | Expired:
+    def _decide(self, identity: Identity) -> Decision:
         stored = self._stored.get(identity)
         if stored is None:
             return Expired()
+        if self._is_revoked(stored):
+            return Revoked()
         if identity in self._asked and self._clock.now() < stored.leaf.not_after:
             return Renew()
         return decide(self._clock.now(), stored.renew_at, stored.leaf.not_after, stored.obtained_at)
@@ -207,6 +216,22 @@ class Rotator:
                 raise type(refused)(f"{refused}; and by the expired certificate: {error}") from error
         _LOG.warning("certificate of %s: renewed by one that had ended", identity.path)
         return issued
+
+    async def _readmit(self, identity: Identity) -> IssuedChain:
+        """Get a certificate in place of a revoked one: by join token, if the operator wants that."""
+        reason = (
+            f"serial {self._stored[identity].leaf.serial} was revoked, so peers refuse it: if this host may go on, put "
+            f"a new join token into {self._tokens.where()} (hostmesh ca token create --identity {identity.path})"
+        )
+        if self._tokens.token_for(identity) is None:
+            raise CaRefused(reason)
+        try:
+            return await self._enrol(identity)
+        except CaRefused as refused:
+            raise CaRefused(f"{reason}; the present one: {refused}") from refused
+
+    def _is_revoked(self, stored: StoredCertificate) -> bool:
+        return int(stored.leaf.serial, 16) in self._revoked
 
     async def _enrol(self, identity: Identity) -> IssuedChain:
         token = self._tokens.token_for(identity)
@@ -278,7 +303,7 @@ class Rotator:
 
     def _what_remains(self, identity: Identity) -> str:
         stored = self._stored.get(identity)
-        if stored is None:
+        if stored is None or self._is_revoked(stored):
             return ""
         end = datetime.fromtimestamp(stored.leaf.not_after, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
         held = self._clock.now() < stored.leaf.not_after

@@ -32,7 +32,12 @@ class Expired:
     """The present certificate proves nothing any more: only a join token helps."""
 
 
-Decision = Renew | Wait | Expired
+@dataclass(frozen=True)
+class Revoked:
+    """The present certificate is refused by everybody, the CA too: only a join token helps."""
+
+
+Decision = Renew | Wait | Expired | Revoked
 
 
 def renewal_time(obtained_at: float, not_after: float, jitter: float) -> float:
@@ -44,8 +49,8 @@ def renewal_time(obtained_at: float, not_after: float, jitter: float) -> float:
     return obtained_at + half * (1 + JITTER * jitter)
 
 
-def decide(now: float, renew_at: float, not_after: float, obtained_at: float) -> Decision:
-    """Return what to do with a certificate now."""
+def decide(now: float, renew_at: float, not_after: float, obtained_at: float) -> Wait | Renew | Expired:
+    """Return what to do with a certificate that is not revoked now."""
     if now >= not_after:
         return Expired()
     if now >= renew_at:

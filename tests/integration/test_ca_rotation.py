@@ -16,6 +16,7 @@ from cryptography import x509
 
 from agent.adapters.clock import Clock, SystemClock
 from agent.adapters.identity import CaGroup, FixedTokens, KeyStore, TokenFile, TokenSource, new_key
+from agent.adapters.identity.administration import CaAdministration
 from agent.adapters.identity.keys import read_chain
 from agent.errors import CaRefused, CaUnavailable, UserError
 from agent.mesh.routes import Fault
@@ -204,6 +205,28 @@ async def test_a_token_may_come_later(tmp_path: Path) -> None:
             await seen.until_fault("hostmesh ca token create --identity ns/default/sa/reviews")
             token_file(ca, REVIEWS)
             await seen.until_chains(1)
+            await seen.until_well()
+
+
+async def test_a_revoked_host_says_so_and_is_admitted_anew_by_a_new_token(tmp_path: Path) -> None:
+    with CaProcess(tmp_path / "ca") as ca:
+        async with rotating(ca, token_file(ca, REVIEWS)) as seen:
+            await seen.until_chains(1)
+            assert seen.rotator is not None
+            serial = seen.rotator.held()[REVIEWS].leaf.serial
+            await asyncio.to_thread(CaAdministration(str(ca.socket)).revoke, serial, "", "stolen")
+            seen.rotator.note_revoked(frozenset({int(serial, 16)}))
+            await seen.until_fault(
+                f"serial {serial} was revoked, so peers refuse it: if this host may go on, put a new"
+            )
+            (fault,) = seen.faults[-1]
+            assert "used up" in fault.reason
+            assert "\n" not in fault.reason
+            (ca.directory / "join-token").unlink()
+            with pytest.raises(CaRefused, match="was revoked"):
+                await seen.rotator.renew(REVIEWS)
+            token_file(ca, REVIEWS)
+            await seen.until_chains(2)
             await seen.until_well()
 
 

@@ -21,7 +21,7 @@ from agent.lab.lab import Lab
 from agent.lab.plan import CONSUL_HOST, App, HostPlan, bookinfo_app, python_app
 from tests.integration.meshlab import APP_UID, bookinfo, hostmesh, load, node_status, wait_settled
 from tests.mesh_certificates import TestAuthority
-from tests.unit.ca_files import Shape, files_of, make_ca, rsa_key, write_files
+from tests.unit.ca_files import Shape, files_of, key_file, make_ca, rsa_key, write_files
 from tests.waiting import wait_for
 
 HERE = Path(__file__).parent
@@ -47,7 +47,8 @@ def lab() -> Iterator[Lab]:
         HostPlan("edge", settings={"role": "gateway"}),
     )
     with TemporaryDirectory() as folder:
-        plan = bookinfo("10.78.9.0/24", {"caFiles": _plugged_in(Path(folder))})
+        given = _plugged_in(Path(folder))
+        plan = bookinfo("10.78.9.0/24", {"caFiles": given, "jwt": {"keyFile": f"{given}/jwt-key.pem"}})
         with Lab(msgspec.structs.replace(plan, hosts=hosts, page_host="")) as lab:
             hostmesh(lab, "mesh", "set", "mtls=strict")
             wait_settled(lab)
@@ -60,6 +61,7 @@ def lab() -> Iterator[Lab]:
 def _plugged_in(folder: Path) -> str:
     root = make_ca("their root", key=rsa_key())
     write_files(folder, files_of(make_ca("their issuer", root, Shape(path_length=0)), root))
+    key_file(folder, "jwt-key.pem")
     for path in (folder, *folder.iterdir()):
         path.chmod(0o755)  # hostmesh-ca runs as its own user
     return str(folder)
@@ -192,6 +194,9 @@ def test_a_local_program_gets_its_identity_by_its_unix_user(lab: Lab) -> None:
     bob_id = '"id": "spiffe://cluster.local/ns/default/sa/bob"'
     wait_for(lambda: bob_id in bob.exec(*argv, uid=APP_UID, check=False).stdout, "bob's program has bob's identity")
     assert "PERMISSION_DENIED" in bob.exec(*argv, uid=APP_UID + 1, check=False).stdout
+    asking = [sys.executable, str(HERE / "spiffe_jwt_program.py"), str(bob.path("run/workload.sock")), "db"]
+    said = json.loads(bob.exec(*asking, uid=APP_UID).stdout)
+    assert said["api"] == said["library"] == "spiffe://cluster.local/ns/default/sa/bob"
     bob.path("etc/services.d/tool.yaml").unlink()
     bob.exec("kill", "-HUP", str(bob.pid("agent")))
     wait_for(lambda: "PERMISSION_DENIED" in bob.exec(*argv, uid=APP_UID, check=False).stdout, "it is taken back")
@@ -229,6 +234,22 @@ def test_a_revoked_identity_loses_its_connections_and_nobody_else(lab: Lab, tmp_
         assert certificate.identity.endswith("alice")
     assert running.failures == []
     assert running.total > 20
+
+
+def test_a_revoked_host_says_how_to_mend_it_and_comes_back_by_a_new_token(lab: Lab) -> None:
+    alice, identity = lab["alice"], "ns/default/sa/alice"
+
+    def said() -> list[str]:
+        return [fault.reason for fault in node_status(alice).faults if "was revoked" in fault.reason]
+
+    (reason,) = wait_for(said, "the fault is told")
+    assert f"put a new join token into {alice.path('etc/join-token')}" in reason
+    assert f"hostmesh ca token create --identity {identity}" in reason
+    assert "was revoked" in hostmesh(lab, "proxy-status")
+    token = hostmesh(lab, "ca", "token", "create", "--identity", identity, "--socket", lab.state.ca_socket)
+    alice.path("etc/join-token").write_text(f"{identity} {token}")
+    wait_for(lambda: call(lab, "alice") == "200", "alice gets details again")
+    wait_for(lambda: not said(), "the fault is gone")
 
 
 def test_clients_leave_a_server_whose_identity_was_revoked(lab: Lab) -> None:
