@@ -65,7 +65,10 @@ async def _replicas(folder: Path, lifetime: str = "1h") -> AsyncIterator[Replica
         secret = folder / "token"
         secret.write_text(await token(consul, ca_policy()))
         access = {"address": consul.http_address, "tokenFile": str(secret)}
-        settings = {"consul": access | {"sharedRecords": True, "entryNamespace": "default"}, "lifetime": lifetime}
+        settings: dict[str, Any] = {
+            "consul": access | {"sharedRecords": True, "entryNamespace": "default"},
+            "lifetime": lifetime,
+        }
         settings["jwt"] = {"keyFile": key_file(folder, "jwt-key")}
         first = CaProcess(folder / "first", **settings)
         stack.callback(first.stop)
