@@ -2,7 +2,7 @@
 
 A port has one listener. Its plain HTTP servers share one route table; each HTTPS server is a filter chain, known by the
 server name that the client asks for, with a table of its own. What no route is for gets 404. TLS that is passed on, and
-TCP, has a chain for each route; what none is for is closed.
+TCP, has a chain for each route; what none is for is closed. Tables are put together of what is made for each host.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from envoy.config.core.v3 import base_pb2
 from envoy.config.listener.v3 import listener_components_pb2, listener_pb2
-from envoy.config.route.v3 import route_components_pb2, route_pb2
+from envoy.config.route.v3 import route_components_pb2
 from msgspec import Struct, structs
 
 from agent.mesh.gateway import ServerKind, common_host
@@ -26,16 +26,15 @@ from agent.mesh.names import (
 )
 from agent.mesh.routes import ConnectionMatch, Fault, ObjectRef
 from agent.mesh.snapshot import Resource
-from agent.translate.actions import MAX_DIRECT_RESPONSE_BYTES
 from agent.translate.connections import Way, add_chains, add_tls_inspector
 from agent.translate.guard import Guard
-from agent.translate.http import INTERNAL_HEADERS, gateway_http
+from agent.translate.http import gateway_http
 from agent.translate.listeners import listener
 from agent.translate.open_ports import OpenPort, OpenServer, hosts_for, server_names
 from agent.translate.policies import Approach
 from agent.translate.resolve import ResolvedPort, ResolvedRoute
 from agent.translate.resource import resource, seconds
-from agent.translate.routes import VirtualHost, routed_host
+from agent.translate.routes import EncodedHost, encoded, routed_host
 from agent.translate.service_passing import passing_chains
 from agent.translate.tcp import connection_chain, tunnel_faults
 from agent.translate.tls import gateway_socket
@@ -43,9 +42,6 @@ from agent.translate.tls import gateway_socket
 HANDSHAKE_SECONDS = 15.0
 _UNIX = "unix://"
 _TLS_ONLY = route_components_pb2.VirtualHost.ALL
-
-
-_Order = tuple[bool, ObjectRef, ObjectRef, tuple[str, ...]]
 
 
 class Guards(Struct, frozen=True):
@@ -62,10 +58,9 @@ def gateway_port(
     trust_domains: tuple[str, ...],
     guards: Guards,
 ) -> tuple[tuple[Resource, ...], tuple[Fault, ...]]:
-    """Return the listener and the route tables of a port, and what of its routes Envoy cannot do."""
+    """Return the listener of a port, if there can be one, and what of its routes Envoy cannot do."""
     message = _listener(port, ipv6)
     message.traffic_direction = base_pb2.INBOUND
-    made: list[Resource] = []
     faults: list[Fault] = []
     references: list[tuple[str, str]] = []
     entries: list[_Entry] = []
@@ -79,19 +74,16 @@ def gateway_port(
             faults += [] if passing or opened.passed else [_unheard(opened)]
             for resolved in opened.resolved:
                 faults += tunnel_faults(f"port {port.number}", resolved, approaches)
-    for name, servers in _tables(port).items():
-        table, wrong = _route_table(name, port.number, servers, approaches)
-        made.append(table)
-        faults += wrong
+    for name, opened in _tables(port).items():
         references.append((ROUTE_TYPE, name))
         filters = [gateway_http(f"gateway_{port.number}", name, guards.requests)]
         chain = listener_components_pb2.FilterChain(name=name, filters=filters)
         if port.is_tls:
-            _end_tls(chain, servers[0], trust_domains)
-            references += _secrets(servers[0])
+            _end_tls(chain, opened, trust_domains)
+            references += _secrets(opened)
         way = Way((ConnectionMatch(),), chain)
-        hosts = server_names(servers[0].server) if port.is_tls else {"*"}
-        entries += [_Entry(host, servers[0].origin, _for_host(way, host)) for host in sorted(hosts)]
+        hosts = server_names(opened.server) if port.is_tls else {"*"}
+        entries += [_Entry(host, opened.origin, _for_host(way, host)) for host in sorted(hosts)]
     entries.sort(key=lambda entry: (entry.host.startswith("*"), -len(entry.host)))
     unused = add_chains(message, [entry.way for entry in entries])
     faults += [entries[position].unused(port.number) for position in sorted(unused)]
@@ -104,8 +96,7 @@ def gateway_port(
     if port.is_tls:
         add_tls_inspector(message)
     references += [(CLUSTER_TYPE, name) for name in (*guards.requests.clusters, *guards.connections.clusters)]
-    made.append(resource(LISTENER_TYPE, message.name, message, references))
-    return tuple(made), tuple(faults)
+    return (resource(LISTENER_TYPE, message.name, message, references),), tuple(faults)
 
 
 def _listener(port: OpenPort, ipv6: bool) -> Any:
@@ -118,18 +109,25 @@ def _listener(port: OpenPort, ipv6: bool) -> Any:
     return listener(name, [port.bind] if port.bind else everywhere, port.number)
 
 
-def _tables(port: OpenPort) -> dict[str, tuple[OpenServer, ...]]:
-    """Return the port's route tables by name, each with the servers that it is for."""
+def table_name(port: OpenPort, opened: OpenServer) -> str | None:
+    """Return the route table of a server's requests, which all HTTP servers of a port share; None: it has none."""
     suffix = f"{port.number}" + (f".{port.bind}" if port.bind else "")
-    if port.servers[0].server.kind is ServerKind.TCP:
-        return {}
-    if not port.is_tls:
-        return {f"http.{suffix}": port.servers}
-    return {
-        f"https.{suffix}.{opened.server.name}.{opened.origin.name}.{opened.origin.namespace}": (opened,)
-        for opened in port.servers
-        if opened.server.kind is ServerKind.HTTPS
-    }
+    match opened.server.kind:
+        case ServerKind.HTTP:
+            return f"http.{suffix}"
+        case ServerKind.HTTPS:
+            return f"https.{suffix}.{opened.server.name}.{opened.origin.name}.{opened.origin.namespace}"
+        case _:
+            return None
+
+
+def _tables(port: OpenPort) -> dict[str, OpenServer]:
+    """Return the port's route tables by name, each with the first of the servers that it is for."""
+    tables: dict[str, OpenServer] = {}
+    for opened in port.servers:
+        if name := table_name(port, opened):
+            tables.setdefault(name, opened)
+    return tables
 
 
 class _Entry(Struct, frozen=True):
@@ -216,39 +214,17 @@ def _secrets(opened: OpenServer) -> list[tuple[str, str]]:
     return [(SECRET_TYPE, secret) for secret in wanted]
 
 
-def _route_table(
-    name: str, port: int, servers: Collection[OpenServer], approaches: tuple[tuple[str, Approach], ...]
-) -> tuple[Resource, tuple[Fault, ...]]:
-    """Return one route table; several VirtualServices about one host are one after the other.
-
-    Those that name it come before those with a wildcard for it, then by name.
-    """
-    routes: dict[str, dict[_Order, tuple[ResolvedRoute, ...]]] = {}
-    redirected: set[str] = set()
-    for opened in servers:
-        hosts = {host for bound, _ in opened.routes for host in hosts_for(opened.server, bound)}
-        for bound, resolved in opened.routes:
-            for host in hosts_for(opened.server, bound):
-                order = (host not in bound.hosts, bound.origin, bound.gateway, bound.hosts)
-                routes.setdefault(host, {}).setdefault(order, resolved.routes)
-        if opened.server.https_redirect:
-            redirected |= hosts | server_names(opened.server)
-    made = []
-    for host in sorted(routes.keys() | redirected):
-        found = tuple(route for _, of_one in sorted(routes.get(host, {}).items()) for route in of_one)
-        if not found and host not in redirected:
-            continue  # all of its routes are for other ports: a wildcard's shall have its requests here
-        virtual = routed_host(f"{host}:{port}", [host], port, ResolvedPort(found, False), None, approaches)
-        if host in redirected:
-            virtual.message.require_tls = _TLS_ONLY
-        made.append(virtual)
-    return _table(name, made), tuple(fault for virtual in made for fault in virtual.faults)
-
-
-def _table(name: str, hosts: Collection[VirtualHost]) -> Resource:
-    table = route_pb2.RouteConfiguration(name=name, virtual_hosts=[host.message for host in hosts])
-    # Clients may come by another port than the one listened at (a forwarded one), and say so in Host.
-    table.ignore_port_in_host_matching = True
-    table.request_headers_to_remove.extend(INTERNAL_HEADERS)
-    table.max_direct_response_body_size_bytes.value = MAX_DIRECT_RESPONSE_BYTES
-    return resource(ROUTE_TYPE, table.name, table, {used for host in hosts for used in host.references})
+def gateway_host(
+    host: str,
+    port: int,
+    routes: tuple[ResolvedRoute, ...],
+    is_redirected: bool,
+    approaches: tuple[tuple[str, Approach], ...],
+) -> EncodedHost | None:
+    """Return the virtual host of a host, or None: a wildcard's shall have its requests."""
+    if not routes and not is_redirected:
+        return None  # all of its routes are for other ports
+    virtual = routed_host(f"{host}:{port}", [host], port, ResolvedPort(routes, False), None, approaches)
+    if is_redirected:
+        virtual.message.require_tls = _TLS_ONLY
+    return encoded(virtual)

@@ -26,7 +26,7 @@ class OpenServer(Struct, frozen=True):
     routed_as: ObjectRef
     """What routes for it are bound to."""
     routes: tuple[tuple[BoundRoutes, ResolvedPort], ...] = ()
-    """Of requests, or of connections that pass whole."""
+    """Of connections that pass whole."""
     certificate: str = ""
     """SDS name of the mesh certificate that it serves with (ISTIO_MUTUAL)."""
     passed: tuple[Passed, ...] = ()
@@ -172,26 +172,33 @@ def server_names(server: GatewayServer) -> set[str]:
     return {name for _, name in server.hosts}
 
 
-class BoundIndex:
-    """The routes bound to gateways, found by host: hundreds of servers with hundreds of hosts are not compared all."""
+class ServerIndex:
+    """The servers that routes can be bound to, found by host: hundreds with hundreds of hosts are not compared all."""
 
-    def __init__(self, bound: Iterable[BoundRoutes]) -> None:
-        self._bound = tuple(bound)
+    def __init__(self, ports: Iterable[OpenPort]) -> None:
+        self._places = [(port, at, opened) for port in ports for at, opened in enumerate(port.servers)]
         self._by_gateway: dict[ObjectRef, set[int]] = {}
         self._by_host: dict[tuple[ObjectRef, str], set[int]] = {}
-        for index, one in enumerate(self._bound):
-            self._by_gateway.setdefault(one.gateway, set()).add(index)
-            for host in one.hosts:
-                self._by_host.setdefault((one.gateway, _exact(host)), set()).add(index)
+        for index, (_, _, opened) in enumerate(self._places):
+            self._by_gateway.setdefault(opened.routed_as, set()).add(index)
+            for name in server_names(opened.server):
+                self._by_host.setdefault((opened.routed_as, _exact(name)), set()).add(index)
 
-    def of(self, opened: OpenServer) -> Iterator[BoundRoutes]:
-        """Yield, in order, what can have a host of the server's."""
-        names = {_exact(name) for name in server_names(opened.server)}
+    def has(self, gateway: ObjectRef) -> bool:
+        """Tell whether there is a server of that Gateway object."""
+        return gateway in self._by_gateway
+
+    def of(self, bound: BoundRoutes) -> Iterator[tuple[OpenPort, int, tuple[str, ...]]]:
+        """Yield the servers that routes are for, by port and position, with the hosts that both have."""
+        names = {_exact(name) for name in bound.hosts}
         if _ANY in names:
-            found = self._by_gateway.get(opened.routed_as, set())
+            found = self._by_gateway.get(bound.gateway, set())
         else:
-            found = set().union(*(self._by_host.get((opened.routed_as, name), ()) for name in (_ANY, *names)))
-        return (self._bound[index] for index in sorted(found) if hosts_for(opened.server, self._bound[index]))
+            found = set().union(*(self._by_host.get((bound.gateway, name), ()) for name in (_ANY, *names)))
+        for index in sorted(found):
+            port, at, opened = self._places[index]
+            if hosts := hosts_for(opened.server, bound):
+                yield port, at, hosts
 
 
 _ANY = "*"
@@ -211,16 +218,3 @@ def hosts_for(server: GatewayServer, bound: BoundRoutes) -> tuple[str, ...]:
         if namespace in ("*", bound.origin.namespace)
     )
     return tuple(sorted({host for host in found if host is not None}))
-
-
-def unmatched(ports: Collection[OpenPort], bound: Collection[BoundRoutes]) -> list[Fault]:
-    """Return a fault for each VirtualService that is bound to a server here of which none has its hosts."""
-    servers: dict[ObjectRef, list[GatewayServer]] = {}
-    for port in ports:
-        for opened in port.servers:
-            servers.setdefault(opened.routed_as, []).append(opened.server)
-    return [
-        Fault(str(one.origin), f"has no effect at {one.gateway}: none of its servers is for {', '.join(one.hosts)}")
-        for one in bound
-        if one.gateway in servers and not any(hosts_for(server, one) for server in servers[one.gateway])
-    ]

@@ -76,7 +76,7 @@ def virtual_host(
 ) -> EncodedHost:
     """Return the virtual host of a service port; `hosts` are the names it has for this host's caller."""
     default = outbound_cluster(key, port) if resolved.default_route else None
-    return _encoded(routed_host(f"{key}:{port}", _domains(hosts, vip), port, resolved, default, approaches))
+    return encoded(routed_host(f"{key}:{port}", _domains(hosts, vip), port, resolved, default, approaches))
 
 
 def routed_host(
@@ -108,11 +108,10 @@ def routed_host(
 
 def route_table(port: int, hosts: Iterable[Block[ServiceKey, EncodedHost]], passes_unknown: bool) -> Resource:
     """Return the route table of a port; requests for unknown names pass to where they were going, or get 502."""
-    last = _encoded(_passing_host() if passes_unknown else _refusing_host())
-    return _table(str(port), (*(block.made(_neighbours) for block in hosts), _neighbours((last,))))
+    return hosts_table(str(port), hosts, encoded(_passing_host() if passes_unknown else _refusing_host()))
 
 
-def _table(name: str, hosts: tuple[_Neighbours, ...]) -> Resource:
+def hosts_table(name: str, blocks: Iterable[Block[Any, EncodedHost]], *last: EncodedHost) -> Resource:
     """Return the table of these hosts.
 
     Messages one after the other are one message (protobuf, "Last One Wins"; repeated fields add up): a table of
@@ -126,17 +125,18 @@ def _table(name: str, hosts: tuple[_Neighbours, ...]) -> Resource:
     )
     table.request_headers_to_remove.extend(INTERNAL_HEADERS)
     table.max_direct_response_body_size_bytes.value = MAX_DIRECT_RESPONSE_BYTES
-    own = serialized(table)
+    own, hosts = serialized(table), [*(block.made(_neighbours) for block in blocks), _neighbours(last)]
     digests = b"".join((*(some.digests for some in hosts), own))
     value = b"".join((*(some.encoded for some in hosts), own))
     return Resource(ROUTE_TYPE, name, version(digests), value, GroupedReferences(some.references for some in hosts))
 
 
-def _encoded(host: VirtualHost) -> EncodedHost:
+def encoded(host: VirtualHost) -> EncodedHost:
+    """Return the virtual host as it stands in tables."""
     if not host.message.domains:
         return EncodedHost(b"", b"", frozenset(), host.faults)
-    encoded = serialized(route_pb2.RouteConfiguration(virtual_hosts=[host.message]))
-    return EncodedHost(encoded, sha256(encoded).digest(), host.references, host.faults)
+    field = serialized(route_pb2.RouteConfiguration(virtual_hosts=[host.message]))
+    return EncodedHost(field, sha256(field).digest(), host.references, host.faults)
 
 
 def _neighbours(hosts: tuple[EncodedHost, ...]) -> _Neighbours:
@@ -153,7 +153,7 @@ def service_table(
     """Return the route table of one service port, for whatever host: connections come to its own address."""
     default = outbound_cluster(key, port) if resolved.default_route else None
     host = routed_host(f"{key}:{port}", ["*"], port, resolved, default, approaches)
-    return _table(detected_table(key, port), (_neighbours((_encoded(host),)),)), host.faults
+    return hosts_table(detected_table(key, port), (), encoded(host)), host.faults
 
 
 def _passing_host() -> VirtualHost:

@@ -28,7 +28,7 @@ from agent.mesh.gateway import (
 from agent.mesh.routes import ObjectRef
 from agent.mesh.service import ServiceKey, labels_of
 from agent.translate.facts import HeldCredential
-from agent.translate.open_ports import BoundIndex, HostCertificates, OpenServer, hosts_for, open_ports
+from agent.translate.open_ports import HostCertificates, OpenPort, OpenServer, ServerIndex, hosts_for, open_ports
 from tests.unit.api_samples import mutated, one
 
 REVIEWS = ServiceKey("default", "reviews")
@@ -255,16 +255,25 @@ HOSTS = st.lists(st.sampled_from(("*", "*.a.org", "x.a.org", "X.a.org.", "y.a.or
 
 
 @given(HOSTS, st.lists(st.tuples(HOSTS, st.sampled_from(("edge", "other"))), max_size=6))
-def test_what_is_bound_to_a_server_is_found_by_host(hosts: list[str], bound: list[tuple[list[str], str]]) -> None:
-    opened = OpenServer(EDGE, GatewayServer("a", 80, tuple(("*", host) for host in hosts)), EDGE)
-    given = [
-        BoundRoutes(
-            ObjectRef("VirtualService", "default", str(index)), ObjectRef("Gateway", "default", gateway), tuple(of), ()
+def test_the_servers_that_routes_are_for_are_found_by_host(
+    hosts: list[str], servers: list[tuple[list[str], str]]
+) -> None:
+    bound = BoundRoutes(ObjectRef("VirtualService", "default", "v"), EDGE, tuple(hosts), ())
+    opened = [
+        OpenServer(
+            EDGE,
+            GatewayServer(str(at), 80, tuple(("*", host) for host in of)),
+            ObjectRef("Gateway", "default", gateway),
         )
-        for index, (of, gateway) in enumerate(bound)
+        for at, (of, gateway) in enumerate(servers)
     ]
-    meant = [one for one in given if one.gateway == EDGE and hosts_for(opened.server, one)]
-    assert list(BoundIndex(given).of(opened)) == meant
+    ports = [OpenPort(80, "", tuple(opened[:2])), OpenPort(81, "", tuple(opened[2:]))]
+    index = ServerIndex(port for port in ports if port.servers)
+    meant = [one for one in opened if one.routed_as == EDGE and hosts_for(one.server, bound)]
+    found = list(index.of(bound))
+    assert [port.servers[at] for port, at, _ in found] == meant
+    assert all(shared == hosts_for(port.servers[at].server, bound) for port, at, shared in found)
+    assert index.has(EDGE) == any(one.routed_as == EDGE for one in opened)
 
 
 def test_what_several_ingress_objects_want_alike_is_served_once() -> None:

@@ -78,6 +78,21 @@ RULES = (
         " hosts: ['*']}]}",
         "{selector: {istio: ingressgateway}, servers: [{port: {number: 443, name: tls, protocol: TLS},"
         " tls: {mode: AUTO_PASSTHROUGH}, hosts: ['*']}]}",
+        "{selector: {istio: ingress}, servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: [a.org],"
+        " tls: {httpsRedirect: true}}, {port: {number: 80, name: h, protocol: HTTP}, hosts: ['*.b.org', other/c.org]},"
+        " {port: {number: 443, name: tls, protocol: TLS}, tls: {mode: PASSTHROUGH}, hosts: ['*.b.org']},"
+        " {port: {number: 9000, name: tcp, protocol: TCP}, hosts: ['*']}]}",
+    )),
+    (_NEW, "VirtualService", "default", "at-edge", (
+        f"{{hosts: [x.b.org, a.org], gateways: [edge, mesh], http: [{{{TO_V1}}}]}}",
+        f"{{hosts: ['*.b.org', a.org], gateways: [edge], http: [{{match: [{{port: 80}}], {TO_REVIEWS}}}],"
+        f" tls: [{{match: [{{port: 443, sniHosts: [x.b.org]}}], {TO_V1}}}], exportTo: [.]}}",
+        f"{{hosts: [y.org], gateways: [edge], http: [{{{TO_REVIEWS}}}]}}",
+    )),
+    (_NEW, "VirtualService", "other", "at-edge", (
+        f"{{hosts: [c.org, x.b.org], gateways: [default/edge], http: [{{{TO_REVIEWS}}}],"
+        f" tcp: [{{match: [{{port: 9000}}], {TO_V1}}}]}}",
+        f"{{hosts: [a.org], gateways: [default/edge], http: [{{match: [{{port: 81}}], {TO_V1}}}]}}",
     )),
     ("extensions/v1beta1", "Ingress", "default", "i", (
         "{rules: [{http: {paths: [{path: /x, backend: {serviceName: reviews, servicePort: 9080}}]}}]}",
@@ -170,7 +185,9 @@ class Written:
     def change_workloads(self, form: int) -> list[Event]:
         """Write this host's services.d."""
         own = Workload(ServiceKey("other", "reviews"), "10.0.0.9", (Port(9080, "http", Protocol.HTTP),))
-        self.workloads = ((), (own,), (structs.replace(own, service=ServiceKey("default", "ratings")),))[form % 3]
+        ratings = structs.replace(own, service=ServiceKey("default", "ratings"))
+        users = (own, structs.replace(ratings, uid=7), structs.replace(ratings, uid=8, service_account="eight"))
+        self.workloads = ((), (own,), (ratings,), users[:2], users)[form % 5]
         return self.workload_events()
 
 
