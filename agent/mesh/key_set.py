@@ -27,6 +27,7 @@ NOBODYS_KEY = json.dumps(
 )
 """A key set by which no token is good. The point's x is the SHA-256 of "hostmesh: a key that nobody has 1": to know its
 private key is to take a discrete logarithm."""
+NO_KEYS = "has no key that Envoy can verify tokens by (RSA, EC P-256, P-384, P-521, Ed25519, oct)"
 _TEXT = re.compile(r"[A-Za-z0-9_-]+={0,2}")
 _PRIME_256 = 2**256 - 2**224 + 2**192 + 2**96 - 1
 _PRIME_384 = 2**384 - 2**128 - 2**96 + 2**32 - 1

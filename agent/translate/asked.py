@@ -11,7 +11,7 @@ from envoy.config.cluster.v3 import cluster_pb2
 from msgspec import Struct
 
 from agent.mesh.authorizer import GrpcAuthorizer
-from agent.mesh.key_set import usable_keys
+from agent.mesh.key_set import NO_KEYS, usable_keys
 from agent.mesh.names import CLUSTER_DOMAIN, CLUSTER_TYPE, CONSUL_DOMAIN, DEFAULT_NAMESPACE, outbound_cluster
 from agent.mesh.routes import Fault
 from agent.mesh.security import WorkloadRules
@@ -88,8 +88,7 @@ def _without_keys(rules: Iterable[WorkloadRules]) -> Iterator[Fault]:
         (one.origin, rule) for each in rules for one in each.tokens for rule in one.rules
     ):
         if rule.keys and usable_keys(rule.keys) is None:
-            reason = "has no key that Envoy can verify tokens by (RSA, EC P-256, P-384, P-521, Ed25519, oct)"
-            yield Fault(str(origin), f'the jwks of the issuer "{rule.issuer}" {reason}: its tokens are refused')
+            yield Fault(str(origin), f'the jwks of the issuer "{rule.issuer}" {NO_KEYS}: its tokens are refused')
 
 
 def _providers(rules: Iterable[WorkloadRules]) -> dict[str, str]:

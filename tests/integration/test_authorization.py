@@ -109,6 +109,10 @@ WHAT: dict[str, tuple[str, str, dict[str, str], int]] = {
     "paths: [/a%2Fb]": ("/a%2Fb", "GET", {}, 200),
     "paths: [/a/b]": ("/a%2Fb", "GET", {}, 403),
     "notPaths: ['*/admin']": ("/x/../admin", "GET", {}, 403),
+    "notPaths: ['/b/admin']": ("/b/x/%2e%2E/admin", "GET", {}, 403),
+    "notPaths: [/c/admin]": ("/c\\x\\..\\admin", "GET", {}, 403),
+    "notPaths: [/d/admin]": ("/d/./admin;x?/../y", "GET", {}, 200),
+    "notPaths: [/e/admin]": ("/e/%61dmin", "GET", {}, 403),
     "ports: ['1'], paths: ['/*']": ("/any", "GET", {}, 403),
     "notPorts: ['1']": ("/any", "GET", {}, 200),
 }

@@ -43,3 +43,10 @@ def test_policies_of_gateways_and_services_and_their_authorizers() -> None:
     assert "IST0101 spec.targetRefs" not in found(guarding("AuthorizationPolicy", lost.replace("NAME", "reviews")))
     custom = "{action: CUSTOM, provider: {name: who}, rules: [{}]}"
     assert "IST0101 spec.provider.name" in found(guarding("AuthorizationPolicy", custom))
+
+
+def test_key_sets_that_no_token_can_be_verified_by() -> None:
+    spec = "jwtRules: [{issuer: a, jwks: '{\"keys\": [KEY]}'}]"
+    unusable, usable = ('{"kty": "EC", "crv": "secp256k1"}', '{"kty": "oct", "k": "Zm9v"}')
+    told = [found(guarding("RequestAuthentication", spec.replace("KEY", key))) for key in (unusable, usable)]
+    assert told == [["HM0101 spec.jwtRules[0].jwks"], []]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from agent.api.analysis.finding import MTLS_CONFLICT, NO_WORKLOADS, NOT_FOUND, Finding, finding
+from agent.api.analysis.finding import MTLS_CONFLICT, NO_WORKLOADS, NOT_ENFORCEABLE, NOT_FOUND, Finding, finding
 from agent.api.analysis.world import World
 from agent.api.envelope import Document
 from agent.api.lowering.security import lower_peers, target_of
 from agent.mesh.authentication import PeerModes
 from agent.mesh.gateway import selects_gateway
+from agent.mesh.key_set import NO_KEYS, usable_keys
 from agent.mesh.service import Instance, MtlsMode, Service, labels_of
 
 _POLICIES = ("PeerAuthentication", "AuthorizationPolicy", "RequestAuthentication")
@@ -22,6 +23,8 @@ def find_security(world: World) -> Iterator[Finding]:
             yield from _for_nobody(world, document)
     for document in world.of_kind("AuthorizationPolicy"):
         yield from _lost_provider(world, document)
+    for document in world.of_kind("RequestAuthentication"):
+        yield from _without_keys(document)
     if world.services is not None:
         yield from _at_odds(world)
 
@@ -59,6 +62,13 @@ def _lost_provider(world: World, document: Document) -> Iterator[Finding]:
     if name and name not in {provider.name for provider in world.settings.extension_providers}:
         message = f'the mesh has no extensionProviders entry "{name}": what this policy is about is refused'
         yield finding(NOT_FOUND, document, "spec.provider.name", message)
+
+
+def _without_keys(document: Document) -> Iterator[Finding]:
+    for index, rule in enumerate(document.spec.get("jwtRules") or ()):
+        if rule and rule.get("jwks") and usable_keys(rule["jwks"]) is None:
+            place = f"spec.jwtRules[{index}].jwks"
+            yield finding(NOT_ENFORCEABLE, document, place, f"{NO_KEYS}: tokens are refused")
 
 
 def _at_odds(world: World) -> Iterator[Finding]:
