@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +19,16 @@ from agent.lab.host import Host
 from agent.lab.lab import Lab
 from agent.lab.plan import CONSUL_HOST, HostPlan, bookinfo_app
 from agent.lab.readiness import agent_ready
-from tests.integration.meshlab import APP_UID, HOSTMESH, bookinfo, node_status, wait_settled
+from tests.integration.meshlab import (
+    APP_UID,
+    HOSTMESH,
+    bookinfo,
+    hostmesh,
+    load,
+    metric_lines,
+    node_status,
+    wait_settled,
+)
 from tests.waiting import wait_for
 
 AGENT = Path(sys.executable).with_name("hostmesh-agent")
@@ -33,17 +44,25 @@ esac
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
-    """A client, a server, and a host that no mesh knows."""
+    """A client, two servers of one service, and a host that no mesh knows."""
     details = bookinfo_app("details", "v1", {})
     hosts = (
         CONSUL_HOST,
         HostPlan("client", (bookinfo_app("productpage", "v1", {}),)),
         HostPlan("server", (details,)),
+        HostPlan("second", (details,)),
         HostPlan("outside", (details,), agent=False, consul=False),
     )
     with Lab(msgspec.structs.replace(bookinfo("10.78.17.0/24"), hosts=hosts, page_host="")) as lab:
         wait_for(lambda: status(lab["client"]) == "200", "details answers")
+        wait_for(lambda: len(serving(lab)) == 2, "both serve")
         yield lab
+
+
+def serving(lab: Lab) -> list[str]:
+    """Return the nodes on which Consul calls an instance of the service healthy."""
+    with urllib.request.urlopen(f"{lab.state.consul}/v1/health/service/details?passing") as answer:
+        return [entry["Node"]["Node"] for entry in json.load(answer)]
 
 
 def status(host: Host, url: str = DETAILS) -> str:
@@ -76,6 +95,10 @@ def settings(host: Host) -> Iterator[dict[str, Any]]:
     values = yaml.safe_load(file.read_text())
     yield values
     file.write_text(yaml.safe_dump(values))
+
+
+def hostmesh_token(lab: Lab, identity: str) -> str:
+    return hostmesh(lab, "ca", "token", "create", "--identity", identity, "--socket", lab.state.ca_socket).strip()
 
 
 def reload(host: Host) -> None:
@@ -135,7 +158,73 @@ def test_without_envoy_a_host_is_closed_or_open_as_configured(lab: Lab) -> None:
     lab.start_agent("server")
     lab.wait({("server", "agent"): agent_ready(server)})
     wait_for(lambda: any("REDIRECT" in line for line in own_rules(server)), "Envoy is back in front")
+    wait_for(lambda: len(serving(lab)) == 2, "both serve", 40)
     wait_for(lambda: status(lab["client"]) == "200", "details answers", 40)
+
+
+def test_a_graceful_stop_costs_no_request(lab: Lab) -> None:
+    """Out of the catalog first, then drained, then ended; and back again."""
+    with load(lab["client"], DETAILS, rate=100) as running:
+        lab.stop("second", "agent", seconds=30)
+        assert serving(lab) == ["server"]
+        assert lab["second"].pid("envoy") is None
+        lab.start_agent("second")
+        wait_for(lambda: len(serving(lab)) == 2, "both serve again", 40)
+    assert running.failures == []
+    assert running.total > 100
+
+
+def test_a_host_that_dies_without_a_word(lab: Lab) -> None:
+    """Nothing comes back from it, not even a refusal: callers leave it out before Consul does, and find it again."""
+    second, caller = lab["second"], lab["client"]
+    with load(caller, DETAILS) as running:
+        second.exec("ip", "link", "set", "eth0", "down")
+        died = time.time()
+        wait_for(lambda: serving(lab) == ["server"], "Consul leaves it out", 90)
+        wait_settled_of(caller)
+        out = time.time()
+        wait_for(lambda: time.time() > out + 2, "the load goes on")
+        second.exec("ip", "link", "set", "eth0", "up")
+        wait_for(lambda: len(serving(lab)) == 2, "it is back", 60)
+    assert [reason for when, reason in running.failures if when > out + 1] == []
+    assert len(running.failures) <= (out - died + 2) * 4, "less than a fifth of the requests meanwhile"
+
+
+def wait_settled_of(host: Host) -> None:
+    wait_for(lambda: node_status(host).state == "SYNCED", "it is settled", 30)
+
+
+def test_a_disk_that_takes_nothing_and_files_that_are_spoilt(lab: Lab) -> None:
+    """It is told, in a line; the host serves on with what it has, and starts with it."""
+    client = lab["client"]
+    var = str(client.path("var"))
+    client.exec("mount", "--bind", var, var)
+    client.exec("mount", "-o", "remount,bind,ro", var)
+    try:
+        with load(client, DETAILS) as running:
+            lab.kill("client", "agent")
+            lab.start_agent("client")
+            lab.wait({("client", "agent"): agent_ready(client)})
+        assert running.failures == []
+        lab.kill("client", "envoy")
+        wait_for(lambda: status(client) == "200", "Envoy comes back without its log", 40)
+    finally:
+        client.exec("umount", var)
+    lab.kill("client", "agent")
+    for spoilt in ("last-known", "vips.json"):
+        client.path(f"var/{spoilt}").write_bytes(b"\xff{")
+    keys = [path for path in client.path("var/certificates").rglob("*") if path.is_file()]
+    assert keys
+    for path in keys:
+        path.write_bytes(b"\xff{")
+    made = hostmesh_token(lab, "ns/default/sa/bookinfo-productpage")
+    client.path("etc/join-token").write_text(f"ns/default/sa/bookinfo-productpage {made}\n")
+    lab.start_agent("client")
+    lab.wait({("client", "agent"): agent_ready(client)})
+    wait_for(lambda: status(client) == "200", "details answers", 40)
+    told = {fault.subject for fault in node_status(client).faults}
+    assert any("last-known" in subject for subject in told), told
+    assert metric_lines(client, "hostmesh_fault")
 
 
 def test_what_a_dead_agent_left_is_taken_down(lab: Lab) -> None:
@@ -155,7 +244,9 @@ def test_what_a_dead_agent_left_is_taken_down(lab: Lab) -> None:
     assert "240.240" not in server.exec("ip", "route").stdout
     assert server.pid("envoy") is None
     assert server.exec("getent", "hosts", "details", check=False).returncode != 0
+    assert serving(lab) == ["second"]
     assert json.loads(server.exec("curl", "-s", "http://127.0.0.1:8500/v1/agent/services").stdout) == {}
     server.exec(str(AGENT), "--remove", *folders)  # after an orderly stop there is nothing to do
     lab.start_agent("server")
+    wait_for(lambda: len(serving(lab)) == 2, "both serve", 40)
     wait_for(lambda: status(lab["client"]) == "200", "details answers", 40)

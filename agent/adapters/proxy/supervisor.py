@@ -344,8 +344,9 @@ class EnvoySupervisor:
             return nullcontext()
         try:
             file = path.open("ab")
-        except OSError as error:
-            raise HostError(f"{path}: cannot be opened for Envoy's log: {error.strerror or error}") from error
+        except OSError as error:  # a full or read-only disk: no reason to go without Envoy
+            log.error("%s: cannot be opened, Envoy's log goes with the agent's: %s", path, error.strerror or error)
+            return nullcontext()
         self._log_size = file.tell()
         return file
 
