@@ -7,3 +7,5 @@ from pathlib import Path
 TOOLS = Path(__file__).parents[1] / "build/tools/bin"
 ENVOY = TOOLS / "envoy"
 CONSUL = TOOLS / "consul"
+NAME_SERVERS = TOOLS.parent / "name-servers"
+"""Folder with Debian's unbound, bind and systemd-resolved, not installed."""

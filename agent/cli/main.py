@@ -45,6 +45,7 @@ _SUBCOMMANDS = {
     "ca": ("agent.cli.ca:ca", "Work with the mesh's certificate authority."),
     "consul-policy": ("agent.cli.consul_policy:consul_policy", "Print the Consul ACL policy of a role."),
     "cert": ("agent.cli.cert:cert", "Show, renew and export the certificates of this host's workloads."),
+    "dns": ("agent.cli.dns:dns", "Let another name server of this host answer the mesh's names."),
     "node": ("agent.cli.node:node", "Let a host join the mesh, and leave it."),
     "doctor": ("agent.cli.doctor:doctor", "Find what is wrong with this host, and how to mend it."),
     "service": ("agent.cli.service:service", "Declare the services that run on this host."),

@@ -20,6 +20,7 @@ from agent.adapters.consul.status import StatusWriter
 from agent.adapters.consul.tickets import TicketBox
 from agent.adapters.consul.token_file import watch_token
 from agent.adapters.credentials import CredentialsRead, read_credentials, watch_credentials
+from agent.adapters.dns.hosts import FILE_NAME
 from agent.adapters.dns.vip_table import VipTable
 from agent.adapters.proxy.admin import AdminClient
 from agent.adapters.proxy.log_follow import EnvoyLog
@@ -51,6 +52,7 @@ from agent.runtime.host_options import (
 from agent.runtime.key_sets import key_sets_of
 from agent.runtime.last_known import LastKnownFile
 from agent.runtime.metrics import Counters, MetricsPage
+from agent.runtime.names_watch import watch_names
 from agent.runtime.operator_port import OperatorPort
 from agent.runtime.reconciler import Reconciler
 from agent.runtime.state import MeshState, bounded
@@ -206,6 +208,7 @@ class HostAgent:
                     self._config.secrets_dir, self._take_credentials, lambda: self._named_files
                 ),
                 "garbage": garbage.keep_short(self._data_path.ready),
+                "names": watch_names(self._config.state_dir / "dns" / FILE_NAME, self._data_path.ready, self._post),
             }.items()
         ]
         stopping = asyncio.create_task(stop.wait(), name="stop")

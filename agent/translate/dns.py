@@ -25,6 +25,9 @@ _RESERVED = frozenset({"localhost", "localdomain", "local", "ip6-localhost", "ip
 """Single names that programs believe in without asking whose they are (RFC 6761; wpad hands out proxy settings)."""
 
 
+BESIDE_PORT = 15053
+"""Of a dnsmasq of the mesh's own on 127.0.0.1, where another program has port 53 (Istio's DNS proxy has this one)."""
+
 Lines = tuple[tuple[str, str], str]
 """What of the hosts file is about one service, after what it is ordered by."""
 
@@ -39,6 +42,10 @@ class DnsmasqOptions(Struct, frozen=True):
     port: int = 53
     upstreams: tuple[str, ...] = ()
     """Servers for all other names (with `listen`); none: such names don't exist."""
+    resolv_file: str = ""
+    """With `listen`: the file that names such servers, followed as it changes."""
+    local: tuple[str, ...] = ()
+    """Domains that have the names of the hosts file and no others."""
 
 
 def hosts_file(services: Collection[ServiceKey], vips: Mapping[ServiceKey, Vip], namespace: str) -> str:
@@ -83,6 +90,20 @@ def _joined(texts: tuple[str, ...]) -> str:
     return "".join(texts)
 
 
+def beside_options(hosts_dir: str, resolv_file: str) -> DnsmasqOptions:
+    """Return the options of a dnsmasq that another name server of this host asks for the mesh's zones.
+
+    What it doesn't know it asks the servers of that file (`""`: nobody), among which the one that asks may not be.
+    """
+    return DnsmasqOptions(
+        hosts_dir=hosts_dir,
+        listen=("127.0.0.1",),
+        port=BESIDE_PORT,
+        resolv_file=resolv_file,
+        local=("svc.cluster.local",),
+    )
+
+
 def dnsmasq_conf(options: DnsmasqOptions) -> str:
     """Return the drop-in for /etc/dnsmasq.d, or with `listen` a complete configuration.
 
@@ -97,6 +118,7 @@ def dnsmasq_conf(options: DnsmasqOptions) -> str:
         f"server=/consul/{address}#{port}",
         "# Consul answers with private addresses; stop-dns-rebind, if the host has it, shall let them through.",
         "rebind-domain-ok=/consul/",
+        *(f"local=/{domain}/" for domain in options.local),
     ]
     return "\n".join([*(_stand_alone(options) if options.listen else ()), *lines, ""])
 
@@ -134,7 +156,7 @@ def _stand_alone(options: DnsmasqOptions) -> list[str]:
         *(f"listen-address={address}" for address in options.listen),
         f"port={options.port}",
         "bind-interfaces",
-        "no-resolv",
+        f"resolv-file={options.resolv_file}" if options.resolv_file else "no-resolv",
         "no-hosts",
         *(f"server={upstream}" for upstream in options.upstreams),
     ]

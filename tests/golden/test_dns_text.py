@@ -6,7 +6,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 from agent.mesh.service import ServiceKey
 from agent.mesh.snapshot import Vip
-from agent.translate.dns import DnsmasqOptions, dnsmasq_conf, hosts_file
+from agent.translate.dns import DnsmasqOptions, beside_options, dnsmasq_conf, hosts_file
 from tests.golden.compare import assert_golden
 
 SERVICES = [
@@ -32,6 +32,11 @@ def test_hosts_file_as_another_namespace_sees_it() -> None:
 
 def test_drop_in() -> None:
     assert_golden("dns/drop-in.conf", dnsmasq_conf(DnsmasqOptions()))
+
+
+def test_beside_another_name_server() -> None:
+    resolved = "/run/systemd/resolve/resolv.conf"
+    assert_golden("dns/beside.conf", dnsmasq_conf(beside_options("/var/lib/hostmesh/dns", resolved)))
 
 
 def test_stand_alone() -> None:

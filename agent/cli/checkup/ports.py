@@ -8,31 +8,21 @@ from pathlib import Path
 import psutil
 from msgspec import Struct
 
+from agent.adapters.dns.hosts import FILE_NAME
+from agent.adapters.dns.question import Unknown
 from agent.cli.checkup.finding import Findings, Patient, error, ok, warning
 from agent.config import load_workloads
 from agent.mesh.ports import DNS_PORT, LISTENER_PORTS
+from agent.runtime.names_watch import look
 
 METRICS_PORT = 15020
-_OTHER_PORT = (
-    "give dnsmasq another port (port=5353 in /etc/dnsmasq.d/local.conf) and have {} forward `consul` there: {}"
-)
+_FORWARD = "systemctl enable --now hostmesh-dns; hostmesh dns forward {0} >{1}, and restart {0} (docs/names.md)"
 _NAME_SERVERS = {
-    "named": (
-        "bind",
-        _OTHER_PORT.format(
-            "bind", 'zone "consul" { type forward; forward only; forwarders { 127.0.0.1 port 5353; }; };'
-        ),
-    ),
-    "unbound": (
-        "unbound",
-        _OTHER_PORT.format(
-            "unbound", "do-not-query-localhost: no; forward-zone: name: consul, forward-addr: 127.0.0.1@5353"
-        ),
-    ),
+    "named": ("bind", _FORWARD.format("bind", "/etc/bind/hostmesh.conf")),
+    "unbound": ("unbound", _FORWARD.format("unbound", "/etc/unbound/unbound.conf.d/hostmesh.conf")),
     "systemd-resolve": (
         "systemd-resolved",
-        "let dnsmasq listen on 127.0.0.1 only (listen-address=127.0.0.1, bind-interfaces), and resolved ask it: "
-        "resolvectl dns lo 127.0.0.1; resolvectl domain lo ~consul ~svc.cluster.local",
+        "systemctl start hostmesh-resolved; see `resolvectl status hostmesh` (docs/names.md)",
     ),
 }
 
@@ -84,7 +74,14 @@ def check_ports(patient: Patient) -> Findings:
 
 
 def check_dns(patient: Patient) -> Findings:
-    """Tell who answers this host's names, whether that is dnsmasq, and whether it was started with our drop-in."""
+    """Tell whether programs get the mesh's names, and if not, or if there are none, who answers names here."""
+    known = look(patient.config.state_dir / "dns" / FILE_NAME)
+    if known is True:
+        yield ok("dns", "programs on this host get the mesh's names")
+        return
+    if isinstance(known, Unknown):
+        yield error("dns", str(known), known.mend)
+        return
     servers = [one for one in (*listeners("udp"), *listeners("tcp")) if one.port == DNS_PORT and _is_local(one.address)]
     programs = {one.program: one for one in servers if one.program}
     foreign = [name for name in programs if name in _NAME_SERVERS]

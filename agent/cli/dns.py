@@ -1,0 +1,82 @@
+"""`hostmesh dns`: the mesh's names beside another name server than dnsmasq on port 53."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import click
+
+from agent.cli.command import Command, Group
+from agent.errors import UserError
+
+_RESOLVED = Path("/run/systemd/resolve/resolv.conf")
+_STATE_DIR = click.option(
+    "--state-dir", envvar="HOSTMESH_STATE_DIR", type=click.Path(path_type=Path), default=Path("/var/lib/hostmesh"),
+    show_default=True,
+)  # fmt: skip
+
+
+@click.group(
+    cls=Group,
+    examples="""
+hostmesh dns forward unbound >/etc/unbound/unbound.conf.d/hostmesh.conf
+hostmesh dns forward bind >/etc/bind/hostmesh.conf
+""",
+)
+def dns() -> None:
+    """Let systemd-resolved, unbound or bind answer the mesh's names on this host."""
+
+
+@dns.command(cls=Command, examples="hostmesh dns forward unbound >/etc/unbound/unbound.conf.d/hostmesh.conf")
+@click.argument("program", type=click.Choice(["unbound", "bind"]))
+@_STATE_DIR
+def forward(program: str, state_dir: Path) -> None:
+    """Print what that name server is to be told to ask hostmesh-dns.service for the mesh's names.
+
+    Print it again when the mesh has got another namespace or a rule names another host outside.
+    """
+    from agent.translate.dns_zones import FORWARDERS, zones
+
+    found = zones(_hosts(state_dir))
+    if not found.routed:
+        raise UserError("the mesh has no names on this host yet: start hostmesh-agent, and try again")
+    click.echo(FORWARDERS[program](found), nl=False)
+
+
+@dns.command(cls=Command, examples="hostmesh dns resolved")
+@click.option("--remove", is_flag=True, help="Take it back.")
+@_STATE_DIR
+def resolved(remove: bool, state_dir: Path) -> None:
+    """Have systemd-resolved ask hostmesh-dns.service for the mesh's names (as root); without names, take it back."""
+    from agent.adapters.command import SystemRunner
+    from agent.adapters.dns.resolved import ResolvedLink
+    from agent.translate.dns import BESIDE_PORT
+    from agent.translate.dns_zones import Zones, zones
+
+    link = ResolvedLink(SystemRunner(), f"127.0.0.1:{BESIDE_PORT}")
+    found = Zones() if remove else zones(_hosts(state_dir))
+    while True:
+        asyncio.run(link.apply(found.routed, found.search) if found.routed else link.remove())
+        # The unit that watches the file sees no change of it while this runs.
+        if remove or (now := zones(_hosts(state_dir))) == found:
+            return
+        found = now
+
+
+@dns.command(cls=Command, examples="hostmesh dns dnsmasq")
+@_STATE_DIR
+def dnsmasq(state_dir: Path) -> None:
+    """Print the configuration of the dnsmasq of hostmesh-dns.service."""
+    from agent.translate.dns import beside_options, dnsmasq_conf
+
+    # Of systemd-resolved: the servers that it has found itself. dnsmasq doesn't start without the folder.
+    resolv_file = str(_RESOLVED) if _RESOLVED.parent.is_dir() else ""
+    click.echo(dnsmasq_conf(beside_options(str(state_dir / "dns"), resolv_file)), nl=False)
+
+
+def _hosts(state_dir: Path) -> str:
+    from agent.adapters.dns.hosts import FILE_NAME
+    from agent.adapters.files import read_optional
+
+    return (read_optional(state_dir / "dns" / FILE_NAME) or b"").decode()
