@@ -29,6 +29,10 @@ _LOG = logging.getLogger(__name__)
 _JITTER = 0.1
 _FIRST_RETRY_SECONDS = 0.25
 _LONGEST_RETRY_SECONDS = 60.0
+MAX_KEY_SETS = 100
+MAX_FETCH_SECONDS = 30.0
+_AT_ONCE = 8
+"""Who may write rules shall not fill this host's memory, nor keep it busy with sources that never answer."""
 FIRST_WAIT_SECONDS = 1.0
 """Envoy holds back a new rule for so long while its key set is fetched for the first time."""
 
@@ -60,16 +64,20 @@ class KeySets:
         self._file = file
         self._clock = clock
         self._on_faults = on_faults
-        self._key_sets = file.load()
+        self._key_sets = self._stored = file.load()
+        self._writing = asyncio.Lock()
+        self._asked_for: Mapping[str, float] = {}
         self._wanted: Mapping[str, float] = {}
         self._faults: dict[str, str] = {}
         self._changed = asyncio.Event()
+        self._turns = asyncio.Semaphore(_AT_ONCE)
         self._arrived = asyncio.Condition()
 
     def follow(self, wanted: Mapping[str, float]) -> None:
         """Keep these and no others: how long a fetch may take, in seconds, by address."""
-        if wanted != self._wanted:
-            self._wanted = dict(wanted)
+        if wanted != self._asked_for:
+            self._asked_for = dict(wanted)
+            self._wanted = dict(sorted(wanted.items())[:MAX_KEY_SETS])
             self._changed.set()
 
     async def run(self) -> None:
@@ -78,10 +86,13 @@ class KeySets:
         async with asyncio.TaskGroup() as group:
             while True:
                 self._changed.clear()
+                left_out = len(self._asked_for) - len(self._wanted)
+                excess = f"{left_out} are more than the {MAX_KEY_SETS} that this host keeps: their tokens are refused"
+                self._tell("", excess if left_out else "")
                 for uri in tasks.keys() - self._wanted.keys():
                     tasks.pop(uri).cancel()
                     self._note(uri, None)
-                for uri in self._wanted.keys() - tasks.keys():
+                for uri in sorted(self._wanted.keys() - tasks.keys()):
                     tasks[uri] = group.create_task(self._keep(uri), name=f"key set {_shown(uri)}")
                 await self._changed.wait()
 
@@ -106,30 +117,44 @@ class KeySets:
 
     async def _fetch(self, uri: str) -> None:
         """Fetch one; raises HostError if that can't be done now, or what comes is no key set."""
-        text = usable_keys(await self._fetcher.fetch(uri, key_set_name(uri), self._wanted.get(uri, 0.0)))
+        async with self._turns:
+            seconds = min(self._wanted.get(uri, 0.0), MAX_FETCH_SECONDS)
+            text = usable_keys(await self._fetcher.fetch(uri, key_set_name(uri), seconds))
         if text is None:
             raise HostError("is no JSON Web Key Set with a key that Envoy can verify tokens by")
         if self._key_sets.get(uri) == text:
             return
-        self._key_sets = {known: held for known, held in self._key_sets.items() if known in self._wanted}
-        self._key_sets[uri] = text
+        wanted = {known: held for known, held in self._key_sets.items() if known in self._wanted}
+        self._key_sets = {**wanted, uri: text}
         async with self._arrived:
             self._arrived.notify_all()
         _LOG.info("key set %s: is new", _shown(uri))
-        try:
-            await asyncio.to_thread(self._file.store, dict(self._key_sets))
-        except HostError as error:
-            _LOG.warning("key sets will be fetched again after a restart: %s", error)
+        await self._store()
+
+    async def _store(self) -> None:
+        """Put what is not on the disk yet there, one after the other."""
+        async with self._writing:
+            if self._stored is self._key_sets:
+                return
+            current = self._stored = self._key_sets
+            try:
+                await asyncio.to_thread(self._file.store, current)
+            except HostError as error:
+                _LOG.warning("key sets will be fetched again after a restart: %s", error)
 
     def _note(self, uri: str, reason: str | None) -> None:
         said = ""
         if reason is not None:
             effect = "the last good one serves on" if uri in self._key_sets else "tokens are refused until it is there"
             said = f"{reason}; {effect}"
+        self._tell(uri, said)
+
+    def _tell(self, uri: str, said: str) -> None:
+        """Make this the fault of an address (of all, if it is empty), or none of it."""
         if said != self._faults.get(uri, ""):
             self._faults[uri] = said
-            shown = ((_shown(one), each) for one, each in sorted(self._faults.items()) if each)
-            self._on_faults(tuple(Fault(f"key set {name}", each) for name, each in shown))
+            told = ((uri, said) for uri, said in sorted(self._faults.items()) if said)
+            self._on_faults(tuple(Fault(f"key set {_shown(uri)}" if uri else "key sets", said) for uri, said in told))
 
     async def _get(self, request: web.Request) -> web.Response:
         """Give Envoy a key set; one that a rule has only now begun to want may come in a moment."""
