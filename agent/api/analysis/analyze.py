@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from agent.api.analysis.cautions import find_cautions
 from agent.api.analysis.deprecated import find_deprecated
 from agent.api.analysis.finding import NOT_ENFORCEABLE, SCHEMA, Finding, Level, finding
 from agent.api.analysis.gateways import Reported, find_gateways
@@ -12,6 +13,7 @@ from agent.api.analysis.reach import find_unreached
 from agent.api.analysis.references import find_references
 from agent.api.analysis.scopes import find_scopes
 from agent.api.analysis.security import find_security
+from agent.api.analysis.tokens import find_tokens
 from agent.api.analysis.unreachable import find_unreachable
 from agent.api.analysis.world import World
 from agent.api.envelope import Document
@@ -49,6 +51,8 @@ def analyze(
     found += find_scopes(world)
     found += find_gateways(world, reported)
     found += find_security(world)
+    found += find_tokens(world)
+    found += find_cautions(world)
     return sorted(found, key=lambda one: (-one.kind.level.rank, one.object, one.place, one.path, one.message))
 
 

@@ -37,6 +37,7 @@ NOT_FOUND = FindingKind(
     "IST0101", "ReferencedResourceNotFound", Level.ERROR, "correct the name, or create what it refers to"
 )
 SCHEMA = FindingKind("IST0106", "SchemaValidationError", Level.ERROR, "correct the field")
+UNKNOWN_ANNOTATION = FindingKind("IST0108", "UnknownAnnotation", Level.WARNING, "remove it")
 CONFLICTING_HOSTS = FindingKind(
     "IST0109",
     "ConflictingMeshGatewayVirtualServiceHosts",
@@ -58,6 +59,19 @@ MTLS_CONFLICT = FindingKind(
 NO_WORKLOADS = FindingKind(
     "IST0127", "NoMatchingWorkloadsFound", Level.WARNING, "correct the selector, or register instances that it selects"
 )
+TOKENS_WITHOUT_REQUESTS = FindingKind(
+    "IST0119",
+    "JwtFailureDueToInvalidServicePortPrefix",
+    Level.WARNING,
+    "declare the port's protocol (http), or correct the selector",
+)
+UNVERIFIED = FindingKind(
+    "IST0128",
+    "NoServerCertificateVerificationDestinationLevel",
+    Level.WARNING,
+    "remove insecureSkipVerify and name the authority (caCertificates)",
+)
+UNVERIFIED_PORT = FindingKind("IST0129", "NoServerCertificateVerificationPortLevel", Level.WARNING, UNVERIFIED.mend)
 UNREACHABLE = FindingKind(
     "IST0130", "VirtualServiceUnreachableRule", Level.WARNING, "move the rule before the one that takes its requests"
 )
@@ -88,8 +102,24 @@ HOST_NOT_AT_GATEWAY = FindingKind(
     Level.WARNING,
     "add the host to a server of the Gateway, or correct it",
 )
+SCHEMA_WARNING = FindingKind("IST0133", "SchemaWarning", Level.WARNING, "write what is meant")
+ADDRESSES_REQUIRED = FindingKind(
+    "IST0134", "ServiceEntryAddressesRequired", Level.WARNING, "give addresses, or each host by its whole name"
+)
+SHARED_CERTIFICATE = FindingKind(
+    "IST0138",
+    "GatewayDuplicateCertificate",
+    Level.WARNING,
+    "put the servers with one certificate into one Gateway, or give each a certificate of its own",
+)
 CONFLICTING_GATEWAYS = FindingKind(
     "IST0145", "ConflictingGateways", Level.ERROR, "give one of them another port, other hosts or another selector"
+)
+CLAIMS_UNVERIFIED = FindingKind(
+    "IST0149",
+    "JwtClaimBasedRoutingWithoutRequestAuthN",
+    Level.ERROR,
+    "create a RequestAuthentication that selects the gateway",
 )
 NOT_SERVED = FindingKind(
     "HM0108", "NotServedByGateway", Level.ERROR, "mend it on that host: secrets are its files (hostmesh secret install)"
@@ -112,6 +142,8 @@ KINDS = (
     *(MTLS_CONFLICT, UNREACHABLE, INEFFECTIVE, NOT_ENFORCEABLE, EMPTY_SUBSET, SHADOWED, NOT_USED, UNSERVED_WEIGHT),
     *(NO_INSTANCES, OUTSIDE_NEEDS_ALL, HOST_NOT_AT_GATEWAY, CONFLICTING_GATEWAYS, NOT_SERVED),
     *(OTHER_PROTOCOL, UNKNOWN_SIDECAR_HOST, OUT_OF_SCOPE),
+    *(UNKNOWN_ANNOTATION, TOKENS_WITHOUT_REQUESTS, UNVERIFIED, UNVERIFIED_PORT, SCHEMA_WARNING, ADDRESSES_REQUIRED),
+    *(SHARED_CERTIFICATE, CLAIMS_UNVERIFIED),
 )
 
 

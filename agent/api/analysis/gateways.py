@@ -11,6 +11,7 @@ from agent.api.analysis.finding import (
     HOST_NOT_AT_GATEWAY,
     NOT_FOUND,
     NOT_SERVED,
+    SHARED_CERTIFICATE,
     Finding,
     finding,
 )
@@ -57,6 +58,7 @@ def find_gateways(world: World, reported: Iterable[Reported] = ()) -> Iterator[F
         yield from _unknown(document, known)
         yield from _hosts(world, document, known)
     yield from _conflicts(lowered)
+    yield from _shared_certificates(lowered)
     by_ref = {str(document.ref): document for document, _ in lowered}
     for one in reported:
         if one.fault.subject in by_ref:
@@ -99,6 +101,24 @@ def _conflicts(lowered: Iterable[tuple[Document, Gateway]]) -> Iterator[Finding]
                     yield finding(CONFLICTING_GATEWAYS, document, placed.path, message)
                     break
             others.append(placed)
+
+
+def _shared_certificates(lowered: Iterable[tuple[Document, Gateway]]) -> Iterator[Finding]:
+    """Find certificates of several Gateways: browsers take a connection to one for the other's hosts, and get 404."""
+    owners: dict[str, _Placed] = {}
+    for document, gateway in lowered:
+        servers = document.spec["servers"] if document.kind == "Gateway" else ()
+        for index, server in enumerate(servers):
+            tls, placed = server.get("tls") or {}, _Placed(document, gateway, index)
+            name = tls.get("credentialName") or tls.get("serverCertificate")
+            other = owners.setdefault(name, placed) if name else placed
+            meet = other.document is not document and selectors_meet(gateway.selector, other.gateway.selector)
+            if meet and not _conflict(placed, other):
+                message = (
+                    f"{name} is the certificate of {other.document.ref} ({other.path}) too: clients that use one HTTP/2"
+                    " connection for both get 404"
+                )
+                yield finding(SHARED_CERTIFICATE, document, f"{placed.path}.tls", message)
 
 
 def _conflict(placed: _Placed, other: _Placed) -> str | None:
