@@ -107,7 +107,8 @@ KINDS: tuple[Kind, ...] = (
     Kind("HTTPAPISpecBinding", CONFIG),
     Kind("EndUserAuthenticationPolicySpec", CONFIG),
     Kind("EndUserAuthenticationPolicySpecBinding", CONFIG),
-    *(Kind(name, CONFIG) for name in (*_CHECKING.split(), *_REPORTING.split())),
+    *(Kind(name, CONFIG, supported=True) for name in _CHECKING.split()),
+    *(Kind(name, CONFIG) for name in _REPORTING.split()),
     *(Kind(name, CONFIG, verbatim=True) for name in _OTHERS_OF_MIXER.split()),
 )
 """Every kind, the supported ones included."""

@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from agent.mesh.authentication import PeerAuthentication
 from agent.mesh.authorization import AuthorizationPolicy
+from agent.mesh.mixer import PolicyRule, for_workload
 from agent.mesh.service import Labels, ServiceKey, Workload
 from agent.mesh.tokens import RequestAuthentication, TokenRule
 
@@ -17,6 +18,8 @@ class WorkloadRules(Struct, frozen=True):
 
     authorizations: tuple[AuthorizationPolicy, ...] = ()
     tokens: tuple[RequestAuthentication, ...] = ()
+    policies: tuple[PolicyRule, ...] = ()
+    """Mixer's, folded: what is left open of them is the request's and its caller's."""
 
     @property
     def token_rules(self) -> tuple[TokenRule, ...]:
@@ -30,6 +33,7 @@ class SecurityRules(Struct, frozen=True):
     peers: tuple[PeerAuthentication, ...] = ()
     authorizations: tuple[AuthorizationPolicy, ...] = ()
     tokens: tuple[RequestAuthentication, ...] = ()
+    policies: tuple[PolicyRule, ...] = ()
 
     def key_sets(self, workloads: Collection[Workload], root: str) -> dict[str, float]:
         """Return the addresses of the key sets that these want fetched, and how long that may take, in seconds."""
@@ -48,4 +52,5 @@ class SecurityRules(Struct, frozen=True):
         return WorkloadRules(
             tuple(each for each in self.authorizations if each.target.covers(service, labels, root)),
             tuple(each for each in self.tokens if each.target.covers(service, labels, root)),
+            for_workload(self.policies, service, labels, root) if self.policies else (),
         )

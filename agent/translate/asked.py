@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from agent.mesh.authorizer import GrpcAuthorizer
 from agent.mesh.key_set import NO_KEYS, usable_keys
+from agent.mesh.mixer import PolicyRule
 from agent.mesh.names import CLUSTER_DOMAIN, CLUSTER_TYPE, CONSUL_DOMAIN, DEFAULT_NAMESPACE, outbound_cluster
 from agent.mesh.routes import Fault
 from agent.mesh.security import WorkloadRules
@@ -23,6 +24,7 @@ from agent.translate.clusters import CONNECT_TIMEOUT_SECONDS
 from agent.translate.custom import Asked
 from agent.translate.facts import ServiceFacts
 from agent.translate.key_sets import KeySource, agent_cluster, fetch_listener, from_agent
+from agent.translate.mixer_guard import Mixing
 from agent.translate.options import PlanOptions
 from agent.translate.outside import dns_discovery
 from agent.translate.resource import packed, resource, seconds, socket_address
@@ -45,6 +47,12 @@ class AskedServers(Struct, frozen=True):
     faults: tuple[Fault, ...] = ()
     decision_log: str = ""
     """File to which AUDIT and dry runs tell; empty: standard output."""
+    mixed: tuple[Mixing, ...] = ()
+    """What Mixer's rules decide, made once for all ports."""
+
+    def mixing(self, rules: tuple[PolicyRule, ...]) -> Mixing | None:
+        """Return what some rules of Mixer decide; None: nothing."""
+        return next((each for each in self.mixed if each.rules == rules), None)
 
 
 def asked_servers(

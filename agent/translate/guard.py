@@ -1,7 +1,7 @@
 """What stands before a workload's or a gateway's own filters and decides who may pass. Pure.
 
-In Istio's order: who the request's user is, CUSTOM, DENY, ALLOW. Where no policy is for a workload there is nothing:
-not one filter more on the way of its requests.
+In the order of Istio: who the request's user is, CUSTOM, DENY, ALLOW, then Mixer's rules. Where no policy is for a
+workload there is nothing: not one filter more on the way of its requests.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from envoy.config.listener.v3 import listener_components_pb2
 from envoy.extensions.filters.http.rbac.v3 import rbac_pb2 as http_rbac_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2
 from envoy.extensions.filters.network.rbac.v3 import rbac_pb2 as network_rbac_pb2
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from agent.mesh.authorization import Action, AuthorizationPolicy
 from agent.mesh.security import WorkloadRules
 from agent.translate.asked import AskedServers
 from agent.translate.custom import Asked, connection_authorizer, http_authorizer
 from agent.translate.decisions import HTTP_RBAC, NETWORK_RBAC, decision_log
+from agent.translate.mixer_guard import Reply
 from agent.translate.rbac import Scope, rbac_rules
 from agent.translate.resource import packed
 from agent.translate.tokens import token_filter
@@ -38,6 +39,8 @@ class Guard(Struct, frozen=True):
     """envoy.config.accesslog.v3.AccessLog: of what AUDIT or a dry run is about alone."""
     clusters: tuple[str, ...] = ()
     """Of the servers that the filters ask."""
+    replies: tuple[Reply, ...] = ()
+    """What clients are told that Mixer's rules refuse."""
 
     @property
     def is_empty(self) -> bool:
@@ -45,20 +48,28 @@ class Guard(Struct, frozen=True):
         return not self.filters
 
 
-def http_guard(rules: WorkloadRules, servers: AskedServers) -> Guard:
-    """Return what requests to a workload must pass."""
+def http_guard(rules: WorkloadRules, servers: AskedServers, *, secured: bool = False) -> Guard:
+    """Return what requests to a workload must pass; `secured`: they come over the mesh's mutual TLS."""
     guard = _guard(rules.authorizations, Scope(servers.trust_domains), HTTP_RBAC, servers)
+    mixing = servers.mixing(rules.policies) if rules.policies else None
+    if mixing is not None:
+        mixed = mixing.of_requests(secured)
+        guard = Guard((*guard.filters, *mixed.filters), guard.logs, guard.clusters, mixed.replies)
     if not rules.token_rules:
         return guard
     fetched = (servers.key_sources.get(rule.keys_uri) for rule in rules.token_rules if not rule.keys)
     filters = (token_filter(rules.token_rules, servers.key_sources), *guard.filters)
-    return Guard(filters, guard.logs, (*(source.cluster for source in fetched if source), *guard.clusters))
+    clusters = (*(source.cluster for source in fetched if source), *guard.clusters)
+    return structs.replace(guard, filters=filters, clusters=clusters)
 
 
-def connection_guard(rules: WorkloadRules, servers: AskedServers) -> Guard:
+def connection_guard(rules: WorkloadRules, servers: AskedServers, *, secured: bool = False) -> Guard:
     """Return what connections to a workload must pass, where they are no requests."""
     scope = Scope(servers.trust_domains, requests=False)
-    return _guard(rules.authorizations, scope, NETWORK_RBAC, servers)
+    guard = _guard(rules.authorizations, scope, NETWORK_RBAC, servers)
+    mixing = servers.mixing(rules.policies) if rules.policies else None
+    more = mixing.of_connections(secured).filters if mixing else ()
+    return structs.replace(guard, filters=(*guard.filters, *more)) if more else guard
 
 
 def looks_at_server_names(rules: WorkloadRules) -> bool:

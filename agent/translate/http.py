@@ -6,11 +6,13 @@ nothing that changes what the application sees.
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from envoy.config.core.v3 import base_pb2, protocol_pb2
 from envoy.config.listener.v3 import listener_components_pb2
 from envoy.config.route.v3 import route_components_pb2, route_pb2
+from envoy.extensions.access_loggers.filters.cel.v3 import cel_pb2
 from envoy.extensions.filters.http.grpc_web.v3 import grpc_web_pb2
 from envoy.extensions.filters.http.router.v3 import router_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2
@@ -62,6 +64,7 @@ def gateway_http(stat_prefix: str, route_table: str, guard: Guard = _OPEN) -> An
     cors, *others = route_filters()  # a preflight bears no token
     manager.http_filters.extend([cors, *guard.filters, *others, _ROUTER])
     manager.access_log.extend(guard.logs)
+    _reply(manager, guard)
     manager.use_remote_address.value = True
     manager.normalize_path.value = True
     manager.forward_client_cert_details = _HCM.SANITIZE_SET
@@ -100,7 +103,19 @@ def _set_guard(manager: Any, guard: Guard) -> None:
     manager.ClearField("http_filters")
     manager.http_filters.extend((*guard.filters, *own))
     manager.access_log.extend(guard.logs)
+    _reply(manager, guard)
     manager.normalize_path.value = True
+
+
+def _reply(manager: Any, guard: Guard) -> None:
+    """Tell refused clients what Mixer would have."""
+    for reply in guard.replies:
+        mapper = manager.local_reply_config.mappers.add()
+        mapper.filter.extension_filter.name = "envoy.access_loggers.extension_filters.cel"
+        wanted = cel_pb2.ExpressionFilter(expression=f"response.code_details == {json.dumps(reply.details)}")
+        mapper.filter.extension_filter.typed_config.CopyFrom(packed(wanted))
+        mapper.status_code.value = reply.status
+        mapper.body.inline_string = reply.body
 
 
 def _manager(stat_prefix: str) -> Any:

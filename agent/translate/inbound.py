@@ -141,10 +141,10 @@ def _chain(kind: str, served: InboundPort, servers: AskedServers, socket: Any = 
     chain = listener_components_pb2.FilterChain(name=f"{cluster}{kind}")
     if as_http or port.protocol.is_http:
         grpc_web = port.protocol is Protocol.GRPC_WEB
-        guard = http_guard(served.rules, servers)
+        guard = http_guard(served.rules, servers, secured=socket is not None)
         chain.filters.append(inbound_http(f"inbound_{port.number}", cluster, grpc_web, guard))
     else:
-        guard = connection_guard(served.rules, servers)
+        guard = connection_guard(served.rules, servers, secured=socket is not None)
         passing = tcp_to(f"inbound_{port.number}", (Target(cluster, 100),), _approach(served), guard.logs)
         chain.filters.extend((*guard.filters, passing))
     if socket is not None:

@@ -6,19 +6,25 @@ that it read has changed, so a changed service costs its own resources, and a he
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
+
+from msgspec import structs
 
 from agent.flow.stage import Flow, Gathered, Node, Source, Stage
 from agent.flow.views import Tabled, Tally
 from agent.mesh import names
+from agent.mesh.mixer import PolicyRule
 from agent.mesh.routes import Fault
-from agent.mesh.service import ServiceKey
+from agent.mesh.service import MtlsMode, ServiceKey
 from agent.mesh.snapshot import Desired, MeshSnapshot
 from agent.translate.asked import AskedServers, asked_servers
 from agent.translate.dns import HostsFile
-from agent.translate.facts import ServiceSubset
+from agent.translate.facts import ServiceSubset, distinct
 from agent.translate.host_rules import host_ruleset
 from agent.translate.inbound import inbound_resources
+from agent.translate.mixer_guard import Callers, Mixing, asks_about_callers, mixing
+from agent.translate.mixer_peers import Seen, alike, seen_of
 from agent.translate.netfilter import NetfilterText
 from agent.translate.options import PlanOptions
 from agent.translate.outside import policy_faults
@@ -63,6 +69,8 @@ class _Plan:
         once.set({_HOST: True})
 
         services = Services(flow, inputs)
+        seen = Stage(flow, services.known, lambda key: seen_of(services.known[key]) or None)
+        self._seen: Gathered[str, ServiceKey, frozenset[Seen]] = Gathered(flow, seen, lambda _, one: {_HOST: one})
         self._servers = Stage(flow, once, lambda _: self._ask(services))
         self._gateway = GatewayPorts(flow, inputs, services, once)
         wanting: tuple[Node[Any, Any], ...] = (services.resolved, self._gateway.opened)
@@ -114,7 +122,18 @@ class _Plan:
             for workload in inputs.workloads.get()
         )
         options, settings = self.options, inputs.settings.get()
-        return asked_servers(rules, settings, security.trust_domains, services.facts.get, options)
+        every = tuple(rules)
+        servers = asked_servers(every, settings, security.trust_domains, services.facts.get, options)
+        mixed = tuple(self._mix(policies) for policies in _distinct(one.policies for one in every))
+        faults = distinct(fault for one in mixed for fault in one.faults)
+        return structs.replace(servers, mixed=mixed, faults=(*servers.faults, *faults))
+
+    def _mix(self, rules: tuple[PolicyRule, ...]) -> Mixing:
+        """Return what Mixer's rules decide; who their callers are is looked at only if they want to know."""
+        security, settings = self._inputs.security.get(), self._inputs.settings.get()
+        seen = self._seen.get(_HOST) if asks_about_callers(rules) else None
+        peers = alike(one for of_service in (seen or {}).values() for one in of_service)
+        return mixing(rules, Callers(peers, security.trust_domains, settings.mtls is not MtlsMode.DISABLED))
 
     def _host(self) -> Made:
         """Return what belongs to the host and not to a service: its own workloads, its secrets."""
@@ -144,3 +163,12 @@ class _Plan:
         if interception is None:
             return NetfilterText("", "")
         return host_ruleset(interception, self._inputs.workloads.get(), self.options.capture_inbound)
+
+
+def _distinct(every: Iterable[tuple[PolicyRule, ...]]) -> list[tuple[PolicyRule, ...]]:
+    """Return what some workloads are told by Mixer's rules, each once (a map in an expression has no hash)."""
+    found: list[tuple[PolicyRule, ...]] = []
+    for rules in every:
+        if rules and rules not in found:
+            found.append(rules)
+    return found

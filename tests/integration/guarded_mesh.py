@@ -38,7 +38,10 @@ class Guarded:
         self._folders: dict[str, str] = {}
         self.settings = ""
         self.services = ""
-        """More of the catalog."""
+        self.nodes = ""
+        """More of the catalog (nodes: `, {…}`)."""
+        self.source = ""
+        """The address that callers call from; empty: any."""
         self.said = ""
         """What rendering warned of."""
 
@@ -53,7 +56,7 @@ class Guarded:
     def catalog(self, mode: str = "PERMISSIVE", annotations: str = "{}") -> str:
         return f"""
 mesh: {{authPolicy: {mode}, trustDomain: {DOMAIN}{self.settings}}}
-nodes: [{{name: server, address: {self.server}}}, {{name: client, address: {self.client}}}]
+nodes: [{{name: server, address: {self.server}}}, {{name: client, address: {self.client}}}{self.nodes}]
 services:
 - name: ratings
   serviceAccount: bookinfo-ratings
@@ -136,7 +139,8 @@ services:
 
     @contextmanager
     def _connection(self, port: int, caller: str) -> Iterator[socket.socket]:
-        with socket.create_connection((self.server, port), timeout=20) as plain:
+        own = (self.source, 0) if self.source else None
+        with socket.create_connection((self.server, port), timeout=20, source_address=own) as plain:
             if caller == PLAIN:
                 yield plain
                 return

@@ -185,7 +185,7 @@ def test_invalid_and_unsupported_are_told_apart() -> None:
     [
         ("apiVersion: v1\nkind: Gateway", 'apiVersion: "v1" is not one of Gateway\'s (networking.istio.io/v1, '),
         ("apiVersion: networking.istio.io/v1\nkind: EnvoyFilter", f"kind: EnvoyFilter: {UNSUPPORTED} (supported: Rou"),
-        ("apiVersion: config.istio.io/v1alpha2\nkind: denier", f"kind: denier: {UNSUPPORTED}"),
+        ("apiVersion: config.istio.io/v1alpha2\nkind: solarwinds", f"kind: solarwinds: {UNSUPPORTED}"),
         ("apiVersion: v1\nkind: virtualservice", 'kind: "virtualservice" is unknown (did you mean VirtualService?)'),
         ("apiVersion: v1\nkind: VirtualServise", 'kind: "VirtualServise" is unknown (did you mean VirtualService?)'),
         ("apiVersion: apps/v1\nkind: Whatever", 'kind: "Whatever" is unknown (known: RouteRule, DestinationPolicy'),
@@ -233,6 +233,7 @@ def test_kinds_are_named_without_ambiguity() -> None:
         "DestinationRule",
         "ServiceEntry",
         "WorkloadEntry",
+        *("rule", "denier", "checknothing", "listchecker", "listentry", "memquota", "quota"),
         "Sidecar",
         "Gateway",
         "PeerAuthentication",

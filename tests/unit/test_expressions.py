@@ -68,6 +68,7 @@ REQUEST: dict[str, Any] = {
         ('connection.duration | "1h0.5s"', timedelta(hours=1, seconds=0.5)),
         ('response.duration > "12ms"', True),
         ('"10ms" < response.duration', True),
+        ('response.duration == ("13ms" | "1s") || response.duration == conditional(true, "12.5ms", "1s")', True),
         ('request.time < timestamp("2027-01-02T15:04:35Z")', True),
         ("connection.mtls", True),
         ('conditional(connection.mtls, "yes", "no")', "yes"),

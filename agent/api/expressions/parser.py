@@ -291,12 +291,26 @@ def _same_type(name: str, function: Function, operands: Sequence[_Place]) -> Typ
 
 def _fitted(place: _Place, wanted: Type) -> _Place:
     """Take a text for a duration where one is wanted: Mixer has no other way to write one."""
-    tree = place.tree
-    if wanted is Type.DURATION and isinstance(tree, Literal) and isinstance(tree.value, str):
-        value = duration(tree.value)
-        if value is not None and tree.type is Type.STRING:
-            return _Place(Literal(value, Type.DURATION), place.line, place.column, place.depth)
-    return place
+    found = _as_duration(place.tree) if wanted is Type.DURATION else None
+    return place if found is None else _Place(found, place.line, place.column, place.depth)
+
+
+def _as_duration(tree: Expression) -> Expression | None:
+    """Return a text, or a choice of texts, as a duration; None if it is none."""
+    match tree:
+        case Literal(type=Type.STRING, value=str(text)):
+            value = duration(text)
+            return None if value is None else Literal(value, Type.DURATION)
+        case Call(function="|", type=Type.STRING, operands=(left, right)):
+            parts = (_as_duration(left), _as_duration(right))
+            whole: tuple[Expression, ...] = ()
+        case Call(function="conditional", type=Type.STRING, operands=(condition, left, right)):
+            parts, whole = (_as_duration(left), _as_duration(right)), (condition,)
+        case _:
+            return None
+    if parts[0] is None or parts[1] is None:
+        return None
+    return Call(tree.function, (*whole, parts[0], parts[1]), Type.DURATION)
 
 
 def _mismatch(name: str, function: Function, operand: _Place, wanted: Type) -> NoReturn:

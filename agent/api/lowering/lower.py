@@ -19,6 +19,7 @@ from agent.api.lowering.exported import exported_to
 from agent.api.lowering.gateway import bound_gateways, is_for_mesh, lower_gateway
 from agent.api.lowering.ingress import lower_front, lower_ways, ways
 from agent.api.lowering.istio_service import Unresolved
+from agent.api.lowering.mixer import MIXER_PARTS, LoweredRule, lower_rule
 from agent.api.lowering.outside import declared_services, outside_services
 from agent.api.lowering.route_rule import lower_route_rule
 from agent.api.lowering.security import lower_authorization, lower_peers, lower_tokens
@@ -188,9 +189,15 @@ class _Nodes:
         self._authorizations = _united(flow, authorizations)
         tokens = Stage(flow, kinds["RequestAuthentication"], lambda key: lower_tokens(self._document(key)))
         self._tokens = _united(flow, tokens)
+        named: Gathered[ObjectRef, str, Document] = Gathered(
+            flow, tuple(kinds[kind] for kind in MIXER_PARTS), lambda _, one: {one.ref: one}
+        )
+        self._mixer_parts = Stage(flow, named, lambda ref: next(iter(named[ref].values())))
+        rules = Stage(flow, kinds["rule"], lambda key: lower_rule(self._document(key), self._mixer_parts.get))
+        self._mixer_rules = _united(flow, Stage(flow, rules, lambda key: rules[key].rule))
 
         self._faults: Tally[Fault] = Tally()
-        for node in (self._read, self._hosts, self._subset_outcomes, about, bound, self._outcomes, self._fronts):
+        for node in (self._read, self._hosts, self._subset_outcomes, about, bound, self._outcomes, self._fronts, rules):
             self._faults.count(node, _faults_of)
 
     def lower(self, documents: Mapping[str, Document], services: Mapping[ServiceKey, object]) -> Lowered:
@@ -205,7 +212,10 @@ class _Nodes:
             fronts.ingress if (fronts := self._fronts.get(_ALL)) else Ingress(),
             self._sidecars.get(_ALL) or (),
             SecurityRules(
-                self._peers.get(_ALL) or (), self._authorizations.get(_ALL) or (), self._tokens.get(_ALL) or ()
+                self._peers.get(_ALL) or (),
+                self._authorizations.get(_ALL) or (),
+                self._tokens.get(_ALL) or (),
+                self._mixer_rules.get(_ALL) or (),
             ),
         )
 
@@ -368,5 +378,7 @@ def _itself(_key: Hashable, value: T) -> T:
     return value
 
 
-def _faults_of(value: _Read | _Host | SubsetOutcome | _About | Outcome | _Bound | _Fronts) -> tuple[Fault, ...]:
+def _faults_of(
+    value: _Read | _Host | SubsetOutcome | _About | Outcome | _Bound | _Fronts | LoweredRule,
+) -> tuple[Fault, ...]:
     return value.faults

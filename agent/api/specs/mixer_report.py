@@ -110,7 +110,7 @@ PROMETHEUS: Check = message(
     }
 )
 
-_LEVEL = one_of("INFO", "WARNING", "ERROR")
+_LEVEL = either("INFO, WARNING or ERROR", text=one_of("INFO", "WARNING", "ERROR"), number=integer(0, 2))
 _SIZE = integer(0, 2**31 - 1)
 STDIO: Check = message(
     {
