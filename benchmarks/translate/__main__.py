@@ -18,7 +18,7 @@ from rich.table import Table
 
 from benchmarks.testlab import machine, note
 from benchmarks.translate.measure import STAGES, Result, measure
-from benchmarks.translate.mesh import Mesh
+from benchmarks.translate.mesh import Layout, Mesh
 
 VALIDATED = 1000
 
@@ -31,13 +31,13 @@ def main() -> None:
     parser.add_argument("--changes", type=int, default=100, help="changes of each kind")
     parser.add_argument("--json", default="", metavar="FILE")
     arguments = parser.parse_args()
-    console = Console(width=130)
+    console = Console(width=170)
     console.print(machine())
     results = []
-    for shared_port in (True, False):
+    for layout in Layout:
         for services in arguments.services:
-            note(f"{services} services, {'one port' if shared_port else 'ports in proportion'}")
-            results.append(measure(Mesh(services, arguments.instances, shared_port), arguments.changes))
+            note(f"{services} services, {layout}")
+            results.append(measure(Mesh(services, arguments.instances, layout), arguments.changes))
     validate_seconds = validate(VALIDATED)
     print_tables(console, results)
     console.print(f"hostmesh validate of {VALIDATED} documents: {validate_seconds:.2f} s")
@@ -65,25 +65,32 @@ def as_yaml(value: bytes) -> bytes:
 
 def print_tables(console: Console, results: list[Result]) -> None:
     """Print the figures, all in milliseconds."""
-    cold = Table("services", "rules", "resources", "HTTP ports", "lower + plan", *STAGES, title="The first plan, ms")
+    cold = Table("layout", "services", "rules", "resources", "lower + plan", *STAGES, title="The first plan, ms")
     for result in results:
         times = [f"{result.cold_ms[stage]:.0f}" for stage in STAGES]
-        cold.add_row(*_size(result), f"{result.cold_plan_ms:.0f}", *times)
+        size = (str(result.services), str(result.rules), str(result.resources))
+        cold.add_row(result.layout, *size, f"{result.cold_plan_ms:.0f}", *times)
     console.print(cold)
-    table = Table("services", "HTTP ports", "one change", "p50", "p99", *STAGES, title="One change, ms; by stage p50")
-    for result in results:
-        for change in result.changes:
-            times = [f"{change.stages_ms[stage]:.2f}" for stage in STAGES]
-            ports = _size(result)[-1]
-            table.add_row(
-                str(result.services), ports, change.kind, f"{change.p50_ms:.2f}", f"{change.p99_ms:.2f}", *times
-            )
-    console.print(table)
+    for layout in Layout:
+        console.print(_changes([result for result in results if result.layout is layout], layout))
 
 
-def _size(result: Result) -> tuple[str, ...]:
-    ports = "one" if result.shared_port else "1 per 50"
-    return str(result.services), str(result.rules), str(result.resources), ports
+def _changes(results: list[Result], title: str) -> Table:
+    """Return the times of changes, sizes side by side; the ratio is that of the last two, the stages are the last's."""
+    sizes = [str(result.services) for result in results]
+    heads = (*sizes, "ratio", *(f"all: {size}" for size in sizes), "ratio", "p99", *STAGES)
+    table = Table("one change, ms; lower + plan:", *heads, title=title)
+    for of_kind in zip(*(result.changes for result in results), strict=True):
+        last, stages = of_kind[-1], [f"{of_kind[-1].stages_ms[stage]:.2f}" for stage in STAGES]
+        translating = _with_ratio([change.translating_ms for change in of_kind])
+        whole = _with_ratio([change.p50_ms for change in of_kind])
+        table.add_row(last.kind, *translating, *whole, f"{last.p99_ms:.1f}", *stages)
+    return table
+
+
+def _with_ratio(times: list[float]) -> list[str]:
+    ratio = f"{times[-1] / times[-2]:.1f}" if len(times) > 1 else ""
+    return [*(f"{time:.2f}" for time in times), ratio]
 
 
 if __name__ == "__main__":

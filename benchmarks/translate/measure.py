@@ -1,4 +1,4 @@
-"""Runs the agent's own way from events to published resources on a mesh of some size, and takes the times."""
+"""Runs the agent's own way from Consul's answers to bytes for Envoy on a mesh of some size, and takes the times."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import time
 from collections.abc import Callable, Mapping
 from ipaddress import IPv4Network, IPv6Network
 
+import msgspec
 from envoy.service.discovery.v3 import discovery_pb2
 from msgspec import Struct, structs
 
 from agent.adapters.consul.catalog import CatalogSynced, ServiceEntries
-from agent.adapters.consul.kv import ConfigUpdate
+from agent.adapters.consul.kv import ConfigUpdate, ValuesReader
 from agent.adapters.xds.delta import WILDCARD_TYPES, DeltaStream
+from agent.mesh.gateway import INGRESS_LABELS, stand_in
 from agent.mesh.names import XDS_ORDER
 from agent.mesh.service import Health, Port, Protocol, ServiceKey, Workload
 from agent.mesh.snapshot import Certificate, Desired
@@ -24,26 +26,30 @@ from agent.translate.options import PlanOptions
 from agent.translate.plan import Planner
 from benchmarks.figures import quantile
 from benchmarks.translate import mesh
-from benchmarks.translate.mesh import Mesh, Value
+from benchmarks.translate.mesh import Layout, Mesh, Value
 
 V4, V6 = IPv4Network("240.240.0.0/16"), IPv6Network("fdf0:240:240::/112")
 OPTIONS = PlanOptions(
     NetfilterOptions(proxy_uid=1337, service_cidr_v4=V4, service_cidr_v6=V6), dns_upstreams=("9.9.9.9",)
 )
-STAGES = ("read", "lower", "plan", "publish")
-"""JSON values to documents, documents to policies, snapshot to resources, difference for an Envoy's stream."""
+GATEWAY_OPTIONS = PlanOptions(intercepted=False, gateway=INGRESS_LABELS)
+STAGES = ("read", "lower", "plan", "publish", "send")
+"""Consul's answer to documents, documents to policies, snapshot to resources, difference for an Envoy's stream, bytes
+for that stream."""
 Times = Mapping[str, float]
 """Stage → milliseconds of CPU time: nothing here waits, and other programs' load must not count."""
 
 
 class Change(Struct, frozen=True):
-    """How long one kind of change takes, in milliseconds; `after` is p50 by stage."""
+    """How long one kind of change takes, in milliseconds: all stages together, and the p50 of each."""
 
     kind: str
     count: int
     p50_ms: float
     p99_ms: float
     stages_ms: Times
+    translating_ms: float
+    """p50 of `lower` and `plan`: documents and services to resources."""
 
 
 class Result(Struct, frozen=True):
@@ -52,7 +58,7 @@ class Result(Struct, frozen=True):
     services: int
     rules: int
     resources: int
-    shared_port: bool
+    layout: Layout
     cold_ms: Times
     changes: tuple[Change, ...]
 
@@ -62,28 +68,47 @@ class Result(Struct, frozen=True):
         return self.cold_ms["lower"] + self.cold_ms["plan"]
 
 
+class Answer(Struct, frozen=True):
+    """Consul's answer of all rules."""
+
+    index: int
+    body: bytes
+
+    @classmethod
+    def of(cls, index: int, rules: Mapping[str, tuple[int, bytes]]) -> Answer:
+        """Return what Consul says when these are the rules: key → (ModifyIndex, value)."""
+        fields = {"LockIndex": 0, "Key": "", "Flags": 0, "Value": b"", "CreateIndex": 1, "ModifyIndex": 0}
+        pairs = [
+            {**fields, "Key": key, "Value": value, "ModifyIndex": at} for key, (at, value) in sorted(rules.items())
+        ]
+        return cls(index, msgspec.json.encode(pairs))
+
+
 class Agent:
     """What of an agent translates: state, planner, and the stream of one Envoy that takes everything."""
 
-    def __init__(self) -> None:
+    def __init__(self, layout: Layout = Layout.ONE_PORT) -> None:
+        self._options = GATEWAY_OPTIONS if layout is Layout.GATEWAY else OPTIONS
+        self._reader = ValuesReader()
         self._state = MeshState("node-0", V4, V6, {})
         self._planner = Planner()
         self._stream = DeltaStream()
         self._revision = 0
         workload = Workload(ServiceKey(mesh.NAMESPACE, mesh.name(0)), "10.0.0.1", (Port(8080, "http", Protocol.HTTP),))
+        workload = stand_in(INGRESS_LABELS, "10.0.0.1") if layout is Layout.GATEWAY else workload
         self._state.apply(
             [WorkloadsChanged((workload,), ()), CertificatesChanged({workload.identity: Certificate(b"", b"")}, b"ca")]
         )
 
-    def take(self, events: list[Event]) -> tuple[Times, Desired]:
+    def take(self, events: list[Event | Answer]) -> tuple[Times, Desired]:
         """Fold events in and plan; return the time of each stage."""
         self._revision += 1
         clock = [time.thread_time()]
-        self._state.apply(events)
+        self._state.apply([self._read(event) if isinstance(event, Answer) else event for event in events])
         clock.append(time.thread_time())
         snapshot = self._state.snapshot()
         clock.append(time.thread_time())
-        desired = self._planner.plan(snapshot, OPTIONS)
+        desired = self._planner.plan(snapshot, self._options)
         clock.append(time.thread_time())
         self._stream.publish(desired.resources, self._revision, float(self._revision))
         clock.append(time.thread_time())
@@ -93,11 +118,17 @@ class Agent:
             for type_url in XDS_ORDER:
                 by_name = [] if type_url in WILDCARD_TYPES else list(desired.resources.of(type_url))
                 self._ask(type_url, resource_names_subscribe=by_name)
+        begun = time.thread_time()
         while responses := self._stream.responses(float(self._revision)):
             for response in responses:
+                response.SerializeToString()
                 self._ask(response.type_url, response_nonce=response.nonce)
+        clock.append(clock[-1] + time.thread_time() - begun)
         pairs = zip(STAGES, clock, clock[1:], strict=False)
         return {stage: (after - before) * 1000 for stage, before, after in pairs}, desired
+
+    def _read(self, answer: Answer) -> ConfigUpdate:
+        return ConfigUpdate(answer.index, self._reader.read(answer.body))
 
     def _ask(self, type_url: str, **fields: object) -> None:
         request = discovery_pb2.DeltaDiscoveryRequest(type_url=type_url, **fields)
@@ -106,8 +137,8 @@ class Agent:
 
 def measure(size: Mesh, count: int) -> Result:
     """Return the figures of a mesh: the first plan, then `count` changes of each kind."""
-    agent = Agent()
-    catalog: list[Event] = [
+    agent = Agent(size.layout)
+    catalog: list[Event | Answer] = [
         *(ServiceEntries(mesh.name(number), size.members(number)) for number in range(size.services)),
         CatalogSynced(),
     ]
@@ -115,15 +146,15 @@ def measure(size: Mesh, count: int) -> Result:
     gc.unfreeze()
     gc.collect()
     garbage.begin()  # as the agent does
-    cold, desired = agent.take([*catalog, ConfigUpdate(1, dict(rules))])
+    cold, desired = agent.take([*catalog, Answer.of(1, rules)])
     gc.freeze()
     resources = sum(len(of_type) for of_type in desired.resources.by_type.values())
     changes = tuple(_change(agent, size, rules, kind, events, count) for kind, events in CHANGES.items())
-    return Result(size.services, len(rules), resources, size.shared_port, cold, changes)
+    return Result(size.services, len(rules), resources, size.layout, cold, changes)
 
 
 _Rules = dict[str, tuple[int, bytes]]
-_Events = Callable[[Mesh, _Rules, int], Event]
+_Events = Callable[[Mesh, _Rules, int], Event | Answer]
 
 
 def _change(agent: Agent, size: Mesh, rules: _Rules, kind: str, events: _Events, count: int) -> Change:
@@ -134,27 +165,28 @@ def _change(agent: Agent, size: Mesh, rules: _Rules, kind: str, events: _Events,
         taken.append(times)
     sums = [sum(times.values()) for times in taken]
     stages = {stage: quantile([times[stage] for times in taken], 0.5) for stage in STAGES}
-    return Change(kind, count, quantile(sums, 0.5), quantile(sums, 0.99), stages)
+    translating = [times["lower"] + times["plan"] for times in taken]
+    return Change(kind, count, quantile(sums, 0.5), quantile(sums, 0.99), stages, quantile(translating, 0.5))
 
 
-def _rule(make: Callable[[int, int], Value]) -> _Events:
+def _rule(make: Callable[[Mesh, int, int], Value]) -> _Events:
     """Change another rule each time."""
 
-    def event(size: Mesh, rules: _Rules, number: int) -> Event:
-        key, value = make(_spread(size, number), number)
+    def event(size: Mesh, rules: _Rules, number: int) -> Answer:
+        key, value = make(size, _spread(size, number), number)
         return _update(rules, {key: value})
 
     return event
 
 
-def _update(rules: _Rules, values: Mapping[str, bytes | None]) -> Event:
+def _update(rules: _Rules, values: Mapping[str, bytes | None]) -> Answer:
     index = max(index for index, _ in rules.values()) + 1
     for key, value in values.items():
         if value is None:
             rules.pop(key, None)
         else:
             rules[key] = (index, value)
-    return ConfigUpdate(index, dict(rules))
+    return Answer.of(index, rules)
 
 
 def _spread(size: Mesh, number: int) -> int:
@@ -166,8 +198,13 @@ def _even(size: Mesh, number: int) -> int:
     return _spread(size, number) - 1
 
 
-def _come_and_go(size: Mesh, rules: _Rules, number: int) -> Event:
+def _entry_comes_and_goes(size: Mesh, rules: _Rules, number: int) -> Answer:
     key, value = mesh.service_entry(size.services + 1 + number // 2)
+    return _update(rules, {key: None if number % 2 else value})
+
+
+def _peers_come_and_go(size: Mesh, rules: _Rules, number: int) -> Answer:
+    key, value = mesh.peer_authentication(_spread(size, number // 2))
     return _update(rules, {key: None if number % 2 else value})
 
 
@@ -186,10 +223,11 @@ CHANGES: Mapping[str, _Events] = {  # what is changed → the event of its n-th 
     "RouteRule changed": lambda size, rules, number: _update(
         rules, dict([mesh.route_rule(_even(size, number), 40 + number % 20)])
     ),
-    "VirtualService changed": _rule(lambda service, number: mesh.virtual_service(service, 40 + number % 20)),
-    "DestinationRule changed": _rule(lambda service, number: mesh.destination_rule(service, 200 + number)),
-    "ServiceEntry changed": _rule(lambda service, number: mesh.service_entry(service, 8443 + number % 50)),
-    "ServiceEntry added, removed": _come_and_go,
+    "VirtualService changed": _rule(lambda size, service, number: size.virtual_service(service, 40 + number % 20)),
+    "DestinationRule changed": _rule(lambda _, service, number: mesh.destination_rule(service, 200 + number)),
+    "ServiceEntry changed": _rule(lambda _, service, number: mesh.service_entry(service, 8443 + number % 50)),
+    "ServiceEntry comes, goes": _entry_comes_and_goes,
+    "PeerAuthentication comes, goes": _peers_come_and_go,
     "instance's health": _flip,
     "service comes, goes": _service_comes_and_goes,
 }

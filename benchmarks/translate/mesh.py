@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from enum import StrEnum
 from typing import Any
 
 from msgspec import Struct
@@ -16,8 +17,20 @@ _OLD, _NEW = "config.istio.io/v1alpha2", "networking.istio.io/v1"
 _HTTP, _TCP = 8080, 3306
 _MEMBERS = 50
 """HTTP services that share a port, where ports are in proportion to services."""
+_CALLED = 20
+"""Services that a Sidecar lets be called."""
 Value = tuple[str, bytes]
 """A KV key and what stands there."""
+
+
+class Layout(StrEnum):
+    """What the host is, and what the mesh looks like."""
+
+    ONE_PORT = "all HTTP services on one port"
+    """One route table holds them all."""
+    SPREAD = "fifty HTTP services a port"
+    SIDECAR = "the same, with a Sidecar for twenty services"
+    GATEWAY = "a gateway that all VirtualServices of HTTP are bound to"
 
 
 class Mesh(Struct, frozen=True):
@@ -25,14 +38,13 @@ class Mesh(Struct, frozen=True):
 
     services: int
     instances: int = 10
-    shared_port: bool = True
-    """All HTTP services have one port, so that one route table holds them all; else fifty of them share each."""
+    layout: Layout = Layout.ONE_PORT
 
     def port(self, number: int) -> Port:
         """Return the port of a service."""
         if is_tcp(number):
             return Port(_TCP, "mysql", Protocol.MYSQL)
-        return Port(_HTTP + (0 if self.shared_port else 1 + number // _MEMBERS), "http", Protocol.HTTP)
+        return Port(_HTTP + (0 if self.layout is Layout.ONE_PORT else 1 + number // _MEMBERS), "http", Protocol.HTTP)
 
     def members(self, number: int) -> tuple[Instance, ...]:
         """Return the instances of a service: two versions, three zones."""
@@ -44,7 +56,7 @@ class Mesh(Struct, frozen=True):
                 node=f"node-{one}",
                 address=f"10.{number // 250}.{number % 250}.{one + 1}",
                 ports=ports,
-                labels=(("version", f"v{one % 2 + 1}"),),
+                labels=(("app", key.name), ("version", f"v{one % 2 + 1}")),
                 proxied=True,
                 service_account=key.name,
                 locality=Locality("dc1", f"zone-{one % 3}"),
@@ -53,9 +65,36 @@ class Mesh(Struct, frozen=True):
         )
 
     def rules(self) -> Iterator[Value]:
-        """Yield three rules for each service, on the average."""
+        """Yield three rules for each service, on the average, and what the layout needs."""
         for number in range(self.services):
-            yield from new_rules(number) if number % 2 else old_rules(number)
+            yield from self._new_rules(number) if number % 2 else old_rules(number)
+        if self.layout is Layout.SIDECAR:
+            hosts = [f"./{name(number)}.{NAMESPACE}.svc.cluster.local" for number in range(_CALLED)]
+            yield _value(_NEW, "Sidecar", "default", {"egress": [{"hosts": hosts}]})
+        if self.layout is Layout.GATEWAY:
+            server = {"port": {"number": 80, "name": "http", "protocol": "HTTP"}, "hosts": ["*"]}
+            yield _value(_NEW, "Gateway", "edge", {"selector": {"istio": "ingressgateway"}, "servers": [server]})
+
+    def virtual_service(self, number: int, weight: int) -> Value:
+        """Return a VirtualService that gives v1 this share, and all requests of a path to another service."""
+        own, other = name(number), name(number - (2 if is_tcp(number - 1) else 1))
+        targets = [_target(own, "v1", weight), _target(own, "v2", 100 - weight)]
+        if is_tcp(number):
+            return _value(_NEW, "VirtualService", own, {"hosts": [own], "tcp": [{"route": targets}]})
+        http = [
+            {"match": [{"uri": {"prefix": "/other"}}], "route": [{"destination": {"host": other}}], "timeout": "5s"},
+            {"route": targets, "retries": {"attempts": 3, "perTryTimeout": "2s"}},
+        ]
+        spec = {"hosts": [own], "http": http}
+        if self.layout is Layout.GATEWAY:
+            spec = {"hosts": [own, f"{own}.example.org"], "gateways": ["mesh", "edge"], "http": http}
+        return _value(_NEW, "VirtualService", own, spec)
+
+    def _new_rules(self, number: int) -> Iterator[Value]:
+        """Yield a VirtualService, a DestinationRule and a ServiceEntry."""
+        yield self.virtual_service(number, weight=90)
+        yield destination_rule(number, connections=100)
+        yield service_entry(number)
 
 
 def is_tcp(number: int) -> bool:
@@ -85,31 +124,11 @@ def old_rules(number: int) -> Iterator[Value]:
     )  # fmt: skip
 
 
-def new_rules(number: int) -> Iterator[Value]:
-    """Yield a VirtualService, a DestinationRule and a ServiceEntry."""
-    yield virtual_service(number, weight=90)
-    yield destination_rule(number, connections=100)
-    yield service_entry(number)
-
-
 def route_rule(number: int, weight: int) -> Value:
     """Return a RouteRule that gives v1 this share."""
     own = name(number)
     routes = [{"labels": {"version": "v1"}, "weight": weight}, {"labels": {"version": "v2"}, "weight": 100 - weight}]
     return _value(_OLD, "RouteRule", own, {"destination": {"name": own}, "precedence": 1, "route": routes})
-
-
-def virtual_service(number: int, weight: int) -> Value:
-    """Return a VirtualService that gives v1 this share, and all requests of a path to another service."""
-    own, other = name(number), name(number - (2 if is_tcp(number - 1) else 1))
-    targets = [_target(own, "v1", weight), _target(own, "v2", 100 - weight)]
-    if is_tcp(number):
-        return _value(_NEW, "VirtualService", own, {"hosts": [own], "tcp": [{"route": targets}]})
-    http = [
-        {"match": [{"uri": {"prefix": "/other"}}], "route": [{"destination": {"host": other}}], "timeout": "5s"},
-        {"route": targets, "retries": {"attempts": 3, "perTryTimeout": "2s"}},
-    ]
-    return _value(_NEW, "VirtualService", own, {"hosts": [own], "http": http})
 
 
 def destination_rule(number: int, connections: int) -> Value:
@@ -129,6 +148,12 @@ def service_entry(number: int, port: int = 443) -> Value:
     host = f"{name(number)}.example.com"
     ports = [{"number": port, "name": "tls", "protocol": "TLS"}]
     return _value(_NEW, "ServiceEntry", name(number), {"hosts": [host], "ports": ports, "resolution": "DNS"})
+
+
+def peer_authentication(number: int) -> Value:
+    """Return a PeerAuthentication of one service's instances."""
+    spec = {"selector": {"matchLabels": {"app": name(number)}}, "mtls": {"mode": "STRICT"}}
+    return _value("security.istio.io/v1", "PeerAuthentication", name(number), spec)
 
 
 def _target(host: str, subset: str, weight: int) -> dict[str, Any]:

@@ -8,23 +8,22 @@ from typing import Any
 import pytest
 
 from agent.adapters.consul.catalog import CatalogSynced, ServiceEntries
-from agent.adapters.consul.kv import ConfigUpdate
 from agent.flow.stage import Flow
 from benchmarks.translate import mesh
-from benchmarks.translate.measure import CHANGES, Agent
-from benchmarks.translate.mesh import Mesh
+from benchmarks.translate.measure import CHANGES, Agent, Answer
+from benchmarks.translate.mesh import Layout, Mesh
 
 SMALL, LARGE = 40, 400
 
 
-@pytest.fixture(scope="module")
-def counts() -> Mapping[int, Mapping[str, int]]:
+@pytest.fixture(scope="module", params=Layout)
+def counts(request: pytest.FixtureRequest) -> Mapping[int, Mapping[str, int]]:
     """Return size → kind of change → functions that ran for one."""
-    return {services: _counts(services) for services in (SMALL, LARGE)}
+    return {services: _counts(services, request.param) for services in (SMALL, LARGE)}
 
 
-def _counts(services: int) -> dict[str, int]:
-    size, agent, ran = Mesh(services, instances=2), Agent(), 0
+def _counts(services: int, layout: Layout) -> dict[str, int]:
+    size, agent, ran = Mesh(services, 2, layout), Agent(layout), 0
     rules = {key: (1, value) for key, value in size.rules()}
     entries = (ServiceEntries(mesh.name(number), size.members(number)) for number in range(services))
     run = Flow.run
@@ -34,7 +33,7 @@ def _counts(services: int) -> dict[str, int]:
         ran += 1
         return run(flow, reader, build)
 
-    agent.take([*entries, CatalogSynced(), ConfigUpdate(1, dict(rules))])
+    agent.take([*entries, CatalogSynced(), Answer.of(1, rules)])
     found = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Flow, "run", counted)
