@@ -21,7 +21,7 @@ from agent.mesh.snapshot import Certificate, Desired, MeshSnapshot
 from agent.runtime.events import CertificatesChanged, WorkloadsChanged
 from agent.runtime.state import Event, MeshState
 from agent.translate.netfilter import NetfilterOptions, OutboundMode
-from agent.translate.options import PlanOptions
+from agent.translate.options import KeySetSockets, PlanOptions
 from agent.translate.plan import Planner
 
 V4, V6 = IPv4Network("240.240.0.0/24"), IPv6Network("fdf0::/112")
@@ -108,6 +108,16 @@ RULES = (
     ("security.istio.io/v1", "PeerAuthentication", "istio-system", "default", (
         "{mtls: {mode: STRICT}}", "{mtls: {mode: DISABLE}}",
     )),
+    ("security.istio.io/v1", "AuthorizationPolicy", "istio-system", "who", (
+        "{rules: [{}]}", "{action: AUDIT, rules: [{to: [{operation: {methods: [GET]}}]}]}",
+        "{action: CUSTOM, provider: {name: asked}, rules: [{}]}",
+        "{action: DENY, selector: {matchLabels: {istio: ingressgateway}}, rules: [{}]}",
+    )),
+    ("security.istio.io/v1", "RequestAuthentication", "istio-system", "tokens", (
+        "{jwtRules: [{issuer: a, jwksUri: 'http://reviews.default:9080/keys'}]}",
+        "{jwtRules: [{issuer: a, jwksUri: 'https://keys.example/'}, {issuer: b, jwks: '{\"keys\": []}'}]}",
+        "{selector: {matchLabels: {istio: ingressgateway}}, jwtRules: [{jwksUri: 'http://ratings:9080/'}]}",
+    )),
     (_NEW, "Sidecar", "default", "s", (
         "{egress: [{hosts: ['./reviews.default.svc.cluster.local']}]}", "{egress: [{hosts: ['*/*']}]}",
     )),
@@ -118,12 +128,14 @@ SETTINGS = (
     b'{"outboundTrafficPolicy": "REGISTRY_ONLY"}',
     b'{"mtls": "strict"}',
     b'{"excludedServices": ["ratings"]}',
+    b'{"extensionProviders": [{"name": "asked", "envoyExtAuthzHttp": {"service": "ratings", "port": 9080}}]}',
 )
 _NETFILTER = NetfilterOptions(proxy_uid=1, service_cidr_v4=V4, service_cidr_v6=V6)
+_KEY_SETS = KeySetSockets("/agent", "/envoy")
 OPTIONS = (
-    PlanOptions(_NETFILTER, dns_upstreams=("9.9.9.9",)),
+    PlanOptions(_NETFILTER, dns_upstreams=("9.9.9.9",), peer_log="/p", decision_log="/d", key_sets=_KEY_SETS),
     PlanOptions(structs.replace(_NETFILTER, outbound=OutboundMode.ALL), dns_upstreams=("9.9.9.9",)),
-    PlanOptions(intercepted=False, gateway=INGRESS_LABELS),
+    PlanOptions(intercepted=False, gateway=INGRESS_LABELS, peer_log="/p", key_sets=_KEY_SETS),
     PlanOptions(intercepted=False, bind_outbound="127.0.0.2"),
 )
 
@@ -218,7 +230,7 @@ def _instances(key: ServiceKey, form: int) -> tuple[Instance, ...]:
 STEP = st.one_of(
     st.tuples(st.just("rule"), st.integers(0, len(RULES) - 1), st.integers(0, 4)),
     st.tuples(st.just("service"), st.integers(0, len(SERVICES) - 1), st.integers(0, 11)),
-    st.tuples(st.just("settings"), st.just(0), st.integers(0, 3)),
+    st.tuples(st.just("settings"), st.just(0), st.integers(0, 4)),
     st.tuples(st.just("workloads"), st.just(0), st.integers(0, 2)),
 )
 
