@@ -48,6 +48,7 @@ _SUBCOMMANDS = {
     "dns": ("agent.cli.dns:dns", "Let another name server of this host answer the mesh's names."),
     "node": ("agent.cli.node:node", "Let a host join the mesh, and leave it."),
     "doctor": ("agent.cli.doctor:doctor", "Find what is wrong with this host, and how to mend it."),
+    "support-bundle": ("agent.cli.support_bundle:support_bundle", "Collect what helpers ask for, without secrets."),
     "service": ("agent.cli.service:service", "Declare the services that run on this host."),
     "secret": ("agent.cli.secret:secret", "Install the certificates of a gateway on this host."),
     "lab": ("agent.cli.lab:lab", "Run Bookinfo in the mesh on this one machine."),

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,8 @@ from typing import Any
 
 import msgspec
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from agent.cli.checkup.finding import Level, Patient
 from agent.cli.checkup.outside import check_ca
@@ -221,3 +224,38 @@ def test_what_the_agent_says_of_itself_and_rules_that_drifted(sick: Sick) -> Non
         drifted = sick.examine("drift")
     assert {level for level, _ in drifted} == {"error"}
     assert any("HOSTMESH_" in found for _, found in drifted)
+
+
+def test_a_support_bundle_holds_no_secret(sick: Sick) -> None:
+    join, uuid = JoinToken.new(b"f" * 32).text(), "b1a4b5a5-3c2d-4000-8000-00000000abcd"
+    keys = [generate_private_key(SECP256R1()) for _ in range(2)]
+    pem, other = (key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode() for key in keys)
+    secret_lines = [line for text in (pem, other) for line in text.splitlines() if "-----" not in line]
+    log = f"enrolled by {join}\n{secret_lines[0]}\nX-Consul-Token: {uuid}\nan ordinary line\n"
+    texts = {
+        "etc/join-token": f"ns/default/sa/web {join}\n",
+        "etc/consul-token": f"{uuid}\n",
+        "etc/secrets/shop/tls.key": pem,
+        "etc/sidecar.env": f"# CONSUL_HTTP_TOKEN={uuid}\nDB_PASSWORD=hunter2\n",
+        "etc/services.d/web.yaml": f"name: web\nport: 80 # {join}\n",
+        "var/certificates/ns_default_sa_web.pem": other,
+        "var/envoy.log": log,
+    }
+    for name, text in texts.items():
+        (sick.folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (sick.folder / name).write_text(text)
+    out = sick.folder / "bundle.tar.gz"
+    places = ("--config-dir", sick.folder / "etc", "--state-dir", sick.folder / "var", "--run-dir", sick.folder / "run")
+    with agent_answers(sick.folder / "run", json.dumps({"node": "sick", "said": join}).encode()):
+        sick.host.run(HOSTMESH, "support-bundle", "--out", out, *places, timeout=120)
+    assert out.stat().st_mode & 0o777 == 0o600
+    with tarfile.open(out) as archive:
+        parts = {entry.name.partition("/")[2]: archive.extractfile(entry) for entry in archive}
+        found = {name: file.read().decode() for name, file in parts.items() if file}
+    for name, text in found.items():
+        for secret in (join, join.split(".")[2], uuid, "hunter2", "PRIVATE KEY-----\n", *secret_lines):
+            assert secret not in text, name
+    assert "an ordinary line" in found["state/envoy.log"]
+    assert "name: web" in found["etc/services.d/web.yaml"]
+    assert '"node": "sick"' in found["agent/status.txt"]
+    assert {"doctor.json", "envoy/clusters.txt", "system/iptables-save.txt", "system/etc/resolv.conf"} <= found.keys()
