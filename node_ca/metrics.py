@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -115,9 +116,8 @@ class MetricsPort:
         application.add_routes([web.get("/metrics", self._show), web.get("/healthz", self._healthy)])
         self._runner = web.AppRunner(application, access_log=None, shutdown_timeout=1.0)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, address, port)
         try:
-            await site.start()
+            await web.SockSite(self._runner, _listening(address, port)).start()
         except OSError as error:
             raise ConfigError([f"metrics: cannot listen on {address} port {port}: {error.strerror}"]) from error
         self.port = int(self._runner.addresses[0][1])
@@ -132,3 +132,12 @@ class MetricsPort:
 
     async def _healthy(self, _request: web.Request) -> web.Response:
         return web.Response(text="ok\n")
+
+
+def _listening(address: str, port: int) -> socket.socket:
+    """Return a socket; on `::` it takes IPv4 too, as gRPC's ports do (asyncio's own would take IPv6 only)."""
+    if address == "::" and not socket.has_dualstack_ipv6():
+        address = "0.0.0.0"
+    if ":" not in address:
+        return socket.create_server((address, port))
+    return socket.create_server((address, port), family=socket.AF_INET6, dualstack_ipv6=address == "::")
