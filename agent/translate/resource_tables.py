@@ -115,6 +115,8 @@ class _References:
             self._missing.discard(name)
 
     def dangling(self) -> tuple[str, ...]:
+        if not self._missing:
+            self._missing = set()  # one that once held thousands would be walked through like that for ever
         lines = (
             f"{referring}: refers to {name}, which does not exist"
             for type_url, name in self._missing

@@ -163,8 +163,8 @@ def _common_end(one: bytes, other: bytes, beginning: int) -> int:
 
 def _cut(body: bytes, start: int, end: int) -> bytes:
     """Return an answer without what is before and behind two places between pairs, of which one may be missing (-1)."""
-    first = body[: end + 1] + b"]" if end >= 0 else body
-    return b"[" + first[start + 2 :] if start >= 0 else first
+    first, last = (start + 2, b"[") if start >= 0 else (0, b""), (end + 1, b"]") if end >= 0 else (len(body), b"")
+    return first[1] + body[first[0] : last[0]] + last[1]
 
 
 def decode_values(body: bytes) -> dict[str, tuple[int, bytes]]:

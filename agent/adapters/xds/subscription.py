@@ -202,6 +202,8 @@ class Subscription:
         answers = [(name, self._target.get(name)) for name in sorted(names)]
         self._sent.update((name, _version(resource)) for name, resource in answers)
         self._pending -= names
+        if not self._pending:
+            self._pending = set()  # one that once held thousands would be walked through like that for ever
         for name in names:
             self._suspects.pop(name, None)
         return answers
