@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hmac
 import json
 import time
 from collections.abc import Iterator
@@ -55,7 +56,32 @@ def test_good_tokens_pass_bad_ones_do_not_and_none_is_nobody(host: Guarded) -> N
         assert host.status(authorization=bearer(ISSUER.token(aud="books", lifetime=-3600))) == 401
         forged = TokenIssuer(ISSUER.name).token(aud="books")
         assert host.status(authorization=bearer(forged)) == 401
+        for kind, token in tricky(ISSUER.token("mallory", aud="books")).items():
+            assert host.status(authorization=bearer(token)) == 401, kind
+        later = ISSUER.token(aud="books", nbf=int(time.time()) + 3600)
+        assert host.status(authorization=bearer(later)) == 401
         assert host.greets(), "connections have no tokens"
+
+
+def tricky(token: str) -> dict[str, str]:
+    """Return tokens that say what a good one says, or more, and are not signed by its key."""
+    _, payload, signature = token.split(".")
+    more = _text({**json.loads(base64.urlsafe_b64decode(payload + "==")), "sub": "admin"})
+    by_secret = f"{_text({'alg': 'HS256', 'kid': ISSUER.name})}.{payload}"
+    code = hmac.new(ISSUER.key_set.encode(), by_secret.encode(), "sha256").digest()
+    return {
+        "unsigned": f"{_text({'alg': 'none'})}.{payload}.",
+        "unsigned, with a signature": f"{_text({'alg': 'none'})}.{payload}.{signature}",
+        "signed with the public key as a secret": f"{by_secret}.{base64.urlsafe_b64encode(code).rstrip(b'=').decode()}",
+        "another payload": f"{token.split('.')[0]}.{more}.{signature}",
+        "no signature": f"{token.rpartition('.')[0]}.",
+        "its own key": f"{_text({'alg': 'ES256', 'jwk': json.loads(OTHER.key_set)['keys'][0]})}.{payload}.{signature}",
+        "large": f"{token}{'A' * 20_000}",
+    }
+
+
+def _text(plain: dict[str, object]) -> str:
+    return base64.urlsafe_b64encode(json.dumps(plain).encode()).rstrip(b"=").decode()
 
 
 def test_a_rule_without_a_key_that_can_be_used_believes_no_token_and_costs_nothing_else(host: Guarded) -> None:
