@@ -6,7 +6,7 @@ that it read has changed, so a changed service costs its own resources, and a he
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from msgspec import structs
@@ -14,10 +14,11 @@ from msgspec import structs
 from agent.flow.stage import Flow, Gathered, Node, Source, Stage
 from agent.flow.views import Tabled, Tally
 from agent.mesh import names
+from agent.mesh.callers import callers_by_uid
 from agent.mesh.mixer import PolicyRule
 from agent.mesh.routes import Fault
 from agent.mesh.service import MtlsMode, ServiceKey
-from agent.mesh.snapshot import Desired, MeshSnapshot
+from agent.mesh.snapshot import Desired, MeshSnapshot, Resource
 from agent.translate.asked import AskedServers, asked_servers
 from agent.translate.dns import HostsFile
 from agent.translate.facts import ServiceSubset, distinct
@@ -29,6 +30,7 @@ from agent.translate.netfilter import NetfilterText
 from agent.translate.options import PlanOptions
 from agent.translate.outside import policy_faults
 from agent.translate.peer_log import with_peer_log
+from agent.translate.plan_callers import CallerTables
 from agent.translate.plan_gateway import GatewayHost, GatewayPorts
 from agent.translate.plan_outbound import Outbound
 from agent.translate.plan_services import Destinations, Inputs, Made, Services
@@ -46,22 +48,40 @@ class Planner:
     """Plans again and again; the result depends on the arguments of each call only."""
 
     def __init__(self) -> None:
-        self._plan: _Plan | None = None
+        self._plans: dict[int | None, _Plan] = {}
+        """By the Unix user whose calls they are about; None: everybody else's, and the host itself."""
+        self._tables = CallerTables(())
 
     def plan(self, snapshot: MeshSnapshot, options: PlanOptions) -> Desired:
         """Return the desired state of this host. What can't be had is left out and named in `faults`."""
-        plan, self._plan = self._plan, None  # what an exception leaves behind is not used again
-        if plan is None or plan.options != options:
-            plan = _Plan(snapshot, options)
-        desired = plan.desired(snapshot)
-        self._plan = plan
+        plans, self._plans = self._plans, {}  # what an exception leaves behind is not used again
+        tables, self._tables = self._tables, CallerTables(())
+        callers = callers_by_uid(snapshot.workloads) if options.intercepted and options.gateway is None else {}
+        seen: dict[int | None, MeshSnapshot] = {None: snapshot}
+        seen.update((uid, structs.replace(snapshot, workloads=(workload,))) for uid, workload in callers.items())
+        kept = {uid: plan for uid in seen if (plan := plans.get(uid)) is not None and plan.options == options}
+        plans = {uid: kept.get(uid) or _Plan(view, options, is_host=uid is None) for uid, view in seen.items()}
+        desired = plans[None].desired(snapshot)
+        if callers:
+            tables = tables if tables.uids == tuple(callers) else CallerTables(tuple(callers))
+            desired = _together(desired, {uid: plans[uid].desired(seen[uid]) for uid in callers}, tables)
+        self._plans, self._tables = plans, tables
         return desired
 
 
-class _Plan:
-    """All steps, for a host with these options."""
+def _together(host: Desired, callers: Mapping[int, Desired], tables: CallerTables) -> Desired:
+    return structs.replace(
+        host,
+        resources=tables.resources(host.resources, {uid: made.resources for uid, made in callers.items()}),
+        faults=tuple(sorted({*host.faults, *(fault for made in callers.values() for fault in made.faults)})),
+        dangling=tuple(sorted({*host.dangling, *(line for made in callers.values() for line in made.dangling)})),
+    )
 
-    def __init__(self, snapshot: MeshSnapshot, options: PlanOptions) -> None:
+
+class _Plan:
+    """All steps, for a host with these options; or (`is_host` False) for the calls of its one workload alone."""
+
+    def __init__(self, snapshot: MeshSnapshot, options: PlanOptions, is_host: bool) -> None:
         flow = self._flow = Flow()
         self.options = options
         self._inputs = inputs = Inputs(flow, snapshot, options)
@@ -80,7 +100,7 @@ class _Plan:
         destinations = Destinations(flow, inputs, services, subsets)
         gateway = GatewayHost(flow, inputs, self._gateway, destinations, self._servers)
         outbound = Outbound(flow, inputs, services, destinations, once)
-        host = Stage(flow, once, lambda _: self._host())
+        host = Stage(flow, once, lambda _: self._host() if is_host else Made(self._secrets()))
         self._netfilter = Stage(flow, once, lambda _: self._ruleset())
 
         self._tables, self._faults = ResourceTables(), Tally[Fault]()
@@ -138,25 +158,29 @@ class _Plan:
     def _host(self) -> Made:
         """Return what belongs to the host and not to a service: its own workloads, its secrets."""
         inputs, options = self._inputs, self.options
-        security, settings = inputs.security.get(), inputs.settings.get()
+        security = inputs.security.get()
         ports, faults = inbound_ports(inputs.workloads.get(), inputs.sidecars.get(), security, options.bind_inbound)
         servers = self._servers[_HOST]
         clusters, listeners = inbound_resources(ports, security, options, servers)
         if options.peer_log:
             listeners = with_peer_log(listeners, options.peer_log)
-        certificates, trust, credentials = inputs.secrets.get()
+        unblocked = policy_faults(inputs.traffic_policy.get(), options)
+        return Made(
+            (*clusters, *listeners, *self._secrets(), *servers.resources),
+            (*faults, *servers.faults, *unblocked, *security.peers.faults),
+        )
+
+    def _secrets(self) -> tuple[Resource, ...]:
+        certificates, trust, credentials = self._inputs.secrets.get()
+        domain = self._inputs.settings.get().trust_domain
         secrets = [
-            certificate(names.certificate_secret(identity, settings.trust_domain), held)
+            certificate(names.certificate_secret(identity, domain), held)
             for identity, held in sorted(certificates.items())
         ]
         secrets += [trust_bundle(trust)] if trust.roots_pem else []
         for name, credential in sorted(credentials.items()):
             secrets += credential_resources(name, credential, trust)
-        unblocked = policy_faults(inputs.traffic_policy.get(), options)
-        return Made(
-            (*clusters, *listeners, *secrets, *servers.resources),
-            (*faults, *servers.faults, *unblocked, *security.peers.faults),
-        )
+        return tuple(secrets)
 
     def _ruleset(self) -> NetfilterText:
         interception = self.options.interception

@@ -25,6 +25,7 @@ from agent.lab.hostfiles import AGENT_UID
 from agent.lab.lab import Lab
 from agent.lab.plan import CONSUL_HOST, HostPlan, bookinfo_app
 from agent.lab.readiness import agent_ready, ca_ready
+from agent.translate.netfilter import CallerSource
 from tests.integration.meshlab import (
     APP_UID,
     agents,
@@ -212,6 +213,68 @@ def test_a_service_with_an_account_of_its_own_comes_and_goes_by_sighup(lab: Lab)
     assert running.failures == []
     server.exec("kill", str(process.pid))
     server.forget("greeter")
+
+
+ALICE_UID = 2101
+ALICE = f"""name: alice
+serviceAccount: alice
+port: 9099
+protocol: http
+labels: {{team: a}}
+user: "{ALICE_UID}"
+"""
+ONLY_ALICE = """apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: only-alice}
+spec: {rules: [{from: [{source: {principals: [cluster.local/ns/default/sa/alice]}}]}]}
+"""
+ALICES_FAULT = """apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: details}
+spec:
+  hosts: [details]
+  http:
+  - match: [{sourceLabels: {team: a}}]
+    fault: {abort: {httpStatus: 418, percentage: {value: 100}}}
+    route: [{destination: {host: details}}]
+  - route: [{destination: {host: details}}]
+"""
+
+
+def test_two_users_of_one_host_call_under_their_own_identities(lab: Lab) -> None:
+    """Certificate, policies and routes are those of the user's service; nobody gets another's by its address."""
+    client = lab["client"]
+    file, token = client.path("etc/services.d/alice.yaml"), client.path("etc/join-token")
+    made = hostmesh(lab, "ca", "token", "create", "--identity", "ns/default/sa/alice", "--socket", lab.state.ca_socket)
+    token.write_text(f"{token.read_text()}ns/default/sa/alice {made.strip()}\n")
+    with load(client, DETAILS) as running:
+        file.write_text(ALICE)
+        wait_for(lambda: len(node_status(client).certificates) == 2, "alice has a certificate")
+        wait_settled(lab)
+        wait_for(lambda: as_user(client, ALICE_UID) == "200", "alice is served")
+    assert running.failures == []
+    hostmesh(lab, "apply", "-f", "-", stdin=ONLY_ALICE)
+    for version in ("-4", "-6"):
+        wait_for(lambda version=version: as_user(client, APP_UID, version) == "403", "others are refused")
+        assert as_user(client, ALICE_UID, version) == "200"
+    assert call(lab, DETAILS, "server") == "403", "Envoy to the instance on its own host passes the policy, too"
+    source = str(CallerSource(ALICE_UID).v4)
+    assert as_user(client, APP_UID, "--interface", source) == "000", "whoever takes alice's address is refused"
+    hostmesh(lab, "delete", "authorizationpolicy", "only-alice")
+    hostmesh(lab, "apply", "-f", "-", stdin=ALICES_FAULT)
+    wait_for(lambda: as_user(client, ALICE_UID) == "418", "alice's own route")
+    wait_for(lambda: as_user(client, APP_UID) == "200", "everybody else's")
+    hostmesh(lab, "delete", "virtualservice", "details")
+    file.unlink()
+    wait_for(lambda: len(node_status(client).certificates) == 1, "alice's certificate is let go")
+    wait_for(lambda: "HOSTMESH_SOURCE" not in client.exec("iptables-save").stdout, "her rules are gone")
+    assert as_user(client, ALICE_UID) == "200", "now as everybody"
+
+
+def as_user(host: Host, uid: int, *options: str) -> str:
+    """Return the status of a request to details by a user's program, 000 if there is none."""
+    curl = ("curl", "-so", "/dev/null", "-w", "%{http_code}", "--max-time", "5", *options, DETAILS)
+    return host.exec(*curl, uid=uid, check=False).stdout
 
 
 def test_a_first_start_without_the_ca_serves_without_mutual_tls_until_it_is_there(lab: Lab) -> None:
