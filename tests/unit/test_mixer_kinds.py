@@ -19,7 +19,7 @@ VALID = {
     "denier": "{status: {code: 7, message: Not allowed}, validDuration: 5s, validUseCount: 10}",
     "checknothing": "",
     "listchecker": """
-      {providerUrl: "http://lists/white", refreshInterval: 1s, ttl: 10s, entryType: STRINGS,
+      {refreshInterval: 1s, ttl: 10s, entryType: STRINGS,
        overrides: [v1, v2], blacklist: false, caching_interval: 0s}
     """,
     "listentry": 'value: source.labels["version"]',
@@ -92,6 +92,8 @@ def test_what_mixer_takes_is_valid(kind: str) -> None:
         ("denier", "status: {code: 17}", "17 is out of range (0 to 16)"),
         ("denier", "stats: {code: 7}", "did you mean status?"),
         ("listchecker", "providerUrl: ftp://x", "not an address that a list can be fetched from"),
+        ("listchecker", "{entryType: IP_ADDRESSES, overrides: [10.1.2]}", "is no IP address or range"),
+        ("listchecker", '{entryType: REGEX, overrides: ["(?=x)"]}', "(?=x)"),
         ("listchecker", "entryType: NUMBERS", "one of STRINGS"),
         ("listentry", "{}", "spec.value: is missing"),
         ("listentry", 'value: source.labels["version"', "ends too early"),
@@ -130,3 +132,34 @@ def test_what_mixer_does_not_take_is_named(kind: str, spec: str, words: str) -> 
 def test_a_handler_of_another_adapter_is_named() -> None:
     found = problems("rule", "actions: [{handler: a.solarwinds, instances: [b.metric]}]")
     assert [one.partition(":")[0] for one in found] == ["unsupported spec.actions[0]"]
+
+
+RULE = "match: {}\nactions: [{{handler: a.denier, instances: [b.checknothing]}}]"
+
+
+@pytest.mark.parametrize(
+    ("kind", "spec", "path", "words"),
+    [
+        ("listchecker", 'providerUrl: "http://lists/white"', "spec", "lists are not fetched yet"),
+        ("rule", RULE.format("response.code == 500"), "spec.match", "response.code is not known when requests are"),
+        ("rule", RULE.format('source.uid == "x"'), "spec.match", "source.uid is not known"),
+        ("rule", RULE.format('toLower(request.path) == "/x"'), "spec.match", "cannot be asked of each request"),
+        ("rule", RULE.format("match(request.path, request.host)"), "spec.match", "cannot be asked of each request"),
+        ("rule", RULE.format('request.headers[request.path] == "x"'), "spec.match", "must be written down"),
+        ("rule", RULE.format("source.ip == destination.ip"), "spec.match", "source.ip can be compared with"),
+        ("listentry", "value: response.grpc_status", "spec.value", "response.grpc_status is not known"),
+        ("quota", "dimensions: {a: request.auth.claims}", "spec", "request.auth.claims is not known"),
+    ],
+)
+def test_what_is_not_known_in_time_is_named(kind: str, spec: str, path: str, words: str) -> None:
+    (found,) = problems(kind, spec)
+    assert found.startswith(f"{Verdict.UNSUPPORTED} {path}: ")
+    assert words in found
+
+
+def test_what_is_never_there_has_its_default() -> None:
+    assert problems("rule", RULE.format('(source.uid | "x") == "x"')) == []
+
+
+def test_labels_of_callers_can_be_asked_anything() -> None:
+    assert problems("rule", RULE.format('toLower(source.labels["app"]) == "x"')) == []

@@ -11,6 +11,7 @@ from lark import Lark, Token, Tree
 from lark.exceptions import UnexpectedCharacters, UnexpectedEOF, UnexpectedInput, UnexpectedToken
 from msgspec import Struct
 
+from agent.api.checks.regex import re2_problem
 from agent.api.problem import nearest, one_line
 from agent.mesh.expressions.evaluate import fold
 from agent.mesh.expressions.functions import ALIASES, FUNCTIONS, SAME, Function, duration
@@ -282,7 +283,10 @@ def _same_type(name: str, function: Function, operands: Sequence[_Place]) -> Typ
     if not alike:
         return None
     types = [place.tree.type for place in alike]
-    found = Type.DURATION if Type.DURATION in types else types[0]
+    compares = function.gives is Type.BOOL
+    durations = [place for place in alike if place.tree.type is Type.DURATION or _as_duration(place.tree) is not None]
+    is_time = Type.DURATION in types or (compares and len(durations) == len(alike))
+    found = Type.DURATION if is_time else types[0]
     if found not in function.only:
         allowed = ", ".join(sorted(function.only))
         raise Fault(f"{name} is for {allowed}, and this is {found}", alike[0].line, alike[0].column)
@@ -327,7 +331,10 @@ def _check_constants(call: Call, operands: Sequence[_Place]) -> None:
     first = call.operands[0] if call.operands else None
     if not isinstance(first, Literal) or not (len(operands) == 1 or call.function == "matches"):
         return
+    wrong = re2_problem(str(first.value)) if call.function == "matches" else None
     try:
         FUNCTIONS[call.function].worth(first.value, *[""] * (len(operands) - 1))
     except ValueError as error:
-        raise Fault(one_line(error), operands[0].line, operands[0].column) from None
+        wrong = wrong or str(error)
+    if wrong:
+        raise Fault(one_line(wrong), operands[0].line, operands[0].column)

@@ -11,8 +11,11 @@ from urllib.parse import urlsplit
 
 from msgspec import Struct
 
+from agent.api.checks import addresses
+from agent.api.checks.decidable import decidable
 from agent.api.checks.durations import duration, duration_or_zero
 from agent.api.checks.expressions import expression
+from agent.api.checks.regex import re2_problem
 from agent.api.checks.schema import (
     UNSUPPORTED,
     Check,
@@ -93,9 +96,19 @@ _ACTION = message(
     required=("handler", "instances"),
     also=_action,
 )
+
+
+def _rule(report: Report, path: str, spec: dict[str, Any]) -> None:
+    """What a rule decides about must be known in time; what it reports is known afterwards."""
+    handlers = (read_name(action["handler"], "") for action in spec["actions"])
+    if any(handler is not None and handler.kind in CHECKING for handler in handlers):
+        decidable(Type.BOOL)(report, child(path, "match"), spec.get("match"))
+
+
 RULE: Check = message(
     {"match": expression(Type.BOOL, empty=True), "actions": listing(_ACTION, at_least=1)},
     required=("actions",),
+    also=_rule,
 )
 
 _STATUS = message({"code": integer(0, _MAX_CODE), "message": text(empty=True), "details": UNSUPPORTED})
@@ -115,8 +128,17 @@ def _url(value: str) -> str | None:
 
 
 def _list_checker(report: Report, path: str, spec: dict[str, Any]) -> None:
-    if spec.get("providerUrl", "").startswith("file:"):
-        report.unsupported(child(path, "providerUrl"), "a file of Mixer's own machine (write its lines into overrides)")
+    if spec.get("providerUrl"):
+        # As a whole: without the list nothing would be on it.
+        report.unsupported(path, "providerUrl: lists are not fetched yet (write the entries into overrides)")
+    if spec.get("entryType") == "IP_ADDRESSES":
+        for index, entry in enumerate(spec.get("overrides") or ()):
+            if wrong := addresses.subnet(entry):
+                report.invalid(f"{child(path, 'overrides')}[{index}]", wrong)
+    if spec.get("entryType") == "REGEX":
+        for index, entry in enumerate(spec.get("overrides") or ()):
+            if wrong := re2_problem(entry):
+                report.invalid(f"{child(path, 'overrides')}[{index}]", wrong)
 
 
 LIST_CHECKER: Check = message(
@@ -132,7 +154,14 @@ LIST_CHECKER: Check = message(
     },
     also=_list_checker,
 )
-LIST_ENTRY: Check = message({"value": expression()}, required=("value",))
+
+
+def _entry(report: Report, path: str, spec: dict[str, Any]) -> None:
+    if spec["value"].strip() != "source.ip":
+        decidable()(report, child(path, "value"), spec["value"])
+
+
+LIST_ENTRY: Check = message({"value": expression()}, required=("value",), also=_entry)
 
 
 _LIMIT = {"maxAmount": integer(0, 2**63 - 1), "validDuration": text(duration)}
@@ -152,4 +181,12 @@ _QUOTA = message(
 MEM_QUOTA: Check = message(
     {"quotas": listing(_QUOTA, at_least=1), "minDeduplicationDuration": text(duration)}, required=("quotas",)
 )
-QUOTA: Check = message({"dimensions": mapping(expression())})
+
+
+def _dimensions(report: Report, path: str, spec: dict[str, Any]) -> None:
+    for value in (spec.get("dimensions") or {}).values():
+        # As a whole: without a dimension another one would be counted.
+        decidable()(report, path, value)
+
+
+QUOTA: Check = message({"dimensions": mapping(expression())}, also=_dimensions)
