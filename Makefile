@@ -40,8 +40,17 @@ newcomer:  ## Walk the README's road on a fresh Debian 12 (a debootstrap root; n
 	@.ci/fresh-machine
 deb: setup  ## Build the Debian packages into dist/
 	@packaging/build
+vagrant-box:  ## Build the box of the Vagrant lab for LXC (needs root)
+	@.ci/setup vagrant
+	@vagrant/lxc/build-box
+vagrant-test:  ## The Vagrant lab on LXC, as vagrant/README.md shows it (needs root; some minutes)
+	@.ci/setup vagrant
+	@$(BIN)/pytest -rs tests/vagrant
 man: setup  ## Write the manual pages and shell completion into build/man
 	@$(BIN)/python -m agent.cli.manual build/man
+reference: setup  ## Write docs/configuration.md from the types that read the files
+	@$(BIN)/python -m agent.cli.reference packaging/examples >build/configuration.md
+	@mv build/configuration.md docs/configuration.md
 
 lock:  ## Renew the lock files from pyproject.toml
 	@$(BIN)/pip install -q uv
@@ -50,4 +59,4 @@ lock:  ## Renew the lock files from pyproject.toml
 	@$(COMPILE) -c requirements-build.lock -o requirements.lock pyproject.toml
 	@$(COMPILE) -c requirements-build.lock -c requirements.lock --extra dev -o requirements-dev.lock pyproject.toml
 
-.PHONY: help setup setup-run lab lab-down check .static .unit integration e2e test newcomer deb man lock
+.PHONY: help setup setup-run lab lab-down check .static .unit integration e2e test newcomer deb vagrant-box vagrant-test man reference lock

@@ -3,7 +3,7 @@
 # A gateway has no service: agent.sh ADDRESS CA ACCOUNT
 set -eu
 address=$1 ca=$2 account=$3
-dpkg -i /hostmesh/dist/hostmesh-proxy_*.deb /hostmesh/dist/hostmesh-agent_*.deb
+dpkg --force-confold -i /hostmesh/dist/hostmesh-proxy_*.deb /hostmesh/dist/hostmesh-agent_*.deb
 printf 'address: %s\nca: {address: %s}\n' "$address" "$ca" >/etc/hostmesh/agent.yaml
 if [ $# -gt 3 ]; then
   service=$4 port=$5 protocol=$6 version=$7
@@ -13,6 +13,7 @@ serviceAccount: $account
 port: $port
 protocol: $protocol
 labels: {app: $service, version: $version}
+check: {tcp: true, interval: 1s}
 SERVICE
 else
   echo 'role: gateway' >>/etc/hostmesh/agent.yaml

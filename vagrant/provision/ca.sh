@@ -4,7 +4,7 @@
 set -eu
 address=$1
 shift
-dpkg -i /hostmesh/dist/hostmesh-ca_*.deb
+dpkg --force-confold -i /hostmesh/dist/hostmesh-ca_*.deb
 printf 'serverNames:\n  dns: [consul]\n  ips: [%s]\n' "$address" >/etc/hostmesh/ca.yaml
 systemctl enable --quiet hostmesh-ca
 systemctl restart hostmesh-ca

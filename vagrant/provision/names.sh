@@ -7,7 +7,7 @@ if ! dpkg-query -W dnsmasq >/dev/null 2>&1; then
   apt-get install -yq --no-install-recommends dnsmasq iptables iproute2 ca-certificates python3 curl jq
 fi
 if ! grep -qx 'nameserver 127.0.0.1' /etc/resolv.conf; then
-  grep '^nameserver' /etc/resolv.conf >/etc/dnsmasq-upstream.conf || echo 'nameserver 9.9.9.9' >/etc/dnsmasq-upstream.conf
+  grep '^nameserver' /etc/resolv.conf >/etc/dnsmasq-upstream.conf || : # no Internet, no upstream
   printf 'resolv-file=/etc/dnsmasq-upstream.conf\nbind-interfaces\nlisten-address=127.0.0.1\n' >/etc/dnsmasq.d/local.conf
   # The DHCP client must not write it again.
   if [ -d /etc/dhcp ]; then
@@ -18,3 +18,5 @@ if ! grep -qx 'nameserver 127.0.0.1' /etc/resolv.conf; then
   echo 'nameserver 127.0.0.1' >/etc/resolv.conf
 fi
 systemctl restart dnsmasq
+# The sample rules, for the commands of the tour.
+ln -sfn /hostmesh/vagrant/samples /home/vagrant/samples
