@@ -6,6 +6,7 @@ A document that cannot be used is left out and reported; it never takes another 
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping
+from functools import lru_cache
 from typing import TypeVar
 
 from msgspec import Struct
@@ -364,11 +365,11 @@ def _united(flow: Flow, *nodes: Node[str, T]) -> Stage[str, tuple[T, ...]]:
 
 
 def _in_order(by_document: Mapping[str, T]) -> Iterator[T]:
-    """Yield what documents say in order of namespace and name, then kind."""
-    for key in sorted(by_document, key=_order):
-        yield by_document[key]
+    """Return what documents say in order of namespace and name, then kind."""
+    return (value for _, value in sorted(by_document.items(), key=lambda pair: _order(pair[0])))
 
 
+@lru_cache(maxsize=65_536)  # asked for every document of a kind whenever one changes
 def _order(key: str) -> tuple[str, str, str]:
     *_, namespace, kind, name = key.split("/")
     return namespace, name, kind
