@@ -22,6 +22,7 @@ from agent.translate.facts import ServiceFacts, ServiceSubset
 from agent.translate.gateway import Guards, gateway_host, gateway_port, table_name
 from agent.translate.guard import connection_guard, http_guard
 from agent.translate.open_ports import HostCertificates, OpenPort, ServerIndex, open_ports, server_names
+from agent.translate.peer_log import with_peer_log
 from agent.translate.plan_services import Destinations, Inputs, Made, Services, subsets_of
 from agent.translate.policies import Approach
 from agent.translate.resolve import ResolvedPort, ResolvedRoute, resolve_ports, services_named
@@ -266,7 +267,8 @@ class GatewayHost:
             self._inputs.security.get().trust_domains,
             self._guards(),
         )
-        return Made(made, faults)
+        log = self._inputs.options.peer_log
+        return Made(with_peer_log(made, log) if log and port.knows_clients else made, faults)
 
     def _ways(self, routes: Iterable[ResolvedRoute]) -> tuple[tuple[str, Approach], ...]:
         return self._destinations.approaches_of(name for route in routes for name in route.clusters)
