@@ -28,13 +28,17 @@ class _Place(Struct, frozen=True):
     protocol: str
 
 
-def join(listener: Any, others: Mapping[Sources, Any]) -> None:
-    """Let a listener (envoy.config.listener.v3.Listener) serve other callers as their own listeners would."""
+def join(listener: Any, others: Mapping[Sources, Any], closed: Any) -> None:
+    """Let a listener (envoy.config.listener.v3.Listener) serve other callers as their own listeners would.
+
+    `closed` is the chain for connections that a caller's own listener would not take.
+    """
     whose: list[Sources | None] = [*others, None]
     chains = [list(other.filter_chains) for other in others.values()] + [[_copy(it) for it in listener.filter_chains]]
     places = [{place for chain in of_party for place in _places(chain)} for of_party in chains]
     if any(other != places[0] for other in places):
-        chains = _spread(chains)
+        rest = [it.default_filter_chain if it.HasField("default_filter_chain") else closed for it in others.values()]
+        chains = _spread(chains, rest)
     del listener.filter_chains[:]
     for sources, of_party in zip(whose, chains, strict=True):
         for chain in of_party:
@@ -46,13 +50,17 @@ def join(listener: Any, others: Mapping[Sources, Any]) -> None:
         _take_listener_filters(listener, other)
 
 
-def _spread(chains: Sequence[Sequence[Any]]) -> list[list[Any]]:
-    """Return the chains of each party, one for each place at which any of them has one."""
+def _spread(chains: Sequence[Sequence[Any]], rest: Sequence[Any]) -> list[list[Any]]:
+    """Return the chains of each party, one for each place at which any of them has one.
+
+    Where a caller has none it gets its `rest`: it would come to the chain that is for everybody, the last party's.
+    """
     known = [[(place, chain) for chain in of_party for place in _places(chain)] for of_party in chains]
     found: list[list[Any]] = [[] for _ in chains]
     for place, of_parties in _decided(known, _Place(None, None, "", "", ""), 0):
         for party, of_party in enumerate(of_parties):
-            found[party] += [_only_at(place, chain) for _, chain in of_party]
+            there = [chain for _, chain in of_party] or list(rest[party : party + 1])
+            found[party] += [_only_at(place, chain) for chain in there]
     return found
 
 

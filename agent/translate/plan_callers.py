@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from envoy.config.listener.v3 import listener_pb2
+from envoy.config.listener.v3 import listener_components_pb2, listener_pb2
 
 from agent.flow.table import Table, changed_keys
 from agent.mesh.names import CLUSTER_TYPE, ENDPOINT_TYPE, LISTENER_TYPE, ROUTE_TYPE, of_caller
@@ -76,15 +76,20 @@ class CallerTables:
             renamed = under_own_name(made, uid) if made is not None else _NOWHERE
             joined[source.v4, source.v6] = parsed(renamed)
             references |= set(renamed.references)
-        join(message, joined)
+        join(message, joined, _closed())
+        references.add((CLUSTER_TYPE, BLACK_HOLE))
         return resource(LISTENER_TYPE, name, message, references)
 
 
 def _nowhere() -> Resource:
     """Return the listener of a caller who can't have what others have: it would be the default caller's else."""
-    message = listener_pb2.Listener()
-    message.filter_chains.add(name=BLACK_HOLE, filters=[tcp_to(BLACK_HOLE, (Target(BLACK_HOLE, 100),))])
+    message = listener_pb2.Listener(filter_chains=[_closed()])
     return resource(LISTENER_TYPE, BLACK_HOLE, message, [(CLUSTER_TYPE, BLACK_HOLE)])
+
+
+def _closed() -> Any:
+    filters = [tcp_to(BLACK_HOLE, (Target(BLACK_HOLE, 100),))]
+    return listener_components_pb2.FilterChain(name=BLACK_HOLE, filters=filters)
 
 
 _NOWHERE = _nowhere()

@@ -251,11 +251,13 @@ def test_two_users_of_one_host_call_under_their_own_identities(lab: Lab) -> None
         file.write_text(ALICE)
         wait_for(lambda: len(node_status(client).certificates) == 2, "alice has a certificate")
         wait_settled(lab)
-        wait_for(lambda: as_user(client, ALICE_UID) == "200", "alice is served")
+        for save in ("iptables-save", "ip6tables-save"):  # before that she is served as everybody
+            wait_for(lambda save=save: "HOSTMESH_SOURCE" in client.exec(save).stdout, "her rules")  # type: ignore[misc]
+        assert as_user(client, ALICE_UID) == "200"
     assert running.failures == []
     hostmesh(lab, "apply", "-f", "-", stdin=ONLY_ALICE)
     for version in ("-4", "-6"):
-        wait_for(lambda version=version: as_user(client, APP_UID, version) == "403", "others are refused")
+        wait_for(lambda version=version: as_user(client, APP_UID, version) == "403", "refused")  # type: ignore[misc]
         assert as_user(client, ALICE_UID, version) == "200"
     assert call(lab, DETAILS, "server") == "403", "Envoy to the instance on its own host passes the policy, too"
     source = str(CallerSource(ALICE_UID).v4)

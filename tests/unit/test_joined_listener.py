@@ -21,6 +21,8 @@ ASKED = ("a.example.com", "c.example.com", "x.com", "b.org", "")
 PROTOCOLS = ("http/1.1", "h2c")
 CALLERS = tuple((IPv4Address(f"127.128.0.{n}"), IPv6Address(f"fdf0:240:241::{n}")) for n in (1, 2))
 ANYBODY = "10.9.9.9"
+CLOSED = listener_components_pb2.FilterChain()
+"""Without a name, as no chain at all in the model."""
 
 
 class Chain(Struct, frozen=True):
@@ -101,13 +103,9 @@ def test_everybody_gets_what_its_own_listener_has(
     own: list[Chain], one: list[Chain], other: list[Chain], connection: Connection
 ) -> None:
     alone = [listener("own", own), listener("one", one), listener("other", other)]
-    # Where a caller has nothing, what its plan says must still be something: see plan_callers.
-    for message, name in zip(alone, ("own", "one", "other"), strict=True):
-        if not any(not chain.filter_chain_match.ListFields() for chain in message.filter_chains):
-            message.filter_chains.append(listener_components_pb2.FilterChain(name=f"{name}-rest"))
     joined = listener_pb2.Listener()
     joined.CopyFrom(alone[0])
-    join(joined, dict(zip(CALLERS, alone[1:], strict=True)))
+    join(joined, dict(zip(CALLERS, alone[1:], strict=True)), CLOSED)
     for source, message in zip((ANYBODY, *(str(it[0]) for it in CALLERS)), alone, strict=True):
         assert chosen(joined, connection, source) == chosen(message, connection, source)
 
@@ -115,6 +113,6 @@ def test_everybody_gets_what_its_own_listener_has(
 def test_listeners_that_are_alike_keep_their_form() -> None:
     message, other = listener("own", [Chain(), Chain(80)]), listener("one", [Chain(), Chain(80)])
     other.listener_filters.add(name="inspector")
-    join(message, {CALLERS[0]: other})
+    join(message, {CALLERS[0]: other}, CLOSED)
     assert [chain.name for chain in message.filter_chains] == ["one0", "one1", "own0", "own1"]
     assert [it.name for it in message.listener_filters] == ["inspector"]
