@@ -11,6 +11,7 @@ _HTTPBIN = _VAGRANT / "httpbin" / "httpbin.py"
 _TCP_ECHO = _VAGRANT / "httpbin" / "tcp_echo.py"
 _SHARED = {"PYTHONPATH": str(_VAGRANT / "bookinfo")}
 """Where the modules are that all of the lab's applications import."""
+_EGRESS = {"role": "gateway", "labels": {"istio": "egressgateway"}}
 HTTP_NAME, HTTPS_NAME, TCP_NAME = "httpbin.org", "www.google.com", "tcp.example.com"
 """What the outside is called; the lab's hosts reach no Internet, so nobody takes it for the real ones."""
 
@@ -34,6 +35,7 @@ def lab_plan(
             HostPlan("httpbin-v2", (_httpbin("v2"), _tcp_echo("v2", "two"))),
             HostPlan("sleep", (_sleep(),)),
             HostPlan("gateway", settings={"role": "gateway"}),
+            HostPlan("egress", (_exit(80, "http"), _exit(443, "tls")), settings=_EGRESS),
             _outside(),
         ),
         gateway_host="gateway",
@@ -98,6 +100,12 @@ def _sleep() -> App:
         labels={"app": "sleep"},
         environment=_SHARED,
     )
+
+
+def _exit(port: int, protocol: str) -> App:
+    """Return a port of the egress gateway: a service for callers, which its Envoy serves once a Gateway says so."""
+    name, namespace = "istio-egressgateway", "istio-system"
+    return App(name, (), port, protocol, namespace, service_account=name, health_path="")
 
 
 def _outside() -> HostPlan:

@@ -53,12 +53,15 @@ def catalog(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for host in plan.hosts:
         for app in host.apps if host.agent else ():
             entry = services.setdefault(
-                app.service,
-                {"name": app.service, "ports": [{"port": app.port, "protocol": app.protocol}], "instances": []},
+                app.service, {"name": app.service, "namespace": app.namespace, "ports": [], "instances": []}
             )
-            instances = entry["instances"]
+            ports, instances = entry["ports"], entry["instances"]
+            assert isinstance(ports, list)
             assert isinstance(instances, list)
-            instances.append({"node": host.name, "labels": dict(app.labels)})
+            if (port := {"port": app.port, "protocol": app.protocol}) not in ports:
+                ports.append(port)
+            if (instance := {"node": host.name, "labels": dict(app.labels)}) not in instances:
+                instances.append(instance)
     nodes = [{"name": host.name, "address": str(plan.address(host.name))} for host in plan.hosts]
     path = tmp_path_factory.mktemp("samples") / "catalog.yaml"
     path.write_text(yaml.safe_dump({"nodes": nodes, "services": list(services.values())}))
