@@ -253,13 +253,13 @@ def test_two_users_of_one_host_call_under_their_own_identities(lab: Lab) -> None
         wait_settled(lab)
         for save in ("iptables-save", "ip6tables-save"):  # before that she is served as everybody
             wait_for(lambda save=save: "HOSTMESH_SOURCE" in client.exec(save).stdout, "her rules")  # type: ignore[misc]
-        assert as_user(client, ALICE_UID) == "200"
+        wait_for(lambda: as_user(client, ALICE_UID) == "200", "alice is served")
     assert running.failures == []
     hostmesh(lab, "apply", "-f", "-", stdin=ONLY_ALICE)
     for version in ("-4", "-6"):
         wait_for(lambda version=version: as_user(client, APP_UID, version) == "403", "refused")  # type: ignore[misc]
-        assert as_user(client, ALICE_UID, version) == "200"
-    assert call(lab, DETAILS, "server") == "403", "Envoy to the instance on its own host passes the policy, too"
+        wait_for(lambda version=version: as_user(client, ALICE_UID, version) == "200", "served")  # type: ignore[misc]
+    wait_for(lambda: call(lab, DETAILS, "server") == "403", "Envoy to its own host's instance passes the policy, too")
     source = str(CallerSource(ALICE_UID).v4)
     assert as_user(client, APP_UID, "--interface", source) == "000", "whoever takes alice's address is refused"
     hostmesh(lab, "delete", "authorizationpolicy", "only-alice")
@@ -270,7 +270,7 @@ def test_two_users_of_one_host_call_under_their_own_identities(lab: Lab) -> None
     file.unlink()
     wait_for(lambda: len(node_status(client).certificates) == 1, "alice's certificate is let go")
     wait_for(lambda: "HOSTMESH_SOURCE" not in client.exec("iptables-save").stdout, "her rules are gone")
-    assert as_user(client, ALICE_UID) == "200", "now as everybody"
+    wait_for(lambda: as_user(client, ALICE_UID) == "200", "she is served as everybody")
 
 
 def as_user(host: Host, uid: int, *options: str) -> str:
