@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -153,9 +153,12 @@ class Lab:
         elif self.folder.is_dir() and not any(self.folder.iterdir()):
             self.folder.rmdir()
 
-    def start(self, host: str, part: str) -> ProcessId:
-        """Start a part of a host (again): consul, ca, dnsmasq, agent, or an application by its service's name."""
-        started = self[host].start_app(part) if part not in _USERS else self._start_program(self[host], part)
+    def start(self, host: str, part: str, before: Sequence[str] = ()) -> ProcessId:
+        """Start a part of a host (again): consul, ca, dnsmasq, agent, or an application by its service's name.
+
+        `before` stands before the command line of what is no application: `env NAME=VALUE`.
+        """
+        started = self._start_program(self[host], part, before) if part in _USERS else self[host].start_app(part)
         self._file.save(self._state)
         return started
 
@@ -163,9 +166,9 @@ class Lab:
         """Start hostmesh-agent on a host."""
         return self.start(host, "agent")
 
-    def _start_program(self, host: Host, part: str) -> ProcessId:
+    def _start_program(self, host: Host, part: str, before: Sequence[str] = ()) -> ProcessId:
         uid, capabilities = _USERS[part]
-        return host.start(part, self._command_line(host, part), uid, capabilities)
+        return host.start(part, [*before, *self._command_line(host, part)], uid, capabilities)
 
     def _command_line(self, host: Host, part: str) -> list[str]:
         program = _PROGRAMS.get(part, part)
