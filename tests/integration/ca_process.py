@@ -26,7 +26,7 @@ _START_SECONDS = 30.0
 class CaProcess:
     """One CA with its state in a folder; it can be killed and started again on the same ports."""
 
-    def __init__(self, directory: Path, host: Host | None = None, **settings: Any) -> None:
+    def __init__(self, directory: Path, host: Host | None = None, /, **settings: Any) -> None:
         """Write the configuration; `settings` are ca.yaml's (`lifetime="4s"`). With a host it runs there."""
         self._host = host
         address = host.v4 if host else "127.0.0.1"
