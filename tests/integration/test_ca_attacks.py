@@ -31,6 +31,7 @@ from node_ca.signer import Signer
 from node_ca.template import Validity, workload_template
 from tests.integration.ca_process import CaProcess
 from tests.integration.hostile_csrs import as_text, malformed, mismatched
+from tests.unit.ca_files import key_file
 from tests.unit.ca_requests import SPIFFE_ID, csr, p256
 from tests.waiting import wait_for
 
@@ -39,6 +40,7 @@ Code = grpc.StatusCode
 _MANY = {"perSecond": 100_000, "burst": 1_000_000}
 _ENROL = "/hostmesh.ca.v1.Enrolment/Enrol"
 _LATE = "/hostmesh.ca.v1.Enrolment/RenewExpired"
+_JWT = "/hostmesh.ca.v1.JwtIdentity/IssueJwt"
 _ISTIO = "/istio.v1.auth.IstioCertificateService/CreateCertificate"
 
 
@@ -71,13 +73,20 @@ class Target:
         return await self.call(_ISTIO, request.SerializeToString(), *metadata)
 
     async def renew(self, csr_pem: bytes, key: bytes | None, chain: bytes | None) -> Any:
+        request = ca_pb2.RenewRequest(csr_pem=csr_pem)
+        return await self.certified("/hostmesh.ca.v1.Renewal/Renew", request.SerializeToString(), key, chain)
+
+    async def jwt(self, key: bytes | None, chain: bytes | None, *audience: str) -> Any:
+        return await self.certified(_JWT, ca_pb2.IssueJwtRequest(audience=audience).SerializeToString(), key, chain)
+
+    async def certified(self, method: str, request: bytes, key: bytes | None, chain: bytes | None) -> Any:
+        """Make any call on the renewal port."""
         credentials = grpc.ssl_channel_credentials(self.ca.root_path.read_bytes(), key, chain)
         options = (("grpc.use_local_subchannel_pool", 1),)
         async with grpc.aio.secure_channel(
             f"127.0.0.1:{self.ca.renewal_port}", credentials, options=options
         ) as channel:
-            request = ca_pb2.RenewRequest(csr_pem=csr_pem).SerializeToString()
-            return await channel.unary_unary("/hostmesh.ca.v1.Renewal/Renew")(request, timeout=5)
+            return await channel.unary_unary(method)(request, timeout=5)
 
     async def nonce(self) -> bytes:
         answer = await self.call("/hostmesh.ca.v1.Enrolment/Challenge", b"")
@@ -172,6 +181,17 @@ attack(
     lambda t: t.renew(csr(uris=("spiffe://cluster.local/ns/default/sa/ratings",)), *_pair(t.issued)),
 )
 
+attack("token without a certificate", Code.UNAVAILABLE, lambda t: t.jwt(None, None, "db"))
+attack("token by another CA's", Code.UNAVAILABLE, lambda t: t.jwt(*_pair(t.foreign_issued), "db"))
+attack("token by a workload's issue", Code.UNAVAILABLE, lambda t: t.jwt(*_issued_by_workload(t), "db"))
+attack("token by a revoked certificate", Code.PERMISSION_DENIED, lambda t: t.jwt(*_pair(t.revoked), "db"))
+attack("token on the enrolment port", Code.UNIMPLEMENTED, lambda t: t.call(_JWT, b"\x0a\x02db"))
+attack("token for nobody", Code.INVALID_ARGUMENT, lambda t: t.jwt(*_pair(t.issued)))
+attack("token for too many", Code.INVALID_ARGUMENT, lambda t: t.jwt(*_pair(t.issued), *map(str, range(1000))))
+attack("token for a long name", Code.INVALID_ARGUMENT, lambda t: t.jwt(*_pair(t.issued), "x" * 10_000))
+attack("token with a line in its audience", Code.INVALID_ARGUMENT, lambda t: t.jwt(*_pair(t.issued), "db\n{}"))
+attack("token with noise", Code.INVALID_ARGUMENT, lambda t: t.certified(_JWT, b"\xff\xff", *_pair(t.issued)))
+
 
 async def late_with(target: Target, **changed: bytes) -> bytes:
     key, chain = _pair(target.issued)
@@ -220,7 +240,8 @@ def test_there_are_enough_attacks() -> None:
 @pytest.fixture(scope="module")
 def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     folder, limits = tmp_path_factory.mktemp("ca"), {"perCaller": _MANY, "total": _MANY}
-    with CaProcess(folder / "ca", lifetime="1h", limits=limits) as ca, CaProcess(folder / "other") as foreign:
+    jwt = {"keyFile": key_file(folder, "jwt-key")}
+    with CaProcess(folder / "ca", lifetime="1h", limits=limits, jwt=jwt) as ca, CaProcess(folder / "other") as foreign:
         spent = ca.token()
         asyncio.run(ca.client().enrol(REVIEWS, new_key(), spent))
         revoked = asyncio.run(_enrolled(ca))
@@ -234,10 +255,15 @@ async def _enrolled(ca: CaProcess) -> IssuedChain:
 
 @asynccontextmanager
 async def nothing_signed(ca: CaProcess) -> AsyncIterator[None]:
-    before = {info.serial for info in CaAdministration(str(ca.socket)).certificates(expired=True)}
+    before = _signed(ca)
     yield
-    after = {info.serial for info in CaAdministration(str(ca.socket)).certificates(expired=True)}
-    assert after == before
+    assert _signed(ca) == before
+
+
+def _signed(ca: CaProcess) -> tuple[set[str], int]:
+    """Return the serial numbers of all certificates, and how many tokens there have been."""
+    serials = {info.serial for info in CaAdministration(str(ca.socket)).certificates(expired=True)}
+    return serials, ca.log_path.read_text().count('"jwt issued"')
 
 
 @pytest.mark.parametrize(("make", "code"), ATTACKS)
@@ -287,6 +313,7 @@ def test_fuzzed_requests_of_the_entitled(target: Target, at: int, change: int, c
 
 async def test_after_all_attacks_it_serves_and_has_told_no_secret(target: Target) -> None:
     await _enrolled(target.ca)
+    assert await target.jwt(*_pair(target.issued), "db")
     target.ca.log()  # every line is JSON
     text = target.ca.log_path.read_text()
     assert target.spent_token.split(".")[2] not in text
