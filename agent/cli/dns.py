@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from agent.cli.command import Command, Group
-from agent.errors import UserError
+from agent.errors import HostmeshError, UserError
+
+if TYPE_CHECKING:
+    from agent.adapters.dns.resolved import ResolvedLink
+    from agent.translate.dns_zones import Zones
+
+_LOOK_SECONDS = 1.0
 
 _RESOLVED = Path("/run/systemd/resolve/resolv.conf")
 _STATE_DIR = click.option(
@@ -45,23 +52,38 @@ def forward(program: str, state_dir: Path) -> None:
 
 
 @dns.command(cls=Command, examples="hostmesh dns resolved")
-@click.option("--remove", is_flag=True, help="Take it back.")
+@click.option("--follow", is_flag=True, help="Go on as the names change, until it is ended; the last state stays.")
 @_STATE_DIR
-def resolved(remove: bool, state_dir: Path) -> None:
+def resolved(follow: bool, state_dir: Path) -> None:
     """Have systemd-resolved ask hostmesh-dns.service for the mesh's names (as root); without names, take it back."""
     from agent.adapters.command import SystemRunner
     from agent.adapters.dns.resolved import ResolvedLink
     from agent.translate.dns import BESIDE_PORT
-    from agent.translate.dns_zones import Zones, zones
 
     link = ResolvedLink(SystemRunner(), f"127.0.0.1:{BESIDE_PORT}")
-    found = Zones() if remove else zones(_hosts(state_dir))
+    asyncio.run(_follow(link, state_dir) if follow else _apply(link, state_dir))
+
+
+async def _follow(link: ResolvedLink, state_dir: Path) -> None:
+    applied: Zones | None = None
+    said = ""
     while True:
-        asyncio.run(link.apply(found.routed, found.search) if found.routed else link.remove())
-        # The unit that watches the file sees no change of it while this runs.
-        if remove or (now := zones(_hosts(state_dir))) == found:
-            return
-        found = now
+        try:
+            applied, said = await _apply(link, state_dir, applied), ""
+        except HostmeshError as error:  # systemd-resolved starts again, say
+            if str(error) != said:
+                said = str(error)
+                click.echo(f"hostmesh: {said}", err=True)
+        await asyncio.sleep(_LOOK_SECONDS)
+
+
+async def _apply(link: ResolvedLink, state_dir: Path, applied: Zones | None = None) -> Zones:
+    from agent.translate.dns_zones import zones
+
+    found = zones(_hosts(state_dir))
+    if found != applied:
+        await (link.apply(found.routed, found.search) if found.routed else link.remove())
+    return found
 
 
 @dns.command(cls=Command, examples="hostmesh dns dnsmasq")
