@@ -50,8 +50,15 @@ def _both_spellings(shape: Any) -> Any:
     inner = {key: _both_spellings(value) for key, value in shape.items()}
     properties = inner.get("properties")
     if isinstance(properties, dict):
-        snake = {
-            re.sub(r"(?<=[a-z0-9])([A-Z])", lambda m: f"_{m[1].lower()}", name): p for name, p in properties.items()
-        }
-        inner["properties"] = {**snake, **properties}
+        inner["properties"] = {**{_snake(name): shape for name, shape in properties.items()}, **properties}
+        wanted = inner.pop("required", [])
+        either = [
+            {"anyOf": [{"required": [name]}, {"required": [_snake(name)]}]} for name in wanted if name != _snake(name)
+        ]
+        same = [name for name in wanted if name == _snake(name)]
+        inner |= {**({"required": same} if same else {}), **({"allOf": either} if either else {})}
     return inner
+
+
+def _snake(name: str) -> str:
+    return re.sub(r"(?<=[a-z0-9])([A-Z])", lambda found: f"_{found[1].lower()}", name)
