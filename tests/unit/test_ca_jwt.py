@@ -154,6 +154,14 @@ async def test_a_key_that_was_replaced_is_trusted_until_its_last_token_ends(case
     assert without.jwks(NOW + 30 + 301) == b""
 
 
+async def test_a_stolen_key_is_trusted_no_more_without_the_book(case: Case) -> None:
+    JwtKeys.open(case.folder, JwtConfig(key_file(case.folder, "stolen")), NOW)
+    (case.folder / BOOK_FILE).unlink()
+    new = JwtKeys.open(case.folder, JwtConfig(key_file(case.folder, "new")), NOW + 1)
+    assert new.signer is not None
+    assert ids(new.jwks(NOW + 1)) == {new.signer.id}
+
+
 def ids(jwks: bytes) -> set[str]:
     return {key["kid"] for key in json.loads(jwks)["keys"]}
 
