@@ -1,4 +1,4 @@
-"""One host's life in the mesh: settings that change under load, services that come by SIGHUP, two agents at once.
+"""One host's life in the mesh: settings that change under load, services that come and go, two agents at once.
 
 And starts while Consul, the CA, the disk or Envoy's binary are away.
 """
@@ -79,11 +79,6 @@ def registered(lab: Lab, service: str) -> list[dict[str, Any]]:
 
 def is_proxied(lab: Lab, service: str) -> bool:
     return [entry["Meta"].get("hostmesh-tls") for entry in registered(lab, service)] == ["true"]
-
-
-def reload(lab: Lab, host: str) -> None:
-    """Have the agent read services.d again."""
-    lab[host].exec("kill", "-HUP", str(lab[host].pid("agent")))
 
 
 def run_agent(lab: Lab, host: str, state: Path, run: Path, config: Path | None = None) -> list[str]:
@@ -192,7 +187,7 @@ def test_another_trust_domain_than_the_cas_is_a_fault(lab: Lab) -> None:
     wait_for(lambda: call(lab, DETAILS) == "200", "details answers")
 
 
-def test_a_service_with_an_account_of_its_own_comes_and_goes_by_sighup(lab: Lab) -> None:
+def test_a_service_with_an_account_of_its_own_comes_and_goes_with_its_file(lab: Lab) -> None:
     server = lab["server"]
     file, token = server.path("etc/services.d/greeter.yaml"), server.path("etc/join-token")
     process = server.start("greeter", (sys.executable, GREETER, "3307", "greeter"), APP_UID)
@@ -200,19 +195,47 @@ def test_a_service_with_an_account_of_its_own_comes_and_goes_by_sighup(lab: Lab)
     token.write_text(f"{token.read_text()}ns/shop/sa/greeter {made.strip()}\n")
     file.write_text("name: greeter\nnamespace: shop\nserviceAccount: greeter\nport: 3307\nprotocol: mysql\n")
     with load(lab["client"], DETAILS) as running:
-        reload(lab, "server")
         wait_for(lambda: is_proxied(lab, "greeter"), "the greeter is in the catalog")
         held = [certificate.identity for certificate in node_status(server).certificates]
         assert "spiffe://cluster.local/ns/shop/sa/greeter" in held
         greeting = ("timeout", "3", "bash", "-c", "head -n 1 </dev/tcp/greeter.shop/3307")
         wait_for(lambda: "greeter" in lab["client"].exec(*greeting, uid=APP_UID, check=False).stdout, "it greets")
         file.unlink()
-        reload(lab, "server")
         wait_for(lambda: not registered(lab, "greeter"), "the greeter is out of the catalog")
         wait_for(lambda: len(node_status(server).certificates) == 1, "its certificate is let go")
     assert running.failures == []
     server.exec("kill", str(process.pid))
     server.forget("greeter")
+
+
+def test_the_meshs_default_says_whether_services_are_proxied(lab: Lab) -> None:
+    file = lab["server"].path("etc/services.d/details-9080.yaml")
+    said = file.read_text()
+    file.write_text(said.replace("proxied: true\n", ""))
+    assert file.read_text() != said
+    hostmesh(lab, "mesh", "set", "proxied=false")
+    wait_for(lambda: not is_proxied(lab, "details"), "details has no Envoy in front", 60)
+    wait_for(lambda: call(lab, DETAILS) == "200", "details answers in plain text", 60)
+    hostmesh(lab, "mesh", "set", "proxied=true")
+    wait_for(lambda: is_proxied(lab, "details"), "details has its Envoy again", 60)
+    file.write_text(said)
+    wait_for(lambda: call(lab, DETAILS) == "200", "details answers", 60)
+
+
+def test_the_doctor_finds_nothing_wrong_with_a_host_that_serves(lab: Lab) -> None:
+    server = lab["server"]
+    places = [
+        f"--{name}-dir={server.path(folder)}" for name, folder in (("config", "etc"), ("run", "run"), ("state", "var"))
+    ]
+    words = (str(AGENT.with_name("hostmesh")), "doctor", "-o", "json", *places)
+
+    def is_well() -> bool:
+        found = json.loads(server.exec(*words, check=False, timeout=60).stdout)
+        wrong = [f"{one['check']}: {one['found']}" for one in found if one["level"] == "error"]
+        assert wrong == []
+        return True
+
+    wait_for(is_well, timeout=60, interval=1.0)
 
 
 ALICE_UID = 2101
