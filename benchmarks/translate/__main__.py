@@ -33,11 +33,11 @@ def main() -> None:
     arguments = parser.parse_args()
     console = Console(width=170)
     console.print(machine())
-    results = []
+    results: list[Result] = []
     for layout in Layout:
-        for services in arguments.services:
-            note(f"{services} services, {layout}")
-            results.append(measure(Mesh(services, arguments.instances, layout), arguments.changes))
+        note(layout)
+        sizes = [Mesh(services, arguments.instances, layout) for services in arguments.services]
+        results += measure(sizes, arguments.changes)
     validate_seconds = validate(VALIDATED)
     print_tables(console, results)
     console.print(f"hostmesh validate of {VALIDATED} documents: {validate_seconds:.2f} s")

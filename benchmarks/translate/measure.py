@@ -135,38 +135,59 @@ class Agent:
         self._stream.receive(request, float(self._revision))
 
 
-def measure(size: Mesh, count: int) -> Result:
-    """Return the figures of a mesh: the first plan, then `count` changes of each kind."""
-    agent = Agent(size.layout)
-    catalog: list[Event | Answer] = [
-        *(ServiceEntries(mesh.name(number), size.members(number)) for number in range(size.services)),
-        CatalogSynced(),
+def measure(sizes: list[Mesh], count: int) -> list[Result]:
+    """Return the figures of meshes: the first plan, then `count` changes of each kind.
+
+    A change is made in each of the meshes in turn, so that other programs' load is the same for all.
+    """
+    meshes = [_Measured(size) for size in sizes]
+    changes: list[list[Change]] = [[] for _ in meshes]
+    for kind, events in CHANGES.items():
+        taken: list[list[Times]] = [[] for _ in meshes]
+        for number in range(count):
+            for measured, times in zip(meshes, taken, strict=True):
+                times.append(measured.change(events, number))
+        for of_mesh, times in zip(changes, taken, strict=True):
+            of_mesh.append(_summary(kind, times))
+    return [
+        Result(one.size.services, one.rules_at_first, one.resources, one.size.layout, one.cold, tuple(found))
+        for one, found in zip(meshes, changes, strict=True)
     ]
-    rules = {key: (1, value) for key, value in size.rules()}
-    gc.unfreeze()
-    gc.collect()
-    garbage.begin()  # as the agent does
-    cold, desired = agent.take([*catalog, Answer.of(1, rules)])
-    gc.freeze()
-    resources = sum(len(of_type) for of_type in desired.resources.by_type.values())
-    changes = tuple(_change(agent, size, rules, kind, events, count) for kind, events in CHANGES.items())
-    return Result(size.services, len(rules), resources, size.layout, cold, changes)
+
+
+class _Measured:
+    """A mesh, and an agent that knows it."""
+
+    def __init__(self, size: Mesh) -> None:
+        self.size = size
+        self._agent = Agent(size.layout)
+        catalog: list[Event | Answer] = [
+            *(ServiceEntries(mesh.name(number), size.members(number)) for number in range(size.services)),
+            CatalogSynced(),
+        ]
+        self._rules = {key: (1, value) for key, value in size.rules()}
+        gc.collect()
+        garbage.begin()  # as the agent does
+        self.cold, desired = self._agent.take([*catalog, Answer.of(1, self._rules)])
+        gc.freeze()
+        self.rules_at_first = len(self._rules)
+        self.resources = sum(len(of_type) for of_type in desired.resources.by_type.values())
+
+    def change(self, events: _Events, number: int) -> Times:
+        """Make a change; return what it takes."""
+        times, _ = self._agent.take([events(self.size, self._rules, number)])
+        return times
+
+
+def _summary(kind: str, taken: list[Times]) -> Change:
+    sums = [sum(times.values()) for times in taken]
+    stages = {stage: quantile([times[stage] for times in taken], 0.5) for stage in STAGES}
+    translating = [times["lower"] + times["plan"] for times in taken]
+    return Change(kind, len(taken), quantile(sums, 0.5), quantile(sums, 0.99), stages, quantile(translating, 0.5))
 
 
 _Rules = dict[str, tuple[int, bytes]]
 _Events = Callable[[Mesh, _Rules, int], Event | Answer]
-
-
-def _change(agent: Agent, size: Mesh, rules: _Rules, kind: str, events: _Events, count: int) -> Change:
-    taken: list[Times] = []
-    for number in range(count):
-        event = events(size, rules, number)
-        times, _ = agent.take([event])
-        taken.append(times)
-    sums = [sum(times.values()) for times in taken]
-    stages = {stage: quantile([times[stage] for times in taken], 0.5) for stage in STAGES}
-    translating = [times["lower"] + times["plan"] for times in taken]
-    return Change(kind, count, quantile(sums, 0.5), quantile(sums, 0.99), stages, quantile(translating, 0.5))
 
 
 def _rule(make: Callable[[Mesh, int, int], Value]) -> _Events:

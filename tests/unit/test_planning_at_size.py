@@ -13,7 +13,7 @@ from benchmarks.translate import mesh
 from benchmarks.translate.measure import CHANGES, Agent, Answer
 from benchmarks.translate.mesh import Layout, Mesh
 
-SMALL, LARGE = 40, 400
+SMALL, LARGE = 40, 200
 
 
 @pytest.fixture(scope="module", params=Layout)
