@@ -87,6 +87,11 @@ def _obstacle(service: Service, outside: Outside, options: PlanOptions) -> str |
         return f"{service.key} has no effect: port {own[0]} is Envoy's own on every host"
     if not service.has_address and not options.captures_foreign:
         what = "a range of addresses" if outside.addresses else "a wildcard"
+        if options.gateway is not None:
+            return (
+                f"{service.key} has no effect on this gateway: connections to it were going to itself, not to {what}"
+                " (declare the hosts that leave through it by their whole names)"
+            )
         return (
             f"{service.key} has no effect on this host, which captures mesh addresses only: {what} needs more"
             f" ({_CAPTURE_ALL})"

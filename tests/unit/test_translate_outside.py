@@ -16,6 +16,7 @@ from msgspec import structs
 
 from agent.api.document import Document
 from agent.api.lowering.lower import lower
+from agent.mesh.gateway import INGRESS_LABELS
 from agent.mesh.names import CLUSTER_TYPE, LISTENER_TYPE, ROUTE_TYPE
 from agent.mesh.service import ServiceKey
 from agent.mesh.settings import MeshSettings, OutboundTrafficPolicy
@@ -93,6 +94,13 @@ def test_a_wildcard_needs_more_than_mesh_addresses(options: PlanOptions) -> None
     assert "outbound|80||*.foo.com" not in desired.resources.of(CLUSTER_TYPE)
     assert "EgressRule/a.default: *.foo.com has no effect on this host" in faults(desired)[0]
     assert "set interception.outbound to all" in faults(desired)[0]
+
+
+def test_a_gateway_says_what_to_do_with_a_wildcard() -> None:
+    desired = plan(snapshot(egress("a", "*.foo.com")), PlanOptions(intercepted=False, gateway=INGRESS_LABELS))
+    (told,) = faults(desired)
+    assert "has no effect on this gateway" in told
+    assert "by their whole names" in told
 
 
 @pytest.mark.parametrize("options", [WIDE, LISTED])
