@@ -41,7 +41,9 @@ def test_an_ordered_mapping_is_a_sorted_dict(steps: list[tuple[int, int, int | N
         assert (tuple(ordered), ordered.values(), len(ordered)) == tuple(zip(*sorted(values.items()), strict=True)) + (
             (len(values),) if values else ((), (), 0)
         )
-        assert all(ordered.get(key) == values.get(key) and (key in ordered) == (key in values) for key in range(0, 901, 9))
+        assert all(
+            ordered.get(key) == values.get(key) and (key in ordered) == (key in values) for key in range(0, 901, 9)
+        )
         assert before == known
         assert all(0 < len(block.keys) <= 128 for block in ordered.blocks)
         total = sum(block.made(sum) for block in ordered.blocks)
