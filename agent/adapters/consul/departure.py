@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from agent.adapters.consul.address import ConsulAddress
 from agent.adapters.consul.external import NODE_META
+from agent.adapters.consul.generations import without_number
 from agent.adapters.consul.meta import NAMESPACE, service_id
 from agent.adapters.consul.store import CONFLICT, MAX_OPERATIONS, NOT_FOUND, KvConnection, Stored
 from agent.errors import ConflictError
@@ -150,7 +151,8 @@ class Departure:
 def _is_own(name: str, entry: dict[str, Any]) -> bool:
     """Tell whether hostmesh registered it: its ID is made of its name, port and namespace as only hostmesh does."""
     namespace = (entry.get("Meta") or {}).get(NAMESPACE, DEFAULT_NAMESPACE)
-    return name == service_id(ServiceKey(namespace, entry["Service"]), entry.get("Port", 0))
+    own = service_id(ServiceKey(namespace, entry["Service"]), entry.get("Port", 0))
+    return own in (name, without_number(name))
 
 
 def _service_removal(service: Registered) -> dict[str, Any]:

@@ -56,6 +56,11 @@ class Generations:
         return of == base and number < self._next.get(base, 0)
 
 
+def without_number(service_id: str) -> str:
+    """Return the ID that an instance has before its first deregistration."""
+    return _parts(service_id)[0]
+
+
 def _parts(service_id: str) -> tuple[str, int]:
     match = _NUMBER.fullmatch(service_id)
     return (match["base"], int(match["number"])) if match else (service_id, 0)
