@@ -160,7 +160,9 @@ class CaServer:
         )
         service = AdministrationService(self._issuer, registrar, rotation, Outcomes(self._metrics))
         ca_pb2_grpc.add_AdministrationServicer_to_server(service, server)
-        await add_health_and_reflection(server, [_SERVICES["Administration"].full_name])
+        ca_pb2_grpc.add_BundleServicer_to_server(BundleService(self._trust), server)
+        names = [_SERVICES["Administration"].full_name, _SERVICES["Bundle"].full_name]
+        await add_health_and_reflection(server, names)
         bind_socket(server, Path(self._config.admin_socket))
         return server
 

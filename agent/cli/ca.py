@@ -7,6 +7,7 @@ import time
 import click
 
 from agent.cli.ca_cert import cert
+from agent.cli.ca_jwt import jwt
 from agent.cli.ca_options import Duration, socket_option, utc
 from agent.cli.ca_root import root
 from agent.cli.command import Group
@@ -89,4 +90,5 @@ def revoke(token_id: str, socket: str) -> None:
 
 
 ca.add_command(cert)
+ca.add_command(jwt)
 ca.add_command(root)

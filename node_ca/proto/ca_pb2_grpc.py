@@ -345,7 +345,7 @@ class JwtIdentity:
 
 
 class BundleStub:
-    """Whom to trust now, for anybody: nothing in it is secret. On the enrolment port.
+    """Whom to trust now, for anybody: nothing in it is secret. On the enrolment port, and on the operator's socket.
     """
 
     def __init__(self, channel):
@@ -367,7 +367,7 @@ class BundleStub:
 
 
 class BundleServicer:
-    """Whom to trust now, for anybody: nothing in it is secret. On the enrolment port.
+    """Whom to trust now, for anybody: nothing in it is secret. On the enrolment port, and on the operator's socket.
     """
 
     def Get(self, request, context):
@@ -405,7 +405,7 @@ def add_BundleServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Bundle:
-    """Whom to trust now, for anybody: nothing in it is secret. On the enrolment port.
+    """Whom to trust now, for anybody: nothing in it is secret. On the enrolment port, and on the operator's socket.
     """
 
     @staticmethod

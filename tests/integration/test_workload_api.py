@@ -21,12 +21,14 @@ import grpc
 import jwt
 import msgspec
 import pytest
+from click.testing import CliRunner
 
 from agent.adapters.clock import SystemClock
 from agent.adapters.identity import new_csr, new_key
 from agent.adapters.identity.administration import CaAdministration
 from agent.adapters.workload_api import IssuedJwt, LocalIdentities, Svid, WorkloadApi
 from agent.adapters.workload_api import workload_api_pb2 as pb
+from agent.cli.main import cli
 from agent.mesh.snapshot import Certificate
 from tests.integration.ca_process import CaProcess
 from tests.unit.ca_files import key_file, rsa_key
@@ -171,6 +173,8 @@ async def test_what_the_standard_refuses_is_refused(ca: CaProcess) -> None:
         assert await _call(made, *asked, HEADER) is grpc.StatusCode.PERMISSION_DENIED, "root has no workload"
         wanted = pb.JWTSVIDRequest(audience=["x"])
         assert await _call(made, "FetchJWTSVID", wanted, pb.JWTSVIDResponse, HEADER) is grpc.StatusCode.UNIMPLEMENTED
+    shown = CliRunner().invoke(cli, ["ca", "jwt", "keys", "--socket", str(ca.socket)])
+    assert (shown.exit_code, "it has no JWT key (ca.yaml: jwt.keyFile)" in shown.output) == (1, True)
 
 
 @pytest.fixture(scope="module", params=["ES256", "RS256"])
@@ -198,7 +202,9 @@ async def test_jwt_svids_for_each_of_a_users_identities(jwt_ca: CaProcess) -> No
         assert list(said["tokens"]) == [ratings, mysql]
         assert (said["api"], said["library"], said["keys"]) == (ratings, ratings, 1)
         assert said["named"] == said["tokens"][mysql], "the same token again"
-        (key,) = jwt.PyJWKSet.from_json(jwks.decode()).keys
+        shown = CliRunner().invoke(cli, ["ca", "jwt", "keys", "--socket", str(jwt_ca.socket)])
+        assert shown.output.encode().strip() == jwks
+        (key,) = jwt.PyJWKSet.from_json(shown.output).keys
         for spiffe_id, token in said["tokens"].items():
             claims = jwt.decode(token, key, audience="db", algorithms=["ES256", "RS256"])
             assert claims["sub"] == spiffe_id

@@ -154,9 +154,14 @@ class CaAdministration:
         request = ca_pb2.RetireRootRequest(id=root_id, force=force)
         return _root(self._call(lambda stub: stub.RetireRoot(request, timeout=_TIMEOUT_SECONDS)))
 
-    def _call(self, call: Callable[[Any], Any]) -> Any:
+    def jwks(self) -> bytes:
+        """Return the public keys of JWT-SVIDs (RFC 7517, JSON); empty if the CA issues none."""
+        request = ca_pb2.GetBundleRequest()
+        return bytes(self._call(lambda stub: stub.Get(request, timeout=_TIMEOUT_SECONDS), ca_pb2_grpc.BundleStub).jwks)
+
+    def _call(self, call: Callable[[Any], Any], service: Any = ca_pb2_grpc.AdministrationStub) -> Any:
         self._check_socket()
-        with self._stub() as stub:
+        with self._stub(service) as stub:
             try:
                 return call(stub)
             except grpc.RpcError as error:
@@ -170,9 +175,9 @@ class CaAdministration:
                 raise CaRefused(f"hostmesh-ca: {reason}") from error
 
     @contextmanager
-    def _stub(self) -> Iterator[Any]:
+    def _stub(self, service: Any) -> Iterator[Any]:
         with grpc.insecure_channel(f"unix:{self._path}") as channel:
-            yield ca_pb2_grpc.AdministrationStub(channel)
+            yield service(channel)
 
     def _check_socket(self) -> None:
         try:
