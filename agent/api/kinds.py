@@ -74,6 +74,10 @@ opa rbac redisquota reportnothing servicecontrol servicecontrolreport signalfx s
 tracespan zipkin
 """
 
+_PATCHES = "it patches Envoy's configuration as Istio writes it, which is another one here; say it by the other kinds"
+_PROGRAMS = "no programs are loaded into Envoy; an AuthorizationPolicy with CUSTOM can ask a service of yours"
+_AUTHENTICATION = "write a PeerAuthentication and a RequestAuthentication"
+
 KINDS: tuple[Kind, ...] = (
     Kind("RouteRule", CONFIG, supported=True),
     Kind("DestinationPolicy", CONFIG, supported=True),
@@ -87,26 +91,26 @@ KINDS: tuple[Kind, ...] = (
     Kind("WorkloadEntry", NETWORKING, supported=True, shorthand="we"),
     Kind("WorkloadGroup", NETWORKING, shorthand="wg", instead="each host registers its own instances: services.d"),
     Kind("Sidecar", NETWORKING, supported=True),
-    Kind("EnvoyFilter", NETWORKING, verbatim=True),
-    Kind("ProxyConfig", NETWORKING),
+    Kind("EnvoyFilter", NETWORKING, instead=_PATCHES, verbatim=True),
+    Kind("ProxyConfig", NETWORKING, instead="a host's Envoy is set up in its agent.yaml: proxy"),
     Kind("PeerAuthentication", SECURITY, supported=True, shorthand="pa"),
     Kind("AuthorizationPolicy", SECURITY, supported=True, shorthand="ap"),
     Kind("RequestAuthentication", SECURITY, supported=True, shorthand="ra"),
     Kind("Telemetry", TELEMETRY),
-    Kind("WasmPlugin", EXTENSIONS, verbatim=True),
-    Kind("TrafficExtension", EXTENSIONS, verbatim=True),
-    Kind("Policy", AUTHENTICATION),
-    Kind("MeshPolicy", AUTHENTICATION),
-    Kind("ServiceRole", RBAC),
-    Kind("ServiceRoleBinding", RBAC),
-    Kind("RbacConfig", RBAC),
-    Kind("ClusterRbacConfig", RBAC),
+    Kind("WasmPlugin", EXTENSIONS, instead=_PROGRAMS, verbatim=True),
+    Kind("TrafficExtension", EXTENSIONS, instead=_PROGRAMS, verbatim=True),
+    Kind("Policy", AUTHENTICATION, instead=_AUTHENTICATION),
+    Kind("MeshPolicy", AUTHENTICATION, instead=_AUTHENTICATION),
+    Kind("ServiceRole", RBAC, instead="write AuthorizationPolicies"),
+    Kind("ServiceRoleBinding", RBAC, instead="write AuthorizationPolicies"),
+    Kind("RbacConfig", RBAC, instead="write AuthorizationPolicies"),
+    Kind("ClusterRbacConfig", RBAC, instead="write AuthorizationPolicies"),
     Kind("QuotaSpec", CONFIG),
     Kind("QuotaSpecBinding", CONFIG),
     Kind("HTTPAPISpec", CONFIG),
     Kind("HTTPAPISpecBinding", CONFIG),
-    Kind("EndUserAuthenticationPolicySpec", CONFIG),
-    Kind("EndUserAuthenticationPolicySpecBinding", CONFIG),
+    Kind("EndUserAuthenticationPolicySpec", CONFIG, instead="write a RequestAuthentication"),
+    Kind("EndUserAuthenticationPolicySpecBinding", CONFIG, instead="write a RequestAuthentication"),
     *(Kind(name, CONFIG, supported=True) for name in _CHECKING.split()),
     *(Kind(name, CONFIG) for name in _REPORTING.split()),
     *(Kind(name, CONFIG, verbatim=True) for name in _OTHERS_OF_MIXER.split()),

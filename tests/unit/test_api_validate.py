@@ -184,7 +184,8 @@ def test_invalid_and_unsupported_are_told_apart() -> None:
     ("text", "expected"),
     [
         ("apiVersion: v1\nkind: Gateway", 'apiVersion: "v1" is not one of Gateway\'s (networking.istio.io/v1, '),
-        ("apiVersion: networking.istio.io/v1\nkind: EnvoyFilter", f"kind: EnvoyFilter: {UNSUPPORTED} (supported: Rou"),
+        ("apiVersion: config.istio.io/v1alpha2\nkind: opa", f"kind: opa: {UNSUPPORTED} (supported: Rou"),
+        ("apiVersion: networking.istio.io/v1\nkind: EnvoyFilter", "kind: EnvoyFilter: known, but not supported (it "),
         ("apiVersion: config.istio.io/v1alpha2\nkind: solarwinds", f"kind: solarwinds: {UNSUPPORTED}"),
         ("apiVersion: v1\nkind: virtualservice", 'kind: "virtualservice" is unknown (did you mean VirtualService?)'),
         ("apiVersion: v1\nkind: VirtualServise", 'kind: "VirtualServise" is unknown (did you mean VirtualService?)'),
