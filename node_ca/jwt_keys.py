@@ -55,8 +55,10 @@ class JwtKeys:
         if signer is not None:
             past.pop(signer.id, None)
         # A shorter lifetime must not make one forget the tokens that were given out with the longer one.
-        longest = max(float(config.lifetime), before.lifetime if signer and before.signer == signer.jwk else 0.0)
-        book = _Book(signer.jwk if signer else None, longest, tuple(past.values()))
+        earlier = before.lifetime if signer and before.signer == signer.jwk else 0.0
+        book = _Book(past=tuple(past.values()))
+        if signer is not None:
+            book = _Book(signer.jwk, max(float(config.lifetime), earlier), book.past)
         if book != before:
             write_private(directory / BOOK_FILE, msgspec.json.encode(book))
         return cls(signer, others, book.past)

@@ -206,6 +206,11 @@ def test_a_damaged_book_is_told(content: bytes, tmp_path: Path) -> None:
         JwtKeys.open(tmp_path, JwtConfig(), NOW)
 
 
+def test_without_a_key_nothing_is_published_nor_written(tmp_path: Path) -> None:
+    assert JwtKeys.open(tmp_path, JwtConfig(), NOW).jwks(NOW) == b""
+    assert not (tmp_path / BOOK_FILE).exists()
+
+
 def test_no_private_half_is_published(tmp_path: Path) -> None:
     keys = JwtKeys.open(tmp_path, JwtConfig(key_file(tmp_path, "a", rsa_key()), (key_file(tmp_path, "b"),)), NOW)
     for key in json.loads(keys.jwks(NOW))["keys"]:
