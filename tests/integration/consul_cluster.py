@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -98,10 +97,13 @@ class ConsulCluster:
             service = {"name": SERVICE, "port": PORT, "protocol": "http", "check": check}
             (folder / f"etc/services.d/{SERVICE}.yaml").write_text(yaml.safe_dump(service))
             self.start_application(name)
-        folders = [
-            f"--{kind}-dir={folder / part}" for kind, part in (("config", "etc"), ("state", "var"), ("run", "run"))
-        ]
-        self._start(name, "agent", _AGENT, *folders)
+        self.start_agent(name)
+
+    def start_agent(self, name: str) -> None:
+        """Start hostmesh-agent."""
+        folder = self._folder / name
+        parts = (("config", "etc"), ("state", "var"), ("run", "run"))
+        self._start(name, "agent", _AGENT, *(f"--{kind}-dir={folder / part}" for kind, part in parts))
 
     def start_application(self, name: str) -> None:
         """Start the web server of a host."""
@@ -180,11 +182,13 @@ class ConsulCluster:
         done = self.hosts[name].run("curl", "-sf", "-m5", "--unix-socket", sock, "http://agent/status")
         return msgspec.json.decode(done.stdout, type=NodeStatus)
 
-    def virtual_address(self, name: str, service: str = SERVICE) -> str:
-        """Return the service's IPv4 address in a host's file of names, "" if it is not there."""
-        text = (self._folder / name / "var/dns/hostmesh").read_text()
-        found = re.search(rf"^(\d+\.\d+\.\d+\.\d+) {service} ", text, re.MULTILINE)
-        return found[1] if found else ""
+    def virtual_address(self, name: str, service: str = SERVICE, version: int = 4) -> str:
+        """Return the service's address in a host's file of names, "" if it is not there."""
+        for line in (self._folder / name / "var/dns/hostmesh").read_text().splitlines():
+            address, *names = line.partition("#")[0].split() or [""]
+            if service in names and (":" in address) == (version == 6):
+                return address
+        return ""
 
     def log(self, name: str, part: str = "agent") -> str:
         """Return the end of a part's log."""
