@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from socketserver import StreamRequestHandler, UnixStreamServer
 from typing import Any
@@ -14,12 +16,18 @@ import pytest
 import yaml
 
 from agent.adapters.consul.departure import Departure
+from agent.adapters.consul.policies import agent_policy
 from agent.adapters.consul.store import KvConnection
 from agent.adapters.identity.administration import CaAdministration
+from agent.cli.checkup.finding import Level, Patient
+from agent.cli.checkup.outside import check_consul, check_ways
+from agent.config import load_config
 from agent.errors import ConflictError
 from agent.mesh.names import config_key, status_key, ticket_key
 from tests.integration.ca_process import CaProcess
 from tests.integration.cli_consul import CommandLine, route_rule
+from tests.integration.consul_process import ConsulProcess
+from tests.integration.operator_mesh import DENYING, token
 
 IDENTITY = "ns/default/sa/reviews"
 
@@ -69,13 +77,13 @@ class Mesh:
 
     def __init__(self, hostmesh: CommandLine) -> None:
         self.kv = KvConnection(hostmesh.address)
-        self.node = self.kv.call(lambda: self.kv.api.agent.self())["Config"]["NodeName"]
 
     def register(self, name: str, port: int, service_id: str) -> None:
-        self.kv.call(lambda: self.kv.api.agent.service.register(name, service_id=service_id, port=port))
+        body = json.dumps({"Name": name, "ID": service_id, "Port": port})
+        self.kv.send("put", "/v1/agent/service/register", data=body)
 
     def services(self) -> set[str]:
-        return set(self.kv.call(lambda: self.kv.api.agent.services()))
+        return set(json.loads(self.kv.send("get", "/v1/agent/services").body))
 
     def start_session(self, node: str) -> str:
         body = json.dumps({"Name": f"hostmesh-agent {node}", "Behavior": "delete", "LockDelay": "0s"})
@@ -148,7 +156,7 @@ def test_a_node_that_leaves_takes_out_its_own_and_nothing_else(
     hostmesh.ok(*leave, "--yes")  # again: there is nothing left to do
     for session in json.loads(mesh.kv.send("get", "/v1/session/list").body):
         mesh.kv.send("put", f"/v1/session/destroy/{session['ID']}")
-    mesh.kv.call(lambda: mesh.kv.api.agent.service.deregister("hostmesh-lookalike"))
+    mesh.kv.send("put", "/v1/agent/service/deregister/hostmesh-lookalike")
 
 
 def test_a_mesh_is_purged_when_every_host_has_left(hostmesh: CommandLine, mesh: Mesh) -> None:
@@ -184,4 +192,27 @@ def test_what_was_written_since_it_was_listed_stays(hostmesh: CommandLine, mesh:
     assert "hostmesh-web-80" in mesh.placed("gone")
     mesh.put("hostmesh/config/default/routerule/one")
     departure.remove(departure.of_the_mesh())
+    assert mesh.keys() == []
+
+
+async def test_a_host_leaves_and_looks_at_itself_with_no_more_than_the_agents_policy(tmp_path: Path) -> None:
+    async with ConsulProcess(node="web-1", settings=DENYING) as consul:
+        secret = await token(consul, agent_policy("web-1", ["reviews"]))
+        (tmp_path / "consul-token").write_text(f"{secret}\n")
+        settings = f"node: web-1\nconsul: {{address: {consul.http_address}, tokenFile: consul-token}}\n"
+        (tmp_path / "agent.yaml").write_text(settings)
+        await asyncio.to_thread(
+            _leave_with, CommandLine(replace(consul.address, token=secret), tmp_path / "x"), tmp_path
+        )
+
+
+def _leave_with(hostmesh: CommandLine, folder: Path) -> None:
+    mesh = Mesh(hostmesh)
+    mesh.register("reviews", 9080, "hostmesh-reviews-9080")
+    mesh.start_session("web-1")
+    patient = Patient(load_config(folder, folder, folder), None)
+    assert [found.level for check in (check_consul, check_ways) for found in check(patient)] == [Level.OK, Level.OK]
+    hostmesh.ok("node", "leave", "--yes", "--config-dir", str(folder), "--run-dir", str(folder))
+    assert mesh.services() == set()
+    assert mesh.sessions() == []
     assert mesh.keys() == []

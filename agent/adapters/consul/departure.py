@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from functools import partial
 from typing import Any
 from urllib.parse import quote
 
@@ -69,7 +68,7 @@ class Departure:
 
     def of_this_node(self, node: str) -> Belongings:
         """Return what a hostmesh-agent has put into its own Consul agent and for its node."""
-        entries = self._kv.call(lambda: self._kv.api.agent.services())
+        entries = self._get("/v1/agent/services")
         services = tuple(
             sorted(Registered(node, id_, it["Service"], 0) for id_, it in entries.items() if _is_own(id_, it))
         )
@@ -95,7 +94,7 @@ class Departure:
     def remove_local(self, services: Iterable[Registered]) -> None:
         """Deregister services of the local Consul agent, which tells the servers."""
         for service in services:
-            self._kv.call(partial(self._kv.api.agent.service.deregister, service.id))
+            self._kv.send("put", f"/v1/agent/service/deregister/{quote(service.id, safe='')}")
 
     def remove(self, found: Belongings, *, with_services: bool = True) -> None:
         """Remove what was found if it is still as it was; raises ConflictError naming the first that is not."""

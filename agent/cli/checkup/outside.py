@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import http.client
+import json
 import socket
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from email.utils import parsedate_to_datetime
+from urllib.parse import quote
 
 from agent.adapters.consul.decode import decode_instances
 from agent.adapters.consul.store import KvConnection, NodeStatuses
@@ -30,8 +32,8 @@ def check_consul(patient: Patient) -> Findings:
     config = patient.config
     kv = KvConnection(consul_address(config))
     try:
-        agent = kv.call(lambda: kv.api.agent.self())
-        leader = kv.call(lambda: kv.api.status.leader())
+        agent = json.loads(kv.send("get", "/v1/agent/self").body)
+        leader = json.loads(kv.send("get", "/v1/status/leader").body)
     except HostmeshError as failure:
         yield error("consul", str(failure), "systemctl status consul; agent.yaml: consul.address, consul.tokenFile")
         return
@@ -126,9 +128,8 @@ def check_ways(patient: Patient) -> Findings:
 def _services(kv: KvConnection) -> dict[tuple[str, int], str]:
     """Return the ports of all healthy mesh instances, with who serves there."""
     found = {}
-    names = kv.call(lambda: kv.api.catalog.services())[1]
-    for name in sorted(names):
-        body = kv.send("get", f"/v1/health/service/{name}", [("passing", "true")]).body
+    for name in sorted(json.loads(kv.send("get", "/v1/catalog/services").body)):
+        body = kv.send("get", f"/v1/health/service/{quote(name, safe='')}", [("passing", "true")]).body
         for instance in decode_instances(name, body.encode()).instances:
             for port in instance.ports if instance.proxied else ():
                 found[instance.address, port.number] = f"service {instance.service} on {instance.node}"
