@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import pty
 import resource
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -133,3 +139,29 @@ def test_what_is_no_bundle_is_refused(data: bytes, reason: str) -> None:
     with pytest.raises(UserError, match=reason) as refused:
         read_bundle(data, "x.bundle")
     assert "5ecret" not in str(refused.value)
+
+
+def test_on_a_terminal_it_asks_for_what_is_missing(tmp_path: Path) -> None:
+    hostmesh = Path(sys.executable).with_name("hostmesh")
+    words = [str(hostmesh), "node", "init", "--no-start", "--config-dir", str(tmp_path / "etc")]
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(words, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True) as process:
+        os.close(theirs)
+        patience = threading.Timer(60, process.kill)  # what is read below then ends with an error
+        patience.start()
+        shown = b""
+        for question, answer in (("node's name", "web-1"), ("Consul", ""), ("hostmesh-ca", "ca-1"), ("token", TOKEN)):
+            while question.encode() not in shown:
+                shown += os.read(ours, 4096)
+            shown = b""
+            os.write(ours, f"{answer}\n".encode())
+        with contextlib.suppress(OSError):  # EIO: the command has ended
+            while part := os.read(ours, 4096):
+                shown += part
+        patience.cancel()
+    os.close(ours)
+    assert process.returncode == 0, shown
+    assert TOKEN.encode() not in shown
+    config = load_config(tmp_path / "etc", tmp_path, tmp_path)
+    assert (config.node, config.ca.hosts, config.consul.address) == ("web-1", ("ca-1",), "http://127.0.0.1:8500")
+    assert config.token_file.read_text() == f"{TOKEN}\n"
