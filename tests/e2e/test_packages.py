@@ -258,7 +258,7 @@ def an_agent_that_hangs_is_replaced(machine: Machine) -> None:
         machine.run("systemctl", "kill", "--kill-who=main", "--signal=STOP", "hostmesh-agent")
         wait_for(lambda: shown(machine, "NRestarts") != "0" and shown(machine, "ActiveState") == "active", timeout=90)
         assert shown(machine, "MainPID") != agent
-        assert set(envoy(machine)) & set(first), machine.journal("hostmesh-agent")  # one before may have ended meanwhile
+        assert set(envoy(machine)) & set(first), machine.journal("hostmesh-agent")  # the older may end
     assert failures == [], f"{failures}\n{machine.journal('hostmesh-agent')}"
     assert "Watchdog timeout" in machine.run("journalctl", "--no-pager", "-u", "hostmesh-agent").stdout
     machine.run("rm", "-r", shorter)
