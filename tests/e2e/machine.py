@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -156,18 +156,50 @@ def booted(host: Host, written: Disk, binds: Sequence[Path] = ()) -> Iterator[Ma
         *(f"--bind-ro={path}:/mnt/{path.name}" for path in binds),
     ]
     log = TOP / "build/e2e" / f"{name}.log"
-    with log.open("wb") as output:
+    with log.open("wb") as output, _own_cgroups(name) as cgroups:
         process = subprocess.Popen(
-            argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True, env=environment()
+            [*_ENTER_CGROUPS, " ".join(map(str, cgroups)), *argv],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            env=environment(),
         )
+        try:
+            leader = wait_for(lambda: _leader(process, log), timeout=20)
+            machine = Machine(name, leader, host)
+            wait_for(lambda: _is_up(machine), timeout=120, interval=0.2)
+            yield machine
+            log.unlink()
+        finally:
+            end(process, seconds=15)
+
+
+_ENTER_CGROUPS = ("sh", "-c", 'for it in $0; do echo $$ >"$it/cgroup.procs"; done; exec "$@"')
+
+
+@contextmanager
+def _own_cgroups(name: str) -> Iterator[list[Path]]:
+    """Make the control groups of one machine: in those of another one its systemd would remove that one's units'."""
+    made = []
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        _, controller, path = line.split(":", 2)
+        kind = {"name=systemd": "systemd", "": "unified"}.get(controller)
+        mount = Path("/sys/fs/cgroup") / (kind or "")
+        if kind == "unified" and not mount.exists():
+            mount = mount.parent  # a machine with the one hierarchy alone
+        folder = mount / path.lstrip("/") / name
+        if kind and (folder.parent / "cgroup.procs").exists():
+            folder.mkdir()
+            made.append(folder)
     try:
-        leader = wait_for(lambda: _leader(process, log), timeout=20)
-        machine = Machine(name, leader, host)
-        wait_for(lambda: _is_up(machine), timeout=120, interval=0.2)
-        yield machine
-        log.unlink()
+        yield made
     finally:
-        end(process, seconds=15)
+        for folder in made:
+            inner = sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True)
+            for group in (*inner, folder):
+                with suppress(OSError):  # its last process may be ending still
+                    group.rmdir()
 
 
 def root_tree() -> Path:

@@ -121,6 +121,7 @@ def test_the_packages_life_on_a_host(site: Site) -> None:
     an_agent_that_hangs_is_replaced(machine)
     a_boot_without_consul_and_ca_serves_what_was_known(machine)
     stop_leaves_nothing_behind(machine)
+    a_stop_takes_down_what_a_dead_agent_left(machine)
     removed_packages_keep_what_is_the_operators(machine)
     machine.run("dpkg", "-P", "hostmesh-agent", "hostmesh-ca", "hostmesh-proxy", timeout=120)
     assert differences(before, fingerprint(machine)) == ""
@@ -295,6 +296,27 @@ def stop_leaves_nothing_behind(machine: Machine) -> None:
     wait_for(lambda: machine.run("getent", "hosts", "hello", check=False).returncode != 0, timeout=5)
 
 
+def a_stop_takes_down_what_a_dead_agent_left(machine: Machine) -> None:
+    """Even while systemd waits to start the next one; the guard's stop, which follows the agent's, does it."""
+    machine.write("/etc/systemd/system/hostmesh-agent.service.d/slow.conf", "[Service]\nRestartSec=300\n")
+    machine.run("systemctl", "daemon-reload")
+    machine.run("systemctl", "start", "hostmesh-agent", timeout=90)
+    wait_for(lambda: serving(machine), timeout=60, interval=0.5)
+    machine.run("systemctl", "kill", "--kill-who=main", "--signal=KILL", "hostmesh-agent")
+    wait_for(lambda: shown(machine, "SubState") == "auto-restart", timeout=30)
+    assert "HOSTMESH" in machine.run("sh", "-c", TRACES).stdout
+    assert envoy(machine)
+    machine.run("systemctl", "stop", "hostmesh-agent", "hostmesh-guard", timeout=90)
+    left = machine.run("sh", "-c", TRACES).stdout
+    assert "HOSTMESH" not in left, machine.journal("hostmesh-guard")
+    assert "240.240" not in left
+    assert envoy(machine) == []
+    assert serving(machine) == []
+    assert machine.run("sh", "-c", "ls /dev/shm").stdout == ""
+    machine.run("rm", "-r", "/etc/systemd/system/hostmesh-agent.service.d")
+    machine.run("systemctl", "daemon-reload")
+
+
 def removed_packages_keep_what_is_the_operators(machine: Machine) -> None:
     """`dpkg -r` stops what runs; configuration, keys and records are there for the next installation."""
     machine.run("systemctl", "start", "hostmesh-agent", timeout=90)
@@ -328,11 +350,18 @@ def units_after_the_agent_lose_nothing_at_boot(site: Site) -> None:
             with booted(site.peer, written, site.binds) as peer:
                 answers = wait_for(lambda: called(peer), timeout=60, interval=0.2)
                 assert answers == ["hello from the mesh"] * 100, peer.journal("hostmesh-agent")
+                assert 0 < active_at(peer, "hostmesh-guard") <= active_at(peer, "network-pre.target")
                 assert ("Consul" in shown(peer, "StatusText")) == (consul_is == "stop")
                 peer.power_off()
     vm.run("systemctl", "start", "consul")
     wait_for(lambda: '"' in consul(vm, "/v1/status/leader", raw=True).replace('""', ""), timeout=60)
     wait_for(lambda: serving(vm), timeout=60, interval=0.5)
+
+
+def active_at(peer: Machine, unit: str) -> int:
+    """Return when a unit became active, in microseconds since the boot; 0 if it never has."""
+    field = "ActiveEnterTimestampMonotonic"
+    return int(peer.run("systemctl", "show", "--value", "-p", field, unit).stdout)
 
 
 def called(peer: Machine) -> list[str]:
