@@ -33,7 +33,7 @@ def put_status(hostmesh: CommandLine, node: str, sent: int, acked: int, *nacks: 
 
 @pytest.mark.parametrize("verb", ["create", "apply"])
 @pytest.mark.parametrize(
-    ("text", "reason"), [(PARTLY, "cannot be honoured"), (KNOWN_ONLY, "known, but not supported yet")]
+    ("text", "reason"), [(PARTLY, "cannot be honoured"), (KNOWN_ONLY, "known, but not supported (")]
 )
 def test_what_cannot_be_enforced_is_written_on_demand_only(
     hostmesh: CommandLine, verb: str, text: str, reason: str
