@@ -18,7 +18,7 @@ lab-down:  ## Remove every trace of the lab
 	@[ ! -x $(BIN)/hostmesh ] || $(BIN)/hostmesh lab down
 
 check: setup  ## Format, lint, types, layers, unit and golden tests (under a minute)
-	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target .static .unit
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target .unit .static .rules
 .static:
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
@@ -26,7 +26,9 @@ check: setup  ## Format, lint, types, layers, unit and golden tests (under a min
 	@$(BIN)/lint-imports --no-cache
 	@.ci/file-length
 .unit:
-	@$(BIN)/pytest tests/unit tests/golden
+	@$(BIN)/pytest tests/unit --ignore-glob='*/test_api_*'
+.rules:
+	@$(BIN)/pytest tests/unit/test_api_*.py tests/golden
 
 integration: setup  ## Real Consul, Envoy, iptables and dnsmasq in network namespaces
 	@$(BIN)/pytest tests/integration
@@ -59,4 +61,4 @@ lock:  ## Renew the lock files from pyproject.toml
 	@$(COMPILE) -c requirements-build.lock -o requirements.lock pyproject.toml
 	@$(COMPILE) -c requirements-build.lock -c requirements.lock --extra dev -o requirements-dev.lock pyproject.toml
 
-.PHONY: help setup setup-run lab lab-down check .static .unit integration e2e test newcomer deb vagrant-box vagrant-test man reference lock
+.PHONY: help setup setup-run lab lab-down check .static .unit .rules integration e2e test newcomer deb vagrant-box vagrant-test man reference lock
