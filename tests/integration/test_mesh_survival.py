@@ -84,106 +84,6 @@ def test_a_minute_of_load_over_rotating_certificates(lab: Lab) -> None:
     assert min(len(found) for found in seen.values()) >= 8
 
 
-def test_the_ca_away_for_as_long_as_is_promised(lab: Lab) -> None:
-    """Three quarters of a lifetime just after a renewal, 40 % when one is due: nothing fails, the fault is told."""
-    seconds = 30.0
-    with lifetime(lab, seconds), load(lab["productpage"], contains=STARS) as running:
-        for beginning, share in ((0.0, 0.75), (0.5, 0.4)):
-            renew_all(lab)
-            renewed, before = time.monotonic(), serials(lab)
-            pass_until(renewed + beginning * seconds)
-            with unreachable_ca(lab):
-                pass_until(renewed + (beginning + share) * seconds)
-                missing = list(filter(misses_the_ca, agents(lab)))
-                assert beginning or len(missing) == len(agents(lab)), "all were to renew meanwhile"
-                for host in missing:
-                    assert any("certificate" in line for line in metric_lines(host, "hostmesh_fault"))
-            wait_for(lambda before=before: have_renewed(lab, before), "all have renewed")  # type: ignore[misc]
-            wait_for(lambda: not any(node_status(host).faults for host in agents(lab)), "no fault is left")
-    assert running.failures == []
-    assert running.total > seconds * 20
-
-
-def test_a_host_whose_clock_is_two_minutes_off_works_and_says_so(lab: Lab) -> None:
-    """Ahead, then behind: the caller's agent, whose sense of time is another (Envoy does not run so)."""
-    host, pids = lab["productpage"], list[int]()
-    with lifetime(lab, 600), load(host, contains=STARS) as running:
-        try:
-            for offset, words in (("+120", "s ahead of hostmesh-ca's"), ("-120", "s behind hostmesh-ca's")):
-                lab.kill(host.name, "agent")
-                pids.append(lab.start(host.name, "agent", another_time(offset)).pid)
-                lab.wait({(host.name, "agent"): agent_ready(host)})
-                wait_for(lambda: node_status(host).certificates, "it has its certificate")
-                before = serials(lab)[host.name]
-                renew(host)
-                assert serials(lab)[host.name] != before
-                (fault,) = (fault for fault in node_status(host).faults if fault.subject == "this host's clock")
-                assert words in fault.reason
-                assert 110 < int(fault.reason.split()[1]) < 130
-                wait_settled(lab)
-                running.go_on(40)
-        finally:
-            lab.kill(host.name, "agent")
-            lab.start_agent(host.name)
-            for pid in pids:  # the library's, which a kill leaves
-                for name in (f"sem.faketime_sem_{pid}", f"faketime_shm_{pid}"):
-                    Path("/dev/shm", name).unlink(missing_ok=True)
-            lab.wait({(host.name, "agent"): agent_ready(host)})
-            wait_settled(lab)
-    assert running.failures == []
-    assert not node_status(host).faults
-
-
-def another_time(offset: str) -> list[str]:
-    """Return what gives a program a clock that is so many seconds off; the one that never jumps stays as it is."""
-    (library,) = Path("/usr/lib").glob("*/faketime/libfaketime.so.1")
-    return ["env", f"LD_PRELOAD={library}", f"FAKETIME={offset}", "FAKETIME_DONT_FAKE_MONOTONIC=1"]
-
-
-@contextmanager
-def lifetime(lab: Lab, seconds: float) -> Iterator[None]:
-    """Let the CA issue for another lifetime, and every host have such a certificate."""
-    path = lab["consul"].path("etc/ca.yaml")
-    settings = path.read_text()
-    path.write_text(yaml.safe_dump(yaml.safe_load(settings) | {"lifetime": f"{seconds:.0f}s"}))
-    try:
-        _revive_ca(lab)
-        renew_all(lab)
-        yield
-    finally:
-        path.write_text(settings)
-        _revive_ca(lab)
-        renew_all(lab)
-
-
-@contextmanager
-def unreachable_ca(lab: Lab) -> Iterator[None]:
-    """Refuse all connections to the CA, those that are open too: as if it were gone, but for the time of a start."""
-    ports = ("-p", "tcp", "-m", "multiport", "--dports", "15012,15013", "-j", "REJECT", "--reject-with", "tcp-reset")
-    lab["consul"].exec("iptables", "-I", "INPUT", *ports)
-    try:
-        yield
-    finally:
-        lab["consul"].exec("iptables", "-D", "INPUT", *ports)
-
-
-def renew_all(lab: Lab) -> None:
-    """Let every host renew at once, so that all certificates are of one age."""
-    for host in agents(lab):
-        renew(host)
-
-
-def renew(host: Host) -> None:
-    """Let a host renew now, and wait until it has."""
-    argv = ["curl", "-fsS", "-X", "POST", "--max-time", "30", "--unix-socket", str(host.path("run/admin.sock"))]
-    subprocess.run([*argv, "http://agent/certificates/renew"], check=True, capture_output=True)
-
-
-def pass_until(moment: float) -> None:
-    """Let time pass: that nothing is there for so long is what is tested."""
-    wait_for(lambda: time.monotonic() >= moment, "time passes", 120)
-
-
 def test_consul_gone_for_a_minute_and_back(lab: Lab) -> None:
     with load(lab["productpage"], contains=STARS) as running:
         lab.stop("consul", "consul", seconds=30)
@@ -348,3 +248,106 @@ def _revive_ca(lab: Lab) -> None:
         lambda: hostmesh(lab, "ca", "root", "list", "--socket", lab.state.ca_socket, check=False).startswith("ID"),
         "the CA",
     )
+
+
+def test_the_ca_away_for_as_long_as_is_promised(lab: Lab) -> None:
+    """Three quarters of a lifetime just after a renewal, 40 % when one is due: nothing fails, the fault is told.
+
+    This test and the next come last: certificates of other lifetimes would keep an old root from being retired.
+    """
+    seconds = 30.0
+    with lifetime(lab, seconds), load(lab["productpage"], contains=STARS) as running:
+        for beginning, share in ((0.0, 0.75), (0.5, 0.4)):
+            renew_all(lab)
+            renewed, before = time.monotonic(), serials(lab)
+            pass_until(renewed + beginning * seconds)
+            with unreachable_ca(lab):
+                pass_until(renewed + (beginning + share) * seconds)
+                missing = list(filter(misses_the_ca, agents(lab)))
+                assert beginning or len(missing) == len(agents(lab)), "all were to renew meanwhile"
+                for host in missing:
+                    assert any("certificate" in line for line in metric_lines(host, "hostmesh_fault"))
+            wait_for(lambda before=before: have_renewed(lab, before), "all have renewed")  # type: ignore[misc]
+            wait_for(lambda: not any(node_status(host).faults for host in agents(lab)), "no fault is left")
+    assert running.failures == []
+    assert running.total > seconds * 20
+
+
+def test_a_host_whose_clock_is_two_minutes_off_works_and_says_so(lab: Lab) -> None:
+    """Ahead, then behind: the caller's agent, whose sense of time is another (Envoy does not run so)."""
+    host, pids = lab["productpage"], list[int]()
+    with lifetime(lab, 600), load(host, contains=STARS) as running:
+        try:
+            for offset, words in (("+120", "s ahead of hostmesh-ca's"), ("-120", "s behind hostmesh-ca's")):
+                lab.kill(host.name, "agent")
+                pids.append(lab.start(host.name, "agent", another_time(offset)).pid)
+                lab.wait({(host.name, "agent"): agent_ready(host)})
+                wait_for(lambda: node_status(host).certificates, "it has its certificate")
+                before = serials(lab)[host.name]
+                renew(host)
+                assert serials(lab)[host.name] != before
+                (fault,) = (fault for fault in node_status(host).faults if fault.subject == "this host's clock")
+                assert words in fault.reason
+                assert 110 < int(fault.reason.split()[1]) < 130
+                wait_settled(lab)
+                running.go_on(40)
+        finally:
+            lab.kill(host.name, "agent")
+            lab.start_agent(host.name)
+            for pid in pids:  # the library's, which a kill leaves
+                for name in (f"sem.faketime_sem_{pid}", f"faketime_shm_{pid}"):
+                    Path("/dev/shm", name).unlink(missing_ok=True)
+            lab.wait({(host.name, "agent"): agent_ready(host)})
+            wait_settled(lab)
+    assert running.failures == []
+    assert not node_status(host).faults
+
+
+def another_time(offset: str) -> list[str]:
+    """Return what gives a program a clock that is so many seconds off; the one that never jumps stays as it is."""
+    (library,) = Path("/usr/lib").glob("*/faketime/libfaketime.so.1")
+    return ["env", f"LD_PRELOAD={library}", f"FAKETIME={offset}", "FAKETIME_DONT_FAKE_MONOTONIC=1"]
+
+
+@contextmanager
+def lifetime(lab: Lab, seconds: float) -> Iterator[None]:
+    """Let the CA issue for another lifetime, and every host have such a certificate."""
+    path = lab["consul"].path("etc/ca.yaml")
+    settings = path.read_text()
+    path.write_text(yaml.safe_dump(yaml.safe_load(settings) | {"lifetime": f"{seconds:.0f}s"}))
+    try:
+        _revive_ca(lab)
+        renew_all(lab)
+        yield
+    finally:
+        path.write_text(settings)
+        _revive_ca(lab)
+        renew_all(lab)
+
+
+@contextmanager
+def unreachable_ca(lab: Lab) -> Iterator[None]:
+    """Refuse all connections to the CA, those that are open too: as if it were gone, but for the time of a start."""
+    ports = ("-p", "tcp", "-m", "multiport", "--dports", "15012,15013", "-j", "REJECT", "--reject-with", "tcp-reset")
+    lab["consul"].exec("iptables", "-I", "INPUT", *ports)
+    try:
+        yield
+    finally:
+        lab["consul"].exec("iptables", "-D", "INPUT", *ports)
+
+
+def renew_all(lab: Lab) -> None:
+    """Let every host renew at once, so that all certificates are of one age."""
+    for host in agents(lab):
+        renew(host)
+
+
+def renew(host: Host) -> None:
+    """Let a host renew now, and wait until it has."""
+    argv = ["curl", "-fsS", "-X", "POST", "--max-time", "30", "--unix-socket", str(host.path("run/admin.sock"))]
+    subprocess.run([*argv, "http://agent/certificates/renew"], check=True, capture_output=True)
+
+
+def pass_until(moment: float) -> None:
+    """Let time pass: that nothing is there for so long is what is tested."""
+    wait_for(lambda: time.monotonic() >= moment, "time passes", 120)
