@@ -98,6 +98,7 @@ def test_mesh_settings(hostmesh: CommandLine) -> None:
         "extensionProviders": [],
         "trustDomainAliases": [],
         "outboundTrafficPolicy": "ALLOW_ANY",
+        "proxied": True,
         "excludedServices": ["consul", "vault"],
         "warningInstances": "serve",
     }
