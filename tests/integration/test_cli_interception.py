@@ -148,7 +148,8 @@ def test_a_trial_outlives_the_terminal_and_another_one_confirms(machine: Machine
 
 def trying(machine: Machine, seconds: str) -> subprocess.Popen[bytes]:
     """Start a trial as the leader of a session, as from a terminal."""
-    argv = machine.argv("apply", "--confirm", seconds)
+    # Whatever started the tests may ignore SIGHUP (nohup), and what is ignored is inherited.
+    argv = ["env", "--default-signal=HUP", *machine.argv("apply", "--confirm", seconds)]
     return subprocess.Popen(
         argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True, env=environment()
     )
