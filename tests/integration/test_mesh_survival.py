@@ -255,7 +255,7 @@ def test_the_ca_away_for_as_long_as_is_promised(lab: Lab) -> None:
 
     This test and the next come last: certificates of other lifetimes would keep an old root from being retired.
     """
-    seconds = 30.0
+    seconds = 20.0
     with lifetime(lab, seconds), load(lab["productpage"], contains=STARS) as running:
         for beginning, share in ((0.0, 0.75), (0.5, 0.4)):
             renew_all(lab)
