@@ -37,7 +37,7 @@ def written() -> list[Any]:
 
 def test_what_is_valid_fits() -> None:
     found = written()
-    assert len(found) > 300
+    assert len(found) > 150  # with the cases beside the project more than 300
     wrong = {(one["kind"], misfit) for one in found for misfit in misfits(SCHEMAS[one["kind"]], without_noise(one))}
     assert sorted(wrong) == []
 
