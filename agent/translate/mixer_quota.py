@@ -24,7 +24,7 @@ from agent.mesh.mixer import Limit, PolicyRule, Quota
 from agent.translate import cel
 from agent.translate.cel import FALSE, TRUE, Cel, Constant, both, choice, equal
 from agent.translate.conditions import Condition
-from agent.translate.mixer_cel import in_cel
+from agent.translate.mixer_cel import NoForm, in_cel
 from agent.translate.mixer_peers import Peers
 from agent.translate.resource import packed, seconds
 
@@ -81,9 +81,17 @@ def _form(rule: PolicyRule, number: int) -> tuple[Cel, ...]:
             found.append(Constant(str(dimension.value)))
         else:
             asked = in_cel(dimension)
-            worth = asked.value if dimension.type is Type.STRING else cel.call("string", asked.value)
-            found.append(choice(asked.defined, worth, Constant("")))
+            found.append(choice(asked.defined, _as_text(asked.value, dimension.type), Constant("")))
     return tuple(found)
+
+
+def _as_text(value: Cel, type_: Type) -> Cel:
+    """Return a value as text, which is all that a bucket is found by; raises NoForm: Envoy's CEL converts nothing."""
+    if type_ is Type.BOOL:
+        return choice(value, Constant("true"), Constant("false"))
+    if type_ is not Type.STRING:
+        raise NoForm(f"a {type_} cannot be counted by")
+    return value
 
 
 def _merged(forms: list[tuple[tuple[int, ...] | None, tuple[Cel, ...]]], dimensions: int) -> tuple[Cel, ...]:

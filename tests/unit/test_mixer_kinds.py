@@ -147,8 +147,15 @@ RULE = "match: {}\nactions: [{{handler: a.denier, instances: [b.checknothing]}}]
         ("rule", RULE.format("match(request.path, request.host)"), "spec.match", "cannot be asked of each request"),
         ("rule", RULE.format('request.headers[request.path] == "x"'), "spec.match", "must be written down"),
         ("rule", RULE.format("source.ip == destination.ip"), "spec.match", "source.ip can be compared with"),
+        ("memquota", "quotas: [{name: a.quota, validDuration: 49ms}]", "spec", "Envoy counts over 50ms at least"),
         ("listentry", "value: response.grpc_status", "spec.value", "response.grpc_status is not known"),
-        ("quota", "dimensions: {a: request.auth.claims}", "spec", "request.auth.claims is not known"),
+        (
+            "quota",
+            "dimensions: {a: request.api_key, b: request.time}",
+            "spec",
+            "requests cannot be counted by a TIMESTAMP",
+        ),
+        ("quota", "dimensions: {a: response.grpc_status}", "spec", "response.grpc_status is not known"),
     ],
 )
 def test_what_is_not_known_in_time_is_named(kind: str, spec: str, path: str, words: str) -> None:

@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from agent.api.checks import addresses
 from agent.api.checks.decidable import decidable
-from agent.api.checks.durations import duration, duration_or_zero
+from agent.api.checks.durations import duration, duration_or_zero, seconds
 from agent.api.checks.expressions import expression
 from agent.api.checks.regex import re2_problem
 from agent.api.checks.schema import (
@@ -28,9 +28,10 @@ from agent.api.checks.schema import (
     one_of,
     text,
 )
+from agent.api.expressions import parse
 from agent.api.problem import nearest, one_line
 from agent.api.yaml_text import child
-from agent.mesh.expressions.tree import Type
+from agent.mesh.expressions.tree import Literal, Type
 
 TEMPLATES = {
     "denier": ("checknothing", "listentry", "quota"),
@@ -46,6 +47,8 @@ CHECKING = ("denier", "listchecker", "memquota")
 """Handlers that decide about requests; the others report."""
 INSTANCES = tuple(dict.fromkeys(kind for kinds in TEMPLATES.values() for kind in kinds))
 """Kinds of instances."""
+_SHORTEST_SECONDS = 0.05
+"""What a token bucket of Envoy's is filled in at least."""
 _MAX_CODE = 16
 """The largest code of google.rpc.Code."""
 
@@ -178,8 +181,20 @@ _OVERRIDE = message(
 _QUOTA = message(
     {"name": text(_is_name), **_LIMIT, "overrides": listing(_OVERRIDE)}, required=("name",), also=_valid_for
 )
+
+
+def _mem_quota(report: Report, path: str, spec: dict[str, Any]) -> None:
+    every = (limit for quota in spec["quotas"] for limit in (quota, *(quota.get("overrides") or ())))
+    short = next((limit["validDuration"] for limit in every if seconds(limit["validDuration"]) < _SHORTEST_SECONDS), "")
+    if short:
+        # As a whole: without an override its requests would be counted otherwise.
+        report.unsupported(path, f"a validDuration of {short}: Envoy counts over 50ms at least (write 50ms or more)")
+
+
 MEM_QUOTA: Check = message(
-    {"quotas": listing(_QUOTA, at_least=1), "minDeduplicationDuration": text(duration)}, required=("quotas",)
+    {"quotas": listing(_QUOTA, at_least=1), "minDeduplicationDuration": text(duration)},
+    required=("quotas",),
+    also=_mem_quota,
 )
 
 
@@ -187,6 +202,9 @@ def _dimensions(report: Report, path: str, spec: dict[str, Any]) -> None:
     for value in (spec.get("dimensions") or {}).values():
         # As a whole: without a dimension another one would be counted.
         decidable()(report, path, value)
+        found = parse(value)
+        if not isinstance(found, Literal) and found.type not in (Type.STRING, Type.BOOL, Type.IP_ADDRESS):
+            report.unsupported(path, f"{one_line(value, 60)}: requests cannot be counted by a {found.type}")
 
 
 QUOTA: Check = message({"dimensions": mapping(expression())}, also=_dimensions)
