@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import StrEnum
 
 from msgspec import Struct, structs
@@ -15,7 +15,7 @@ from agent.mesh.service import Identity, Labels, ServiceKey
 
 TRUE = Literal(True, Type.BOOL)
 
-PERMISSION_DENIED, NOT_FOUND, RESOURCE_EXHAUSTED, FAILED_PRECONDITION = 7, 5, 8, 9
+PERMISSION_DENIED, NOT_FOUND, RESOURCE_EXHAUSTED, FAILED_PRECONDITION, INTERNAL = 7, 5, 8, 9, 13
 """Codes of google.rpc.Code."""
 
 
@@ -45,6 +45,13 @@ class ListKind(StrEnum):
     REGEX = "REGEX"
 
 
+class ListSource(Struct, frozen=True):
+    """Where a list is fetched from."""
+
+    uri: str
+    refresh_seconds: float
+
+
 class ListCheck(Struct, frozen=True):
     """A request is refused whose value is on the list, or (no blacklist) is not."""
 
@@ -53,6 +60,10 @@ class ListCheck(Struct, frozen=True):
     kind: ListKind
     entries: tuple[str, ...]
     blacklist: bool
+    source: ListSource | None = None
+    """Where more entries are."""
+    is_missing: bool = False
+    """What the source has is not known: what is not among the entries so far cannot be decided about, and is refused."""
 
 
 class Limit(Struct, frozen=True):
@@ -76,6 +87,8 @@ class Quota(Struct, frozen=True):
 
 
 Check = Denial | ListCheck | Quota
+Fetched = Callable[[str, ListKind], tuple[str, ...] | None]
+"""Gives the entries that are at an address; None: nothing usable has been had."""
 
 
 class PolicyRule(Struct, frozen=True):
@@ -88,24 +101,45 @@ class PolicyRule(Struct, frozen=True):
 
     def within(self, known: Mapping[str, Value | None]) -> PolicyRule | None:
         """Return what is left of it where this much is known (None: absent); None if it never holds."""
-        match = _folded(self.match, known)
+        match = folded(self.match, known)
         if isinstance(match, Nothing) or match == Literal(False, Type.BOOL):
             return None
         return PolicyRule(self.origin, match, tuple(_check_within(check, known) for check in self.checks))
 
 
+    def with_lists(self, fetched: Fetched) -> PolicyRule:
+        """Return it with the entries that its lists' sources have."""
+        return PolicyRule(self.origin, self.match, tuple(_with_list(check, fetched) for check in self.checks))
+
+    @property
+    def fetching(self) -> Iterator[tuple[ListKind, ListSource]]:
+        """Yield the lists that are to be fetched, and what their entries are."""
+        for check in self.checks:
+            if isinstance(check, ListCheck) and check.source:
+                yield check.kind, check.source
+
+
+def _with_list(check: Check, fetched: Fetched) -> Check:
+    if not isinstance(check, ListCheck) or check.source is None:
+        return check
+    more = fetched(check.source.uri, check.kind)
+    return check if more is None else structs.replace(check, entries=(*check.entries, *more), is_missing=False)
+
+
 def _check_within(check: Check, known: Mapping[str, Value | None]) -> Check:
     match check:
         case ListCheck():
-            return structs.replace(check, value=_folded(check.value, known))
+            return structs.replace(check, value=folded(check.value, known))
         case Quota():
-            dimensions = tuple((name, _folded(value, known)) for name, value in check.dimensions)
+            dimensions = tuple((name, folded(value, known)) for name, value in check.dimensions)
             return structs.replace(check, dimensions=dimensions)
         case Denial():
             return check
 
 
-def _folded(expression: Expression, known: Mapping[str, Value | None]) -> Expression:
+def folded(expression: Expression, known: Mapping[str, Value | None]) -> Expression:
+    """Return what is left of an expression where this much is known (None: absent)."""
+
     def ask(attribute: Attribute) -> Value | Expression | None:
         return known.get(attribute.name, attribute)
 

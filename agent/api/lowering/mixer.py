@@ -20,6 +20,7 @@ from agent.mesh.mixer import (
     Limit,
     ListCheck,
     ListKind,
+    ListSource,
     PolicyRule,
     Quota,
     Status,
@@ -45,37 +46,39 @@ def lower_rule(document: Document, find: Find) -> LoweredRule:
     """Return what a rule decides; one that names what is not there is inactive until it is."""
     checks, faults = list[Check](), list[Fault]()
     for action in document.spec["actions"]:
-        handler = _named(action["handler"], document)
+        handler = named_by(action["handler"], document)
         if handler.kind not in CHECKING:
             continue
-        names = [handler, *(_named(instance, document) for instance in action["instances"])]
+        names = [handler, *(named_by(instance, document) for instance in action["instances"])]
         found = [find(ObjectRef(name.kind, name.namespace, name.name)) for name in names]
-        missing = [_text(name) for name, one in zip(names, found, strict=True) if one is None]
+        missing = [full_name(name) for name, one in zip(names, found, strict=True) if one is None]
         if missing:
             reason = f"is inactive until there is {' and '.join(missing)}"
             faults.append(Fault(str(document.ref), reason))
             return LoweredRule(None, tuple(faults))
         first, *instances = (one for one in found if one is not None)
         for name, instance in zip(names[1:], instances, strict=True):
-            checks += _checks(_text(handler), first, name, instance)
-    rule = PolicyRule(document.ref, _match(document), tuple(checks)) if checks else None
+            checks += _checks(full_name(handler), first, name, instance)
+    rule = PolicyRule(document.ref, rule_match(document), tuple(checks)) if checks else None
     return LoweredRule(rule, tuple(faults))
 
 
-def _named(text: str, document: Document) -> Name:
+def named_by(text: str, document: Document) -> Name:
+    """Return what a valid rule means by a reference."""
     found = read_name(text, document.namespace)
     assert found is not None, "validated"
     return found
 
 
-def _text(name: Name) -> str:
+def full_name(name: Name) -> str:
+    """Return `NAME.KIND.NAMESPACE`."""
     return f"{name.name}.{name.kind}.{name.namespace}"
 
 
-def _match(document: Document) -> Expression:
+def rule_match(document: Document) -> Expression:
     """Return when a rule holds: for HTTP, unless its label or its match says otherwise (as in Mixer)."""
     written = document.spec.get("match") or ""
-    match = _users_without_scheme(parse(written, Type.BOOL)) if written else TRUE
+    match = users_without_scheme(parse(written, Type.BOOL)) if written else TRUE
     wanted = "tcp" if document.labels.get(PROTOCOL) == "tcp" else "http"
     if wanted == "http" and any(one.name == "context.protocol" for one in attributes(match)):
         return match
@@ -83,13 +86,13 @@ def _match(document: Document) -> Expression:
     return Call("&&", (Call("==", (protocol, Literal(wanted, Type.STRING)), Type.BOOL), match), Type.BOOL)
 
 
-def _users_without_scheme(expression: Expression) -> Expression:
+def users_without_scheme(expression: Expression) -> Expression:
     """Take the scheme from texts that may be compared with a user: `source.user` has none."""
     match expression:
         case Literal(value=str(value)) if value.startswith(_SCHEME):
             return Literal(value.removeprefix(_SCHEME), Type.STRING)
         case Call():
-            operands = tuple(_users_without_scheme(operand) for operand in expression.operands)
+            operands = tuple(users_without_scheme(operand) for operand in expression.operands)
             return Call(expression.function, operands, expression.type)
     return expression
 
@@ -102,19 +105,29 @@ def _checks(handler: str, configured: Document, name: Name, instance: Document) 
         case "listchecker":
             entries = tuple(spec.get("overrides") or ())
             kind = ListKind(spec.get("entryType") or ListKind.STRINGS)
-            value = _users_without_scheme(parse(instance.spec["value"]))
+            value = users_without_scheme(parse(instance.spec["value"]))
             if kind is ListKind.STRINGS:
                 entries = tuple(entry.removeprefix(_SCHEME) for entry in entries)
-            yield ListCheck(handler, value, kind, entries, spec.get("blacklist") or False)
+            source = _source(spec)
+            yield ListCheck(
+                handler, value, kind, entries, spec.get("blacklist") or False, source, is_missing=source is not None
+            )
         case "memquota":
             dimensions = tuple(
-                (key, _users_without_scheme(parse(value)))
+                (key, users_without_scheme(parse(value)))
                 for key, value in sorted((instance.spec.get("dimensions") or {}).items())
             )
             for quota in spec["quotas"]:
                 meant = read_name(quota["name"], configured.namespace)
                 if meant == name:
-                    yield Quota(handler, _text(name), dimensions, tuple(_limits(quota)))
+                    yield Quota(handler, full_name(name), dimensions, tuple(_limits(quota)))
+
+
+def _source(spec: Mapping[str, Any]) -> ListSource | None:
+    """Return where the rest of a list is; Mixer asks every minute unless told otherwise, and at most every second."""
+    if not spec.get("providerUrl"):
+        return None
+    return ListSource(spec["providerUrl"], max(1.0, seconds(spec.get("refreshInterval") or "60s")))
 
 
 def _status(spec: Mapping[str, Any]) -> Status:
