@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,13 +54,14 @@ async def enrol(ca: CaProcess) -> IssuedChain:
     return await ca.client().enrol(REVIEWS, new_key(), ca.token(REVIEWS.path))
 
 
-def verified(folder: Path, bundle: ca_pb2.TrustBundle, issued: IssuedChain) -> str:
-    """Return what `openssl verify` says of a certificate, by the bundle's roots and lists."""
+def verified(folder: Path, bundle: ca_pb2.TrustBundle, issued: IssuedChain, seconds_off: int = 0) -> str:
+    """Return what `openssl verify` says of a certificate, by the bundle's roots and lists and a clock so far off."""
     (folder / "roots").write_bytes(bundle.roots_pem)
     (folder / "crls").write_bytes(bundle.crls_pem)
     (folder / "chain").write_bytes(issued.certificate.chain_pem)
     trust = ("-CAfile", folder / "roots", "-CRLfile", folder / "crls", "-untrusted", folder / "chain")
-    return openssl("verify", "-x509_strict", "-crl_check", *trust, folder / "chain")
+    moment = ("-attime", str(int(time.time()) + seconds_off))
+    return openssl("verify", "-x509_strict", "-crl_check", *moment, *trust, folder / "chain")
 
 
 async def test_the_bundle_has_the_list_of_what_was_revoked(ca: CaProcess, tmp_path: Path) -> None:
@@ -81,6 +83,18 @@ async def test_the_bundle_has_the_list_of_what_was_revoked(ca: CaProcess, tmp_pa
     ca.kill()
     ca.start()
     assert (await bundle_of(ca, root)).version == after.version, "a start changes nothing"
+
+
+async def test_hosts_whose_clock_is_off_believe_what_is_new(tmp_path: Path) -> None:
+    """All of a host's programs: a certificate and a list of this moment, of a root of this moment."""
+    with CaProcess(tmp_path / "ca", lifetime="10m") as ca:
+        issued, gone = await enrol(ca), await enrol(ca)
+        arguments = ["ca", "cert", "revoke", f"{gone.leaf.serial:0>32}", "--socket", str(ca.socket)]
+        assert CliRunner().invoke(cli, arguments).exit_code == 0
+        bundle = await bundle_of(ca, ca.root_path.read_bytes())
+    for seconds_off in (-120, 120):
+        assert verified(tmp_path, bundle, issued, seconds_off).endswith(": OK\n")
+        assert "certificate revoked" in verified(tmp_path, bundle, gone, seconds_off)
 
 
 async def test_a_plugged_in_encrypted_rsa_issuer_below_a_root(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""How soon a revoked certificate is worth nothing: `python -m benchmarks.revocation`."""
