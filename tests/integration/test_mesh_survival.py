@@ -19,6 +19,7 @@ import yaml
 from agent.lab.host import Host
 from agent.lab.lab import Lab
 from agent.lab.readiness import agent_ready
+from tests.integration.ca_outage import unreachable_ca
 from tests.integration.meshlab import (
     agents,
     bookinfo,
@@ -323,17 +324,6 @@ def lifetime(lab: Lab, seconds: float) -> Iterator[None]:
         path.write_text(settings)
         _revive_ca(lab)
         renew_all(lab)
-
-
-@contextmanager
-def unreachable_ca(lab: Lab) -> Iterator[None]:
-    """Refuse all connections to the CA, those that are open too: as if it were gone, but for the time of a start."""
-    ports = ("-p", "tcp", "-m", "multiport", "--dports", "15012,15013", "-j", "REJECT", "--reject-with", "tcp-reset")
-    lab["consul"].exec("iptables", "-I", "INPUT", *ports)
-    try:
-        yield
-    finally:
-        lab["consul"].exec("iptables", "-D", "INPUT", *ports)
 
 
 def renew_all(lab: Lab) -> None:
