@@ -119,16 +119,21 @@ class CatalogWriter:
         async with self._session.put(f"{self._url}/v1/kv/{key}", data=value) as answer:
             answer.raise_for_status()
 
+    async def delete_value(self, key: str) -> None:
+        """Delete a KV value, if there is one."""
+        async with self._session.delete(f"{self._url}/v1/kv/{key}") as answer:
+            answer.raise_for_status()
+
     async def _put(self, path: str, body: object) -> None:
         async with self._session.put(self._url + path, data=json.dumps(body)) as answer:
             if answer.status != 200:
                 raise RuntimeError(f"PUT {path}: {answer.status} {await answer.text()}")
 
 
-def changes(size: Size, new_names: bool = True, seed: int = 1) -> Iterator[Change]:
+def changes(size: Size, new_names: bool = True, seed: int = 1, fresh_names: int = 10**6) -> Iterator[Change]:
     """Yield changes for ever: flips, new instances, new services, new metadata, deregistrations, of APART services.
 
-    Without `new_names` no service comes or goes.
+    Without `new_names` no service comes or goes; `fresh_names`: among how many names theirs are drawn.
 
     Changes of one service stay APART apart, so that one can't hide its predecessor before anybody could see it.
     """
@@ -141,7 +146,8 @@ def changes(size: Size, new_names: bool = True, seed: int = 1) -> Iterator[Chang
         added = [(service, draw.randrange(size.instances, size.nodes)) for service in services]
         yield from (_change(Kind.FLIP, size, *which, critical=which in critical) for which in flipped)
         yield from (_change(Kind.NEW, size, *which) for which in added)
-        fresh = [(size.services + draw.randrange(10**6), 0) for _ in services] if new_names else []
+        numbers = draw.sample(range(fresh_names), len(services)) if new_names else []
+        fresh = [(size.services + number, 0) for number in numbers]
         yield from (_change(Kind.SERVICE, size, *which) for which in fresh)
         yield from (_change(Kind.METADATA, size, *which, version="v2") for which in added)
         yield from (_change(Kind.GONE, size, *which, version="v2") for which in added)

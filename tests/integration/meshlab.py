@@ -142,10 +142,13 @@ class Load:
 
 
 @contextmanager
-def load(host: Host, url: str = REVIEWS, rate: float = 20.0, contains: str = "") -> Iterator[Load]:
-    """Send requests from a host, as its application would, until the block ends; its result is there then."""
+def load(
+    host: Host, url: str = REVIEWS, rate: float = 20.0, contains: str = "", seconds: float = 600.0
+) -> Iterator[Load]:
+    """Send requests from a host, as its application would, until the block ends, but no longer than so many seconds;
+    its result is there then."""
     with TemporaryFile() as answered:
-        argv = [sys.executable, str(LOAD), url, f"--rate={rate}", f"--contains={contains}"]
+        argv = [sys.executable, str(LOAD), url, f"--rate={rate}", f"--contains={contains}", f"--seconds={seconds}"]
         process = subprocess.Popen(
             host.argv([*argv, f"--answered={answered.fileno()}"], APP_UID),
             stdin=subprocess.DEVNULL,
