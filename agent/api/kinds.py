@@ -96,7 +96,7 @@ KINDS: tuple[Kind, ...] = (
     Kind("PeerAuthentication", SECURITY, supported=True, shorthand="pa"),
     Kind("AuthorizationPolicy", SECURITY, supported=True, shorthand="ap"),
     Kind("RequestAuthentication", SECURITY, supported=True, shorthand="ra"),
-    Kind("Telemetry", TELEMETRY),
+    Kind("Telemetry", TELEMETRY, supported=True),
     Kind("WasmPlugin", EXTENSIONS, instead=_PROGRAMS, verbatim=True),
     Kind("TrafficExtension", EXTENSIONS, instead=_PROGRAMS, verbatim=True),
     Kind("Policy", AUTHENTICATION, instead=_AUTHENTICATION),

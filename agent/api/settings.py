@@ -14,6 +14,7 @@ from agent.api.problem import nearest, one_line
 from agent.api.yaml_text import YamlValue, read_yaml
 from agent.errors import ValidationError
 from agent.mesh.authorizer import ExtensionProvider
+from agent.mesh.collector import MeshTracing
 from agent.mesh.settings import MeshSettings, MtlsMode
 
 MAX_SIZE = 64 * 1024
@@ -24,6 +25,9 @@ _OLDER = "mtls"
 """What authPolicy was called before; still understood, with these words."""
 _AUTH_POLICY = "authPolicy"
 _PROVIDERS = "extensionProviders"
+_TRACING = "tracing"
+_STRUCTURED = (_PROVIDERS, _TRACING)
+"""Settings that are no text, and no list of names."""
 _OLDER_WORDS = {"disabled": MtlsMode.DISABLED, "permissive": MtlsMode.PERMISSIVE, "strict": MtlsMode.STRICT}
 
 
@@ -60,8 +64,8 @@ def set_field(settings: MeshSettings, name: str, value: str) -> MeshSettings:
         name, value = _AUTH_POLICY, _OLDER_WORDS[value]
     field = _FIELDS.get(name)
     plain: object = value
-    if name == _PROVIDERS:
-        plain, problems = _read(value or "[]", name)
+    if name in _STRUCTURED:
+        plain, problems = _read(value, name)
         if problems:
             raise ValidationError(problems)
     elif field is not None and field.type is bool:
@@ -113,8 +117,8 @@ def _problems(name: str, value: object) -> list[str]:
         return [f"{one_line(name, 60)}: unknown setting{nearest(name, _FIELDS)} (known: {', '.join(_FIELDS)})"]
     if value is None:
         return []
-    if name == _PROVIDERS:
-        return _provider_problems(value)
+    if name in _STRUCTURED:
+        return _structured_problems(name, value)
     if field.type is bool:
         return [] if isinstance(value, bool) else [f'{name}: "{one_line(value, 40)}" is not true or false']
     if not _is_text(field.type):
@@ -135,17 +139,36 @@ def _list_problems(name: str, value: object) -> list[str]:
     return [f'{name}: "{one_line(item, 60)}" {_NO_TRUST_DOMAIN}' for item in wrong]
 
 
-def _provider_problems(value: object) -> list[str]:
+def _structured_problems(name: str, value: object) -> list[str]:
     try:
-        providers = msgspec.convert(value, tuple[ExtensionProvider, ...])
+        if name == _TRACING:
+            return _tracing_problems(msgspec.convert(value, MeshTracing))
+        return _provider_problems(msgspec.convert(value, tuple[ExtensionProvider, ...]))
     except msgspec.ValidationError as error:
-        return [f"{_PROVIDERS}: {one_line(error, 200)}"]
+        return [f"{name}: {one_line(error, 200)}"]
+
+
+def _provider_problems(providers: tuple[ExtensionProvider, ...]) -> list[str]:
+    known = [field.encode_name for field in msgspec.structs.fields(ExtensionProvider)[1:]]
     problems = []
     for place, provider in enumerate(providers):
-        if (provider.envoy_ext_authz_grpc is None) == (provider.envoy_ext_authz_http is None):
-            problems.append(f"{_PROVIDERS}[{place}]: needs envoyExtAuthzGrpc or envoyExtAuthzHttp (one of them)")
+        if len(provider.kinds) != 1:
+            problems.append(f"{_PROVIDERS}[{place}]: needs {' or '.join(known)} (one of them)")
         if any(other.name == provider.name for other in providers[:place]):
             problems.append(f'{_PROVIDERS}[{place}]: the name "{one_line(provider.name, 60)}" is given twice')
+    return problems
+
+
+def _tracing_problems(tracing: MeshTracing) -> list[str]:
+    problems = []
+    if tracing.zipkin is not None and tracing.opentelemetry is not None:
+        problems.append(
+            f"{_TRACING}: zipkin and opentelemetry exclude each other (name one of them extensionProviders)"
+        )
+    for name, tag in tracing.custom_tags.items():
+        if len(tag.tags) != 1:
+            reason = "needs literal, environment or header (one of them)"
+            problems.append(f"{_TRACING}.customTags.{one_line(name, 60)}: {reason}")
     return problems
 
 

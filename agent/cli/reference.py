@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 from msgspec import Struct
@@ -111,6 +111,8 @@ def _struct_rows(value: Any, meanings: Mapping[str, str], place: str) -> Iterato
             continue
         enum = hasattr(field.type, "__members__")
         words = " \\| ".join(f"`{one}`" for one in field.type) if enum else _type_of(below)
+        if below is None and any(isinstance(kind, type) and issubclass(kind, Struct) for kind in get_args(field.type)):
+            words = "mapping"
         path = f"{place}{field.encode_name}"
         yield Row(path, words, _shown(below), _meaning(meanings, path))
 

@@ -59,6 +59,7 @@ def node_snapshot(
         scope=scope,
         sidecars=lowered.sidecars,
         security=lowered.security,
+        telemetry=lowered.telemetry,
     )
 
 

@@ -1,4 +1,4 @@
-"""Servers that decide about requests in the mesh's place (the mesh setting `extensionProviders`). Pure.
+"""Servers that rules name (the mesh setting `extensionProviders`): authorizers, which decide, and collectors. Pure.
 
 The fields are Istio's, by its names: what the setting holds is read straight into these types.
 """
@@ -8,6 +8,9 @@ from __future__ import annotations
 from typing import Annotated
 
 from msgspec import Meta, Struct
+from msgspec.structs import fields
+
+from agent.mesh.collector import OpenTelemetry, Zipkin
 
 _PORT = Annotated[int, Meta(ge=1, le=65535)]
 _STATUS = Annotated[str, Meta(pattern="^(20[0-8]|226|30[0-578]|40[0-9]|41[0-7]|42[1-4689]|431|50[0-8]|51[01])$")]
@@ -69,15 +72,25 @@ class HttpAuthorizer(Authorizer, frozen=True, rename="camel", forbid_unknown_fie
 
 
 class ExtensionProvider(Struct, frozen=True, rename="camel", forbid_unknown_fields=True, omit_defaults=True):
-    """One entry of the setting: a name that policies use, and one kind of authorizer."""
+    """One entry of the setting: a name that rules use, and one kind of server."""
 
     name: _NAME
     envoy_ext_authz_grpc: GrpcAuthorizer | None = None
     envoy_ext_authz_http: HttpAuthorizer | None = None
+    zipkin: Zipkin | None = None
+    opentelemetry: OpenTelemetry | None = None
 
     @property
-    def authorizer(self) -> GrpcAuthorizer | HttpAuthorizer:
-        """Return the one that is given."""
-        given = self.envoy_ext_authz_grpc or self.envoy_ext_authz_http
-        assert given is not None
-        return given
+    def authorizer(self) -> GrpcAuthorizer | HttpAuthorizer | None:
+        """Return whom AuthorizationPolicies with CUSTOM can name."""
+        return self.envoy_ext_authz_grpc or self.envoy_ext_authz_http
+
+    @property
+    def collector(self) -> Zipkin | OpenTelemetry | None:
+        """Return where Telemetry objects can have traces sent to."""
+        return self.zipkin or self.opentelemetry
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Return what is given: one, if it is right."""
+        return tuple(field.encode_name for field in fields(self)[1:] if getattr(self, field.name) is not None)

@@ -7,6 +7,7 @@ from enum import StrEnum
 from msgspec import Struct, field
 
 from agent.mesh.authorizer import ExtensionProvider
+from agent.mesh.collector import MeshTracing
 from agent.mesh.service import Health, MtlsMode
 
 __all__ = ["MeshSettings", "MtlsMode", "OutboundTrafficPolicy", "WarningInstances"]
@@ -50,8 +51,10 @@ class MeshSettings(Struct, frozen=True, rename="camel", forbid_unknown_fields=Tr
     root_namespace: str = ROOT_NAMESPACE
     """Where objects for all namespaces are."""
     extension_providers: tuple[ExtensionProvider, ...] = ()
-    """Authorizers that policies with the action CUSTOM can name."""
+    """Servers that rules name: authorizers (AuthorizationPolicy, CUSTOM) and collectors of traces (Telemetry)."""
     trust_domain_aliases: tuple[str, ...] = ()
     """Other trust domains whose identities count as this one's."""
     proxied: bool = True
     """Whether services of services.d that don't say it themselves have Envoy in front."""
+    tracing: MeshTracing = MeshTracing()
+    """Where traces are sent to; off by default."""

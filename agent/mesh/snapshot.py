@@ -14,6 +14,7 @@ from agent.mesh.security import SecurityRules
 from agent.mesh.service import Identity, Service, ServiceKey, Workload
 from agent.mesh.settings import MeshSettings, OutboundTrafficPolicy
 from agent.mesh.sidecar import Sidecar
+from agent.mesh.telemetry_settings import TelemetryRules
 from agent.mesh.trust import TrustBundle
 
 
@@ -52,6 +53,7 @@ class MeshSnapshot(Struct, frozen=True):
     sidecars: tuple[Sidecar, ...] = ()
     """In order of namespace and name."""
     security: SecurityRules = SecurityRules()
+    telemetry: TelemetryRules = TelemetryRules()
 
     @property
     def outbound_traffic_policy(self) -> OutboundTrafficPolicy:

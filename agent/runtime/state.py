@@ -25,6 +25,7 @@ from agent.mesh.settings import MeshSettings
 from agent.mesh.sidecar import Sidecar, sidecar_of_host
 from agent.mesh.snapshot import Certificate, MeshSnapshot, Vip
 from agent.mesh.status import ScopeStatus
+from agent.mesh.telemetry_settings import TelemetryRules
 from agent.mesh.trust import TrustBundle
 from agent.mesh.vips import Addresses
 from agent.runtime.events import (
@@ -102,7 +103,7 @@ class MeshState:
         self._outside: Mapping[ServiceKey, Service] = {}
         self._selection = Selection()
         self._sidecars: tuple[Sidecar, ...] = ()
-        self._security = SecurityRules()
+        self._security, self._telemetry = SecurityRules(), TelemetryRules()
         self._sidecar: Sidecar | None = None
         self._decides_sidecar: tuple[object, ...] = ()
         self._scoping = Scoping()
@@ -203,7 +204,7 @@ class MeshState:
         lowered = self._lowerer.lower(self._rules.documents, self._registered)
         self._set_faults("rules", self._rules.faults + lowered.faults)
         self._policies, self._ingress, self._sidecars = lowered.policies, lowered.ingress, lowered.sidecars
-        self._security = lowered.security
+        self._security, self._telemetry = lowered.security, lowered.telemetry
         declared, self._outside = changed_keys(self._outside, lowered.outside), lowered.outside
         if touched or declared:
             self._give_addresses((*touched, *declared))
@@ -224,6 +225,7 @@ class MeshState:
             scope=self._scope,
             sidecars=self._sidecars,
             security=self._security,
+            telemetry=self._telemetry,
         )
 
     def _own_sidecar(self) -> Sidecar | None:

@@ -107,9 +107,9 @@ def _providers(rules: Iterable[WorkloadRules]) -> dict[str, str]:
 def _authorizer(name: str, settings: MeshSettings, known: Known) -> Asked | str:
     """Return an authorizer of the mesh's settings, or why it cannot be asked."""
     provider = next((each for each in settings.extension_providers if each.name == name), None)
-    if provider is None:
-        return f"the mesh has no extensionProviders entry {name!r}"
-    authorizer = provider.authorizer
+    authorizer = provider.authorizer if provider else None
+    if authorizer is None:
+        return f"the mesh has no extensionProviders entry {name!r} that is an authorizer"
     served = _service_port(authorizer.host, authorizer.port, known)
     if served is None:
         return (

@@ -99,6 +99,7 @@ def test_mesh_settings(hostmesh: CommandLine) -> None:
         "trustDomainAliases": [],
         "outboundTrafficPolicy": "ALLOW_ANY",
         "proxied": True,
+        "tracing": {},
         "excludedServices": ["consul", "vault"],
         "warningInstances": "serve",
     }

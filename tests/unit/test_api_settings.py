@@ -44,7 +44,19 @@ def test_yaml_and_json_alike() -> None:
         ),
         (
             "extensionProviders: [{name: a, zipkin: {}}]",
-            "x: extensionProviders: Object contains unknown field `zipkin`",
+            "x: extensionProviders: Object missing required field `service` - at `$[0].zipkin`",
+        ),
+        (
+            "extensionProviders: [{name: a, datadog: {}}]",
+            "x: extensionProviders: Object contains unknown field `datadog`",
+        ),
+        ("tracing: {zipkin: {service: z, port: 0}}", "x: tracing: Expected `int` >= 1 - at `$.zipkin.port`"),
+        ("tracing: {zipkin: {service: 'a b', port: 1}}", "x: tracing: Expected `str` matching regex"),
+        ("tracing: {sampling: 101}", "x: tracing: Expected `float` <= 100.0 - at `$.sampling`"),
+        ("tracing: {customTags: {a: {}}}", "x: tracing.customTags.a: needs literal, environment or header"),
+        (
+            "tracing: {zipkin: {service: z, port: 1}, opentelemetry: {service: z, port: 1}}",
+            "x: tracing: zipkin and opentelemetry exclude each other",
         ),
         ("rootNamespace: A b", 'x: rootNamespace: "A b" is not a name'),
         ("trustDomainAliases: [A b]", 'x: trustDomainAliases: "A b" is not a trust domain'),

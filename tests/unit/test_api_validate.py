@@ -240,6 +240,7 @@ def test_kinds_are_named_without_ambiguity() -> None:
         "PeerAuthentication",
         "AuthorizationPolicy",
         "RequestAuthentication",
+        "Telemetry",
     }
 
 

@@ -59,7 +59,7 @@ def _may_be_a_gateway(world: World, document: Document) -> bool:
 
 def _lost_provider(world: World, document: Document) -> Iterator[Finding]:
     name = (document.spec.get("provider") or {}).get("name")
-    if name and name not in {provider.name for provider in world.settings.extension_providers}:
+    if name and name not in {one.name for one in world.settings.extension_providers if one.authorizer}:
         message = f'the mesh has no extensionProviders entry "{name}": what this policy is about is refused'
         yield finding(NOT_FOUND, document, "spec.provider.name", message)
 

@@ -6,7 +6,6 @@ A document that cannot be used is left out and reported; it never takes another 
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping
-from functools import lru_cache
 from typing import TypeVar
 
 from msgspec import Struct
@@ -18,9 +17,11 @@ from agent.api.lowering.delegation import is_delegate
 from agent.api.lowering.destinations import lower_destination_policy, lower_destination_rule
 from agent.api.lowering.exported import exported_to
 from agent.api.lowering.gateway import bound_gateways, is_for_mesh, lower_gateway
+from agent.api.lowering.in_order import ALL, in_order, united
 from agent.api.lowering.ingress import lower_front, lower_ways, ways
 from agent.api.lowering.istio_service import Unresolved
 from agent.api.lowering.mixer import MIXER_PARTS, LoweredRule, lower_rule
+from agent.api.lowering.mixer_logs import LOG_PARTS, LoweredLogs, lower_logs
 from agent.api.lowering.outside import declared_services, outside_services
 from agent.api.lowering.route_rule import lower_route_rule
 from agent.api.lowering.security import lower_authorization, lower_peers, lower_tokens
@@ -35,6 +36,7 @@ from agent.api.lowering.service_rules import (
 )
 from agent.api.lowering.sidecar import lower_sidecar
 from agent.api.lowering.targets import Subsets
+from agent.api.lowering.telemetry import lower_telemetry
 from agent.api.lowering.virtual_service import LoweredRoutes, declared_subsets, lower_virtual_service
 from agent.api.lowering.within import ruled_hosts, service_within, wildcard_around
 from agent.flow.stage import Flow, Gathered, Node, Source, Stage
@@ -45,16 +47,14 @@ from agent.mesh.routes import Fault, ObjectRef, ServicePolicy, Subset
 from agent.mesh.security import SecurityRules
 from agent.mesh.service import Service, ServiceKey
 from agent.mesh.sidecar import Sidecar
+from agent.mesh.telemetry_settings import TelemetryRules
 
-T = TypeVar("T")
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 _MAX_REASONS = 5
 """Faults of one document."""
 _DELEGATE = "delegate"
 """A VirtualService that others name; stands beside the kinds."""
-_ALL = ""
-"""The one key of what is one value."""
 
 
 class Lowered(Struct, frozen=True):
@@ -69,6 +69,7 @@ class Lowered(Struct, frozen=True):
     sidecars: tuple[Sidecar, ...] = ()
     """In order of namespace and name."""
     security: SecurityRules = SecurityRules()
+    telemetry: TelemetryRules = TelemetryRules()
 
 
 def lower(documents: Iterable[Document], services: Iterable[ServiceKey]) -> Lowered:
@@ -146,13 +147,13 @@ class _Nodes:
         self._usable = Stage(flow, self._read, lambda key: self._read[key].document)
         kinds: Parts[str, Document] = Parts(flow, self._usable, _part)
 
-        self._workload_entries = _united(flow, kinds["WorkloadEntry"])
+        self._workload_entries = united(flow, kinds["WorkloadEntry"])
         declaring = (kinds["EgressRule"], kinds["ServiceEntry"])
         declared = Stage(flow, declaring, self._declare)
         self._declared: Gathered[ServiceKey, str, tuple[Document, Service]] = Gathered(flow, declared, _itself)
         self._hosts = Stage(flow, self._declared, self._host)
         self._wildcards: Gathered[str, ServiceKey, bool] = Gathered(
-            flow, self._hosts, lambda key, _: {} if key.is_one_host else {_ALL: True}
+            flow, self._hosts, lambda key, _: {} if key.is_one_host else {ALL: True}
         )
         ruling = tuple(kinds[kind] for kind in ("VirtualService", "RouteRule", "DestinationPolicy", "DestinationRule"))
         self._ruled: Gathered[ServiceKey, str, str] = Gathered(flow, ruling, lambda _, one: dict(ruled_hosts(one)))
@@ -176,29 +177,43 @@ class _Nodes:
         self._policy_table = Tabled(self._policies)
 
         bound = Stage(flow, kinds["VirtualService"], self._bind)
-        self._bound = _united(flow, Stage(flow, bound, lambda key: bound[key].routes or None))
-        self._older = _united(flow, kinds["Ingress"], kinds["IngressRule"])
-        self._gateways = _united(flow, Stage(flow, kinds["Gateway"], lambda key: lower_gateway(self._document(key))))
+        self._bound = united(flow, Stage(flow, bound, lambda key: bound[key].routes or None))
+        self._older = united(flow, kinds["Ingress"], kinds["IngressRule"])
+        self._gateways = united(flow, Stage(flow, kinds["Gateway"], lambda key: lower_gateway(self._document(key))))
         self._all_subsets: Gathered[str, ServiceKey, Mapping[str, Subset]] = Gathered(
-            flow, self._by_name, lambda _, named: {_ALL: named}
+            flow, self._by_name, lambda _, named: {ALL: named}
         )
         self._fronts = Stage(flow, (self._gateways, self._bound, self._older), lambda _: self._ingress())
-        self._sidecars = _united(flow, Stage(flow, kinds["Sidecar"], lambda key: lower_sidecar(self._document(key))))
+        self._sidecars = united(flow, Stage(flow, kinds["Sidecar"], lambda key: lower_sidecar(self._document(key))))
         peers = Stage(flow, kinds["PeerAuthentication"], lambda key: lower_peers(self._document(key)))
-        self._peers = _united(flow, peers)
+        self._peers = united(flow, peers)
         authorizations = Stage(flow, kinds["AuthorizationPolicy"], lambda key: lower_authorization(self._document(key)))
-        self._authorizations = _united(flow, authorizations)
+        self._authorizations = united(flow, authorizations)
         tokens = Stage(flow, kinds["RequestAuthentication"], lambda key: lower_tokens(self._document(key)))
-        self._tokens = _united(flow, tokens)
+        self._tokens = united(flow, tokens)
+        telemetry = Stage(flow, kinds["Telemetry"], lambda key: lower_telemetry(self._document(key)))
+        self._telemetry = united(flow, telemetry)
         named: Gathered[ObjectRef, str, Document] = Gathered(
-            flow, tuple(kinds[kind] for kind in MIXER_PARTS), lambda _, one: {one.ref: one}
+            flow, tuple(kinds[kind] for kind in (*MIXER_PARTS, *LOG_PARTS)), lambda _, one: {one.ref: one}
         )
         self._mixer_parts = Stage(flow, named, lambda ref: next(iter(named[ref].values())))
         rules = Stage(flow, kinds["rule"], lambda key: lower_rule(self._document(key), self._mixer_parts.get))
-        self._mixer_rules = _united(flow, Stage(flow, rules, lambda key: rules[key].rule))
+        self._mixer_rules = united(flow, Stage(flow, rules, lambda key: rules[key].rule))
+        logs = Stage(flow, kinds["rule"], lambda key: lower_logs(self._document(key), self._mixer_parts.get))
+        self._log_rules = united(flow, Stage(flow, logs, lambda key: logs[key].rule))
 
         self._faults: Tally[Fault] = Tally()
-        for node in (self._read, self._hosts, self._subset_outcomes, about, bound, self._outcomes, self._fronts, rules):
+        for node in (
+            self._read,
+            self._hosts,
+            self._subset_outcomes,
+            about,
+            bound,
+            self._outcomes,
+            self._fronts,
+            rules,
+            logs,
+        ):
             self._faults.count(node, _faults_of)
 
     def lower(self, documents: Mapping[str, Document], services: Mapping[ServiceKey, object]) -> Lowered:
@@ -210,14 +225,16 @@ class _Nodes:
             self._policy_table.table(),
             self._faults.elements(),
             self._outside_table.table(),
-            fronts.ingress if (fronts := self._fronts.get(_ALL)) else Ingress(),
-            self._sidecars.get(_ALL) or (),
+            fronts.ingress if (fronts := self._fronts.get(ALL)) else Ingress(),
+            self._sidecars.get(ALL) or (),
             SecurityRules(
-                self._peers.get(_ALL) or (),
-                self._authorizations.get(_ALL) or (),
-                self._tokens.get(_ALL) or (),
-                self._mixer_rules.get(_ALL) or (),
+                self._peers.get(ALL) or (),
+                self._authorizations.get(ALL) or (),
+                self._tokens.get(ALL) or (),
+                self._mixer_rules.get(ALL) or (),
+                self._log_rules.get(ALL) or (),
             ),
+            TelemetryRules(self._telemetry.get(ALL) or ()),
         )
 
     def _read_document(self, key: str) -> _Read:
@@ -232,12 +249,12 @@ class _Nodes:
     def _declare(self, key: str) -> Mapping[ServiceKey, tuple[Document, Service]]:
         document = self._document(key)
         selecting = document.spec.get("workloadSelector") is not None
-        entries = (self._workload_entries.get(_ALL) or ()) if selecting else ()
+        entries = (self._workload_entries.get(ALL) or ()) if selecting else ()
         return {service.key: (document, service) for service in declared_services(document, entries)}
 
     def _host(self, key: ServiceKey) -> _Host:
         """Add a host that rules declare to the catalog's services."""
-        declared = ((document, (service,)) for document, service in _in_order(self._declared[key]))
+        declared = ((document, (service,)) for document, service in in_order(self._declared[key]))
         found, faults = outside_services(declared, self._registered)
         return _Host(found.get(key), tuple(faults))
 
@@ -247,7 +264,7 @@ class _Nodes:
 
     def _within(self, key: ServiceKey) -> Service | None:
         """Return the service of a host that rules are about, if a wildcard has it and the catalog doesn't."""
-        around = wildcard_around(key, self._wildcards.get(_ALL) or ())
+        around = wildcard_around(key, self._wildcards.get(ALL) or ())
         wildcard = around and self._declared_service(around)
         if not wildcard:
             return None
@@ -324,13 +341,13 @@ class _Nodes:
 
     def _ingress(self) -> _Fronts:
         """Return all gateways and what is bound to them."""
-        older = self._older.get(_ALL) or ()
-        gateways = (*(self._gateways.get(_ALL) or ()), *(lower_front(document) for document in older))
+        older = self._older.get(ALL) or ()
+        gateways = (*(self._gateways.get(ALL) or ()), *(lower_front(document) for document in older))
         leading = (way for document in older for way in ways(document))
         routed, lost = lower_ways(leading, self._catalog, _Values(self._policies))
-        bound = (routes for of_document in self._bound.get(_ALL) or () for routes in of_document)
+        bound = (routes for of_document in self._bound.get(ALL) or () for routes in of_document)
         passes = any(server.kind is ServerKind.SERVICES for gateway in gateways for server in gateway.servers)
-        subsets: Subsets = (self._all_subsets.get(_ALL) or {}) if passes else {}
+        subsets: Subsets = (self._all_subsets.get(ALL) or {}) if passes else {}
         declared = tuple((key, tuple(sorted(named.values()))) for key, named in subsets.items())
         return _Fronts(Ingress(gateways, (*bound, *routed), declared), lost)
 
@@ -358,28 +375,11 @@ def _part(document: Document) -> str:
     return _DELEGATE if document.kind == "VirtualService" and is_delegate(document) else document.kind
 
 
-def _united(flow: Flow, *nodes: Node[str, T]) -> Stage[str, tuple[T, ...]]:
-    """Return the node of one value: all of these nodes', in order of namespace and name."""
-    gathered: Gathered[str, str, T] = Gathered(flow, nodes, lambda _, value: {_ALL: value})
-    return Stage(flow, gathered, lambda key: tuple(_in_order(gathered[key])))
-
-
-def _in_order(by_document: Mapping[str, T]) -> Iterator[T]:
-    """Return what documents say in order of namespace and name, then kind."""
-    return (value for _, value in sorted(by_document.items(), key=lambda pair: _order(pair[0])))
-
-
-@lru_cache(maxsize=65_536)  # asked for every document of a kind whenever one changes
-def _order(key: str) -> tuple[str, str, str]:
-    *_, namespace, kind, name = key.split("/")
-    return namespace, name, kind
-
-
-def _itself(_key: Hashable, value: T) -> T:
+def _itself(_key: Hashable, value: V) -> V:
     return value
 
 
 def _faults_of(
-    value: _Read | _Host | SubsetOutcome | _About | Outcome | _Bound | _Fronts | LoweredRule,
+    value: _Read | _Host | SubsetOutcome | _About | Outcome | _Bound | _Fronts | LoweredRule | LoweredLogs,
 ) -> tuple[Fault, ...]:
     return value.faults

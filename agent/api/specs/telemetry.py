@@ -6,6 +6,7 @@ from typing import Any
 
 from agent.api.checks import words
 from agent.api.checks.durations import duration
+from agent.api.checks.header_format import header_value
 from agent.api.checks.schema import Check, Report, boolean, like, listing, mapping, message, number, one_of, text
 from agent.api.checks.scope import TARGETS, one_target
 from agent.api.problem import one_line
@@ -33,13 +34,16 @@ def _one_tag_type(report: Report, path: str, tag: dict[str, Any]) -> None:
         report.invalid(path, f"{' and '.join(tag)} exclude each other")
 
 
-_NAMED = message({"name": text(), "defaultValue": text(empty=True)}, required=("name",))
+def _named(name: Check) -> Check:
+    return message({"name": name, "defaultValue": text(empty=True)}, required=("name",))
+
+
 _TAG = message(
     {
         "literal": message({"value": text()}, required=("value",)),
-        "environment": _NAMED,
-        "header": _NAMED,
-        "formatter": message({"value": text()}, required=("value",)),
+        "environment": _named(text()),
+        "header": _named(text(words.header_name)),
+        "formatter": message({"value": header_value(empty=False)}, required=("value",)),
     },
     also=_one_tag_type,
 )
@@ -78,6 +82,23 @@ def _metric_match(report: Report, path: str, match: dict[str, Any]) -> None:
         report.invalid(path, "metric and customMetric exclude each other")
 
 
+def _left_to_applications(report: Report, path: str, tracing: dict[str, Any]) -> None:
+    if tracing.get("disableContextPropagation"):
+        reason = "Envoy always says in the headers which trace a request belongs to (disableSpanReporting ends it all)"
+        report.unsupported(child(path, "disableContextPropagation"), reason)
+
+
+_NOT_YET = ("tracing", "metrics", "accessLogging")
+"""What Telemetry objects say and nothing does yet."""
+
+
+def _whole(report: Report, path: str, spec: dict[str, Any]) -> None:
+    one_target(report, path, spec)
+    for name in _NOT_YET:
+        if spec.get(name):
+            report.unsupported(child(path, name))
+
+
 _OVERRIDE = message(
     {
         "match": message({"metric": one_of(*_METRICS), "customMetric": text(), "mode": _MODE}, also=_metric_match),
@@ -101,7 +122,8 @@ _TRACING = message(
         "useRequestIdForTraceSampling": boolean,
         "enableIstioTags": boolean,
         "disableContextPropagation": boolean,
-    }
+    },
+    also=_left_to_applications,
 )
 
 
@@ -146,5 +168,5 @@ SPEC: Check = message(
             )
         ),
     },
-    also=one_target,
+    also=_whole,
 )
