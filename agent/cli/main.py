@@ -51,6 +51,8 @@ _SUBCOMMANDS = {
     "support-bundle": ("agent.cli.support_bundle:support_bundle", "Collect what helpers ask for, without secrets."),
     "service": ("agent.cli.service:service", "Declare the services that run on this host."),
     "secret": ("agent.cli.secret:secret", "Install the certificates of a gateway on this host."),
+    "servicegraph": ("agent.cli.servicegraph:servicegraph", "Serve the graph of who calls whom, out of Prometheus."),
+    "dashboard": ("agent.cli.dashboard:dashboard", "Open Prometheus, Grafana, traces or the service graph."),
     "lab": ("agent.cli.lab:lab", "Run Bookinfo in the mesh on this one machine."),
 }
 
