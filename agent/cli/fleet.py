@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import quote
 
-from agent.adapters.consul.decode import decode_instances
+from agent.adapters.consul.decode import decode_instances, decode_names
 from agent.adapters.consul.meta import TLS
 from agent.adapters.consul.store import KvConnection, NodeStatuses
 from agent.cli.connection import Connection
@@ -66,4 +66,4 @@ def read_services(connection: Connection, excluded: Collection[str] = ()) -> dic
 
 
 def _service_names(consul: KvConnection) -> list[str]:
-    return sorted(json.loads(consul.send("get", "/v1/catalog/services").body) or {})
+    return sorted(decode_names(consul.send("get", "/v1/catalog/services").body.encode()))

@@ -22,6 +22,9 @@ SECRET_TYPE = f"{_TYPE}.extensions.transport_sockets.tls.v3.Secret"
 XDS_ORDER = (CLUSTER_TYPE, ENDPOINT_TYPE, LISTENER_TYPE, ROUTE_TYPE, SECRET_TYPE)
 """Make before break: the order in which additions and changes go out (xDS protocol, "Eventual consistency")."""
 
+AGENT_SERVICE = "hostmesh-agent"
+"""What Consul's catalog calls the agents themselves, by which Prometheus finds them; no service of the mesh."""
+
 KV_CONFIG = "hostmesh/config/"
 KV_MESH = "hostmesh/mesh"
 KV_STATUS = "hostmesh/status/"

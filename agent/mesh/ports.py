@@ -9,7 +9,9 @@ DNS_PORT = 53
 """Never captured outbound: names are the DNS servers' business, over TCP too."""
 OPERATOR_PORT = 15022
 """Where an agent answers operators on other hosts, unless agent.yaml moves it."""
-OWN_PORTS = (15001, 15006, 15012, 15013, 15020, 15021, OPERATOR_PORT, 15090)
+METRICS_PORT = 15020
+"""Metrics and health of the agent."""
+OWN_PORTS = (15001, 15006, 15012, 15013, METRICS_PORT, 15021, OPERATOR_PORT, 15090)
 """Ports of agent, Envoy and hostmesh-ca."""
 LISTENER_PORTS = (15001, 15006, 15021, 15090)
 """Where Envoy itself listens on every host: a service on such a port would have a listener in that one's way."""

@@ -15,10 +15,10 @@ from aiohttp import web
 from agent.adapters.xds.acks import Acknowledgement
 from agent.adapters.xds.unix_socket import clear_path
 from agent.errors import HostError
+from agent.mesh.ports import METRICS_PORT
 from agent.mesh.status import NodeStatus
 from agent.runtime.views import VIEWS, View
 
-METRICS_PORT = 15020
 MAX_WAIT_SECONDS = 60.0
 STOP_SECONDS = 1.0
 """How long a stop waits for answers under way: those of /acked and /acks end by themselves late or never."""

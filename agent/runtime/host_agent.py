@@ -58,7 +58,7 @@ from agent.runtime.reconciler import Reconciler
 from agent.runtime.state import MeshState, bounded
 from agent.runtime.unit import Unit, status_line
 from agent.runtime.views import open_view
-from agent.runtime.workloads import ServicesFolder, gateway_workload, served
+from agent.runtime.workloads import ServicesFolder, agent_entry, gateway_workload, served
 from agent.translate.bootstrap import bootstrap
 
 log = logging.getLogger(__name__)
@@ -136,7 +136,7 @@ class HostAgent:
         self._workloads = (*gateway, *self._workloads)
         self._served = (*gateway, *workloads)
         self._post(WorkloadsChanged(self._served, faults))
-        self._registrar.set_workloads(workloads)
+        self._registrar.set_workloads((*workloads, agent_entry(self._address)))
         self._take_credentials(read_credentials(self._config.secrets_dir, self._named_files))
         self._identity.set_workloads(self._workloads)
 

@@ -12,9 +12,10 @@ import msgspec
 
 from agent.config import Config, InterceptionConfig, load_workloads
 from agent.mesh.gateway import stand_in
-from agent.mesh.ports import NEVER_CAPTURED
+from agent.mesh.names import AGENT_SERVICE, DEFAULT_NAMESPACE
+from agent.mesh.ports import METRICS_PORT, NEVER_CAPTURED
 from agent.mesh.routes import Fault
-from agent.mesh.service import Workload
+from agent.mesh.service import Check, Port, Protocol, ServiceKey, Workload
 from agent.runtime.unix_users import uid_of
 
 log = logging.getLogger(__name__)
@@ -98,6 +99,17 @@ def one_identity_per_port(
 def gateway_workload(config: Config, address: str) -> tuple[Workload, ...]:
     """Return what stands for a gateway host itself, in whose name it calls services; none on any other host."""
     return () if config.gateway_labels is None else (stand_in(config.gateway_labels, address),)
+
+
+def agent_entry(address: str) -> Workload:
+    """Return the agent's own entry in Consul's catalog, by which Prometheus finds its metrics and /healthz is seen."""
+    return Workload(
+        ServiceKey(DEFAULT_NAMESPACE, AGENT_SERVICE),
+        address,
+        (Port(METRICS_PORT, "http-metrics", Protocol.HTTP),),
+        proxied=False,
+        check=Check(http_path="/healthz", interval_seconds=10.0),
+    )
 
 
 def served(workload: Workload, config: Config) -> Workload:

@@ -156,7 +156,7 @@ def test_faults_are_bounded() -> None:
 
 
 def test_names() -> None:
-    names = decode_names(b'{"web": ["b", "a"], "consul": []}')
+    names = decode_names(b'{"web": ["b", "a"], "consul": [], "hostmesh-agent": []}')
     assert {name: decode_tags(tags) for name, tags in names.items()} == {"web": {"a", "b"}, "consul": frozenset()}
     assert decode_tags(b"7") == frozenset()
     assert name_fault("web-1") is None

@@ -19,7 +19,7 @@ from msgspec import Struct
 from agent.adapters.consul import meta
 from agent.adapters.consul.active_check import read
 from agent.errors import ConsulUnavailable
-from agent.mesh.names import DEFAULT_NAMESPACE
+from agent.mesh.names import AGENT_SERVICE, DEFAULT_NAMESPACE
 from agent.mesh.ports import LISTENER_PORTS
 from agent.mesh.routes import Fault
 from agent.mesh.service import (
@@ -92,12 +92,12 @@ class _Unusable(Exception):
 
 
 def decode_names(body: bytes) -> dict[str, bytes]:
-    """Return service name → its tags, undecoded, in an answer of `catalog/services`.
+    """Return service name → its tags, undecoded, in an answer of `catalog/services`, less the agents' own.
 
     Raises ConsulUnavailable if it is none.
     """
     try:
-        return {name: bytes(tags) for name, tags in _NAMES.decode(body).items()}
+        return {name: bytes(tags) for name, tags in _NAMES.decode(body).items() if name != AGENT_SERVICE}
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ConsulUnavailable(_no_catalog("catalog/services", error)) from error
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from agent.mesh.names import KV_CONFIG, KV_MESH, KV_STATUS, KV_TICKETS
+from agent.mesh.names import AGENT_SERVICE, KV_CONFIG, KV_MESH, KV_STATUS, KV_TICKETS
 
 KV_CA = "hostmesh/ca/"
 """Where several hostmesh-ca keep their common records."""
@@ -26,7 +26,7 @@ def agent_policy(node: str, services: Iterable[str]) -> str:
         f'session "{node}" {{ policy = "write" }}',
         f'agent "{node}" {{ policy = "read" }}',
         *_CATALOG,
-        *(f'service "{name}" {{ policy = "write" }}' for name in services),
+        *(f'service "{name}" {{ policy = "write" }}' for name in (AGENT_SERVICE, *services)),
     )
 
 

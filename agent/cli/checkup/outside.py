@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from email.utils import parsedate_to_datetime
 from urllib.parse import quote
 
-from agent.adapters.consul.decode import decode_instances
+from agent.adapters.consul.decode import decode_instances, decode_names
 from agent.adapters.consul.store import KvConnection, NodeStatuses
 from agent.adapters.identity.first_contact import fetch_root
 from agent.cli.checkup.finding import Findings, Patient, error, ok, warning
@@ -128,7 +128,7 @@ def check_ways(patient: Patient) -> Findings:
 def _services(kv: KvConnection) -> dict[tuple[str, int], str]:
     """Return the ports of all healthy mesh instances, with who serves there."""
     found = {}
-    for name in sorted(json.loads(kv.send("get", "/v1/catalog/services").body)):
+    for name in sorted(decode_names(kv.send("get", "/v1/catalog/services").body.encode())):
         body = kv.send("get", f"/v1/health/service/{quote(name, safe='')}", [("passing", "true")]).body
         for instance in decode_instances(name, body.encode()).instances:
             for port in instance.ports if instance.proxied else ():
