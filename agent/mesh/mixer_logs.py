@@ -101,3 +101,54 @@ def logs_for_workload(rules: Iterable[LogRule], service: ServiceKey, labels: Lab
     known = workload_attributes("destination", service, labels)
     near = (rule for rule in rules if rule.origin.namespace in (service.namespace, root))
     return tuple(left for rule in near if (left := rule.within(known)) is not None)
+
+
+class LogStream(Struct, frozen=True):
+    """What is written of the requests (or connections) of a workload, by all rules."""
+
+    key: str
+    rules: tuple[LogRule, ...]
+    asks_callers: bool
+    """They ask what the catalog knows of who called."""
+
+
+class EntryLogs(Struct, frozen=True):
+    """What the agent makes of the lines that Envoy writes."""
+
+    streams: tuple[LogStream, ...] = ()
+    callers: Mapping[tuple[str, str], Mapping[str, Value | None]] = {}
+    """By address and SPIFFE ID what the catalog knows of a caller, where a rule asks."""
+    verified: bool = True
+    """Callers have certificates; False: the address is all there is, and the name is empty."""
+
+    @property
+    def servers(self) -> tuple[Fluentd, ...]:
+        """Return everybody that entries are sent to."""
+        sinks = (sink for stream in self.streams for rule in stream.rules for sink, _ in rule.writes)
+        return tuple(sorted({sink for sink in sinks if isinstance(sink, Fluentd)}, key=lambda sink: sink.handler))
+
+
+_PEERS = ("labels", "service", "service.host", "service.name", "service.namespace", "name", "namespace")
+_WORKLOADS = ("workload.name", "workload.namespace", "ip", "port", "user", "principal")
+_OF_REQUESTS = (
+    *("path", "url_path", "host", "method", "scheme", "size", "total_size", "time", "headers", "id"),
+    *("useragent", "referer", "api_key"),
+)
+_OF_RESPONSES = ("code", "size", "total_size", "duration", "time", "headers", "grpc_status")
+_OF_CONNECTIONS = (
+    *("id", "event", "mtls", "duration", "requested_server_name", "received.bytes", "received.bytes_total"),
+    *("sent.bytes", "sent.bytes_total"),
+)
+LOGGED = frozenset(
+    {
+        *(f"{side}.{name}" for side in ("source", "destination") for name in (*_PEERS, *_WORKLOADS)),
+        "source.serviceAccount",
+        *(f"request.{name}" for name in _OF_REQUESTS),
+        *(f"response.{name}" for name in _OF_RESPONSES),
+        *(f"connection.{name}" for name in _OF_CONNECTIONS),
+        *("context.protocol", "context.time", "context.reporter.kind", "context.reporter.local"),
+    }
+)
+"""The attributes that are known once a request has been answered, or a connection has ended."""
+HEADERS = ("request.headers", "response.headers")
+"""Of which single ones can be asked for."""

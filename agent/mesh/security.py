@@ -8,7 +8,8 @@ from msgspec import Struct
 
 from agent.mesh.authentication import PeerAuthentication
 from agent.mesh.authorization import AuthorizationPolicy
-from agent.mesh.mixer import PolicyRule, for_workload
+from agent.mesh.mixer import Fetched, ListKind, PolicyRule, for_workload
+from agent.mesh.mixer_logs import LogRule, logs_for_workload
 from agent.mesh.service import Labels, ServiceKey, Workload
 from agent.mesh.tokens import RequestAuthentication, TokenRule
 
@@ -20,6 +21,8 @@ class WorkloadRules(Struct, frozen=True):
     tokens: tuple[RequestAuthentication, ...] = ()
     policies: tuple[PolicyRule, ...] = ()
     """Mixer's, folded: what is left open of them is the request's and its caller's."""
+    logs: tuple[LogRule, ...] = ()
+    """What Mixer's rules write, folded too."""
 
     @property
     def token_rules(self) -> tuple[TokenRule, ...]:
@@ -34,6 +37,7 @@ class SecurityRules(Struct, frozen=True):
     authorizations: tuple[AuthorizationPolicy, ...] = ()
     tokens: tuple[RequestAuthentication, ...] = ()
     policies: tuple[PolicyRule, ...] = ()
+    logs: tuple[LogRule, ...] = ()
 
     def key_sets(self, workloads: Collection[Workload], root: str) -> dict[str, float]:
         """Return the addresses of the key sets that these want fetched, and how long that may take, in seconds."""
@@ -53,4 +57,5 @@ class SecurityRules(Struct, frozen=True):
             tuple(each for each in self.authorizations if each.target.covers(service, labels, root)),
             tuple(each for each in self.tokens if each.target.covers(service, labels, root)),
             for_workload(self.policies, service, labels, root) if self.policies else (),
+            logs_for_workload(self.logs, service, labels, root) if self.logs else (),
         )

@@ -8,6 +8,7 @@ from ipaddress import IPv4Address, IPv6Address
 from msgspec import Struct, field
 
 from agent.mesh.gateway import Credential, Ingress
+from agent.mesh.mixer_logs import EntryLogs
 from agent.mesh.routes import Fault, ServicePolicy
 from agent.mesh.scope import Scope
 from agent.mesh.security import SecurityRules
@@ -153,3 +154,5 @@ class Desired(Struct, frozen=True):
     """What was left out of the plan, and why."""
     dangling: tuple[str, ...] = ()
     """What `resources.dangling()` says."""
+    logs: EntryLogs = EntryLogs()
+    """What becomes of the lines that Envoy writes for Mixer's rules."""
