@@ -73,6 +73,15 @@ class MetricsPage(Collector):
         for certificate in status.certificates:
             expiry.add_metric([certificate.identity], certificate.not_after)
         yield expiry
+        renewal = GaugeMetricFamily(
+            "hostmesh_certificate_renewal_timestamp_seconds",
+            "When a certificate is to be renewed (Unix time); past: it could not be",
+            labels=["identity"],
+        )
+        for certificate in status.certificates:
+            if certificate.renew_at:
+                renewal.add_metric([certificate.identity], certificate.renew_at)
+        yield renewal
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:
