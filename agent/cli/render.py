@@ -103,6 +103,7 @@ def render(
     from agent.cli.catalog_file import read_catalog
     from agent.cli.certificate_files import read_certificates
     from agent.cli.render_mesh import check_bindings, node_options, node_snapshot, security_warnings
+    from agent.mesh.names import process_name
     from agent.translate.plan import Planner
     from agent.translate.static import static_bootstrap
 
@@ -120,7 +121,8 @@ def render(
     faults = [f"{fault.subject}: {fault.reason}" for fault in sorted({*lowered.faults, *desired.faults})]
     for line in security_warnings(snapshot, certificates) + faults:
         click.echo(f"Warning: {line}", err=True)
-    _write(output, static_bootstrap(desired, node, certificates.files if certificates else None, _admin(admin)))
+    own = process_name(snapshot.workloads[0].service if snapshot.workloads else None)
+    _write(output, static_bootstrap(desired, node, certificates.files if certificates else None, _admin(admin), own))
 
 
 def _admin(place: str | None) -> dict[str, Any] | None:

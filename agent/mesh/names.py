@@ -44,6 +44,27 @@ def canonical_host(key: ServiceKey) -> str:
     return f"{key.name}.{key.namespace}.{CLUSTER_DOMAIN}"
 
 
+def full_host(key: ServiceKey) -> str:
+    """Return the name by which Istio's telemetry knows a service: `reviews.default.svc.cluster.local`."""
+    return key.name if key.is_outside else f"{key.name}.{key.namespace}.{CLUSTER_DOMAIN}"
+
+
+def process_name(service: ServiceKey | None) -> str:
+    """Return by which name a host's Envoy is known where it can have only one: its first service's."""
+    return f"{service.name}.{service.namespace}" if service else "hostmesh"
+
+
+def host_of_cluster(cluster: str) -> tuple[str, int] | None:
+    """Return host (as `full_host`) and port of a service's cluster, None for one that is no service's."""
+    direction, _, rest = cluster.partition("|")
+    port, _, rest = rest.partition("|")
+    host = rest.rpartition("|")[2]
+    if direction != "outbound" or not host:
+        return None
+    name = host.removesuffix(f".{CONSUL_DOMAIN}")
+    return (host if name == host else f"{name}.{DEFAULT_NAMESPACE}.{CLUSTER_DOMAIN}"), int(port)
+
+
 def qualified_hosts(key: ServiceKey) -> tuple[str, ...]:
     """Return the names that mean this service whoever asks.
 

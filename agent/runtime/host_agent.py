@@ -179,7 +179,7 @@ class HostAgent:
         await self._endpoint.start(self._config.run_dir / "admin.sock", addresses)
         await self._xds.start()
         await guard(self._data_path, self._config, self._served)
-        await self._supervisor.start(bootstrap(bootstrap_options(self._config)))
+        await self._supervisor.start(bootstrap(bootstrap_options(self._config, self._workloads)))
 
     async def _run_parts(self, stop: asyncio.Event) -> None:
         tasks = [

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 
 from agent.adapters.dns.upstreams import read_upstreams
 from agent.adapters.proxy.options import ProxyOptions
 from agent.config import Config, OnProxyFailure
+from agent.mesh.names import process_name
+from agent.mesh.service import Workload
 from agent.runtime.host_identity import peer_log
 from agent.runtime.unix_users import uid_of
 from agent.translate.bootstrap import BootstrapOptions
@@ -86,10 +89,11 @@ def decision_log_file(config: Config) -> Path:
     return config.state_dir / "decisions.log"
 
 
-def bootstrap_options(config: Config) -> BootstrapOptions:
+def bootstrap_options(config: Config, workloads: Sequence[Workload]) -> BootstrapOptions:
     """Return what Envoy must know before xDS tells it the rest."""
     return BootstrapOptions(
         node_id=config.node,
+        cluster=process_name(workloads[0].service if workloads else None),
         admin_socket=str(admin_socket(config)),
         xds_socket=str(config.run_dir / "xds.sock"),
         ipv6=has_ipv6(),

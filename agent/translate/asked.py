@@ -70,9 +70,9 @@ def asked_servers(
         parts = urlsplit(uri)
         host, secure = parts.hostname or "", parts.scheme == "https"
         port = parts.port or (443 if secure else 80)
-        served = None if secure else _service_port(host, port, known)
+        served = None if secure else service_port(host, port, known)
         if served is None:
-            own = _cluster(host, port, secure, options.dns_upstreams)
+            own = own_cluster(host, port, secure, options.dns_upstreams)
             made[own.name] = own
         key_servers[uri] = outbound_cluster(served[0], port) if served else own.name
     authorizers, faults = {}, list(_without_keys(every))
@@ -110,7 +110,7 @@ def _authorizer(name: str, settings: MeshSettings, known: Known) -> Asked | str:
     authorizer = provider.authorizer if provider else None
     if authorizer is None:
         return f"the mesh has no extensionProviders entry {name!r} that is an authorizer"
-    served = _service_port(authorizer.host, authorizer.port, known)
+    served = service_port(authorizer.host, authorizer.port, known)
     if served is None:
         return (
             f"the provider {name!r} is {authorizer.host}:{authorizer.port}, which is no service that this host can call"
@@ -123,7 +123,7 @@ def _authorizer(name: str, settings: MeshSettings, known: Known) -> Asked | str:
     return Asked(name, authorizer, outbound_cluster(key, port.number))
 
 
-def _service_port(host: str, port: int, known: Known) -> tuple[ServiceKey, Port] | None:
+def service_port(host: str, port: int, known: Known) -> tuple[ServiceKey, Port] | None:
     """Return the service with that name and port, None: there is none."""
     for key in _meant(host.lower().rstrip(".")):
         facts = known(key)
@@ -144,7 +144,7 @@ def _meant(host: str) -> Iterator[ServiceKey]:
     yield ServiceKey("", host)
 
 
-def _cluster(host: str, port: int, secure: bool, upstreams: tuple[str, ...]) -> Resource:
+def own_cluster(host: str, port: int, secure: bool, upstreams: tuple[str, ...]) -> Resource:
     """Return a cluster for a server outside of the mesh, whose name is looked up."""
     cluster: Any = cluster_pb2.Cluster(
         name=f"asked|{port}|{'tls' if secure else ''}|{host}", connect_timeout=seconds(CONNECT_TIMEOUT_SECONDS)

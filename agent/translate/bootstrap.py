@@ -33,7 +33,7 @@ class BootstrapOptions(Struct, frozen=True):
     node_id: str
     """The Consul node's name: what `proxy-status` lists."""
     cluster: str = "hostmesh"
-    """Envoy's --service-cluster; usually the default workload's service."""
+    """Envoy's --service-cluster: what Zipkin calls whose spans it sends; the first workload's service."""
     admin_socket: str = "/run/hostmesh/admin.sock"
     xds_socket: str = "/run/hostmesh/xds.sock"
     health_port: int = 15021

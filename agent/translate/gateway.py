@@ -38,6 +38,7 @@ from agent.translate.routes import EncodedHost, encoded, routed_host
 from agent.translate.service_passing import passing_chains
 from agent.translate.tcp import connection_chain, tunnel_faults
 from agent.translate.tls import gateway_socket
+from agent.translate.tracing import name_spans
 
 HANDSHAKE_SECONDS = 15.0
 _UNIX = "unix://"
@@ -220,6 +221,7 @@ def gateway_host(
     routes: tuple[ResolvedRoute, ...],
     is_redirected: bool,
     approaches: tuple[tuple[str, Approach], ...],
+    spans: bool,
 ) -> EncodedHost | None:
     """Return the virtual host of a host, or None: a wildcard's shall have its requests."""
     if not routes and not is_redirected:
@@ -227,4 +229,6 @@ def gateway_host(
     virtual = routed_host(f"{host}:{port}", [host], port, ResolvedPort(routes, False), None, approaches)
     if is_redirected:
         virtual.message.require_tls = _TLS_ONLY
+    if spans:
+        name_spans(virtual.message.routes, f"{host}:{port}")
     return encoded(virtual)

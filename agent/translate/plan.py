@@ -34,6 +34,7 @@ from agent.translate.plan_callers import CallerTables
 from agent.translate.plan_gateway import GatewayHost, GatewayPorts
 from agent.translate.plan_outbound import Outbound
 from agent.translate.plan_services import Destinations, Inputs, Made, Services
+from agent.translate.plan_tracing import Traces
 from agent.translate.resource_tables import ResourceTables
 from agent.translate.secrets import certificate, credential_resources, trust_bundle
 from agent.translate.served import inbound_ports
@@ -98,8 +99,9 @@ class _Plan:
             flow, wanting, lambda _, value: value.wanted
         )
         destinations = Destinations(flow, inputs, services, subsets)
-        gateway = GatewayHost(flow, inputs, self._gateway, destinations, self._servers)
-        outbound = Outbound(flow, inputs, services, destinations, once)
+        self._traces = Traces(flow, inputs, services, destinations, once)
+        gateway = GatewayHost(flow, inputs, self._gateway, destinations, self._servers, self._traces)
+        outbound = Outbound(flow, inputs, services, destinations, self._traces, once)
         host = Stage(flow, once, lambda _: self._host() if is_host else Made(self._secrets()))
         self._netfilter = Stage(flow, once, lambda _: self._ruleset())
 
@@ -109,6 +111,7 @@ class _Plan:
             destinations.endpoints,
             *gateway.made,
             *outbound.made,
+            self._traces.made,
             host,
         )
         for node in made:
@@ -162,6 +165,7 @@ class _Plan:
         ports, faults = inbound_ports(inputs.workloads.get(), inputs.sidecars.get(), security, options.bind_inbound)
         servers = self._servers[_HOST]
         clusters, listeners = inbound_resources(ports, security, options, servers)
+        listeners = self._traces.incoming(listeners)
         if options.peer_log:
             listeners = with_peer_log(listeners, options.peer_log)
         unblocked = policy_faults(inputs.traffic_policy.get(), options)

@@ -24,6 +24,7 @@ from agent.translate.guard import connection_guard, http_guard
 from agent.translate.open_ports import HostCertificates, OpenPort, ServerIndex, open_ports, server_names
 from agent.translate.peer_log import with_peer_log
 from agent.translate.plan_services import Destinations, Inputs, Made, Services, subsets_of
+from agent.translate.plan_tracing import Traces
 from agent.translate.policies import Approach
 from agent.translate.resolve import ResolvedPort, ResolvedRoute, resolve_ports, services_named
 from agent.translate.routes import EncodedHost, hosts_table
@@ -201,8 +202,10 @@ class GatewayHost:
         ports: GatewayPorts,
         destinations: Destinations,
         servers: Stage[str, AskedServers],
+        traces: Traces,
     ) -> None:
         self._inputs, self._open, self._destinations, self._servers = inputs, ports.open, destinations, servers
+        self._traces = traces
         is_gateway = inputs.options.gateway is not None
         self._ports: Gathered[tuple[int, str], str, OpenPort] = Gathered(
             flow, ports.open, lambda _, opened: {(port.number, port.bind): port for port in opened.ports}
@@ -249,7 +252,7 @@ class GatewayHost:
         ports = [*redirected.values(), *(one.port for one in said)]
         is_redirected = bool(redirected) or any(one.is_redirected for one in said)
         ways = self._ways(routes)
-        return gateway_host(key[1], ports[0], routes, is_redirected, ways)
+        return gateway_host(key[1], ports[0], routes, is_redirected, ways, self._traces.names_spans)
 
     def _listen(self, key: tuple[int, str]) -> Made:
         (port,) = self._ports[key].values()
@@ -267,7 +270,7 @@ class GatewayHost:
             self._inputs.security.get().trust_domains,
             self._guards(),
         )
-        log = self._inputs.options.peer_log
+        log, made = self._inputs.options.peer_log, self._traces.outgoing(made)
         return Made(with_peer_log(made, log) if log and port.knows_clients else made, faults)
 
     def _ways(self, routes: Iterable[ResolvedRoute]) -> tuple[tuple[str, Approach], ...]:

@@ -20,6 +20,7 @@ from agent.translate.dns import Lines, host_lines
 from agent.translate.listeners import http_listener, tcp_listener, virtual_outbound
 from agent.translate.outside import undeclared
 from agent.translate.plan_services import Destinations, Inputs, Made, Resolved, Services
+from agent.translate.plan_tracing import Traces
 from agent.translate.policies import Approach, ServiceTraffic
 from agent.translate.resolve import ResolvedPort
 from agent.translate.routes import EncodedHost, hosts_in_tables, route_table, service_table, virtual_host
@@ -46,9 +47,15 @@ class Outbound:
     """Listeners and route tables for captured or bound outbound connections."""
 
     def __init__(
-        self, flow: Flow, inputs: Inputs, services: Services, destinations: Destinations, once: Source[str, bool]
+        self,
+        flow: Flow,
+        inputs: Inputs,
+        services: Services,
+        destinations: Destinations,
+        traces: Traces,
+        once: Source[str, bool],
     ) -> None:
-        self._inputs, self._services, self._destinations = inputs, services, destinations
+        self._inputs, self._services, self._destinations, self._traces = inputs, services, destinations, traces
         resolved = services.resolved
         groups: Gathered[str, ServiceKey, bool] = Gathered(
             flow, Stage(flow, (services.known, inputs.unseen), lambda _: True), lambda key, _: {_group(key): True}
@@ -92,12 +99,13 @@ class Outbound:
 
     def _virtual_hosts(self, key: ServiceKey) -> _Hosts | None:
         """Return the service's part of route tables."""
-        vip, by_port = self._inputs.vips.get(key), {}
+        vip, by_port, spans = self._inputs.vips.get(key), {}, self._traces.names_spans
         ports = [(port, rules) for port, rules in self._services.resolved[key].ports if port.protocol.is_http]
         for port, rules in ports:
             if port.number not in self._capture_ports:
                 hosts = next(iter((self._hosts.get(key) or {}).values()), ())
-                by_port[port.number] = virtual_host(key, port.number, hosts, vip, rules, self._ways(key, port, rules))
+                ways = self._ways(key, port, rules)
+                by_port[port.number] = virtual_host(key, port.number, hosts, vip, rules, ways, spans)
         return _Hosts(by_port, tuple(fault for host in by_port.values() for fault in host.faults)) if ports else None
 
     def _captured(self, key: ServiceKey) -> _Captured | None:
@@ -126,7 +134,7 @@ class Outbound:
             faults = listener.faults
         else:
             made.append(http_listener(number, options))
-        return Made(tuple(made), faults)
+        return Made(self._traces.outgoing(tuple(made)), faults)
 
     def _tcp_listeners(self, key: ServiceKey) -> Made | None:
         options, vip = self._inputs.options, self._inputs.vips.get(key)
@@ -140,14 +148,15 @@ class Outbound:
             ways = self._ways(key, port, rules)
             made.append(tcp_listener(key, port.number, vip, rules, options, ways))
             faults += tunnel_faults(str(key), rules, ways)
-        return Made(tuple(made), tuple(faults)) if made or faults else None
+        return Made(self._traces.outgoing(tuple(made)), tuple(faults)) if made or faults else None
 
     def _detected_tables(self, key: ServiceKey) -> Made | None:
         """Return the route tables of the service's ports where HTTP is detected."""
         made, faults = [], list[Fault]()
         for port, rules in self._services.resolved[key].ports:
             if rules.requests is not None:
-                table, unusable = service_table(key, port.number, rules.requests, self._ways(key, port, rules))
+                ways, spans = self._ways(key, port, rules), self._traces.names_spans
+                table, unusable = service_table(key, port.number, rules.requests, ways, spans)
                 made.append(table)
                 faults += unusable
         return Made(tuple(made), tuple(faults)) if made else None

@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from agent.flow.ordered import Block
 from agent.mesh.actions import Headers, RetryPolicy
-from agent.mesh.names import CLUSTER_TYPE, ROUTE_TYPE, detected_table, hosts_by_service, outbound_cluster
+from agent.mesh.names import CLUSTER_TYPE, ROUTE_TYPE, detected_table, full_host, hosts_by_service, outbound_cluster
 from agent.mesh.routes import Fault, HttpMatch
 from agent.mesh.service import ServiceKey
 from agent.mesh.snapshot import GroupedReferences, Reference, Resource, Vip
@@ -32,6 +32,7 @@ from agent.translate.matches import UnusableMatch, route_match
 from agent.translate.policies import Approach
 from agent.translate.resolve import ResolvedPort, ResolvedRoute, Target
 from agent.translate.resource import is_ip, serialized, version
+from agent.translate.tracing import name_spans
 
 _HOST = re.compile(r"(\*[-.]?)?[a-z0-9_]([a-z0-9._-]*[a-z0-9_])?", re.ASCII)
 # All three are safe for any request: no instance has seen any of it (a race with a restart, mostly).
@@ -73,10 +74,11 @@ def virtual_host(
     vip: Vip | None,
     resolved: ResolvedPort,
     approaches: tuple[tuple[str, Approach], ...] = (),
+    spans: bool = False,
 ) -> EncodedHost:
     """Return the virtual host of a service port; `hosts` are the names it has for this host's caller."""
-    default = outbound_cluster(key, port) if resolved.default_route else None
-    return encoded(routed_host(f"{key}:{port}", _domains(hosts, vip), port, resolved, default, approaches))
+    host = _service_host(key, port, _domains(hosts, vip), resolved, approaches, spans)
+    return encoded(host)
 
 
 def routed_host(
@@ -148,12 +150,27 @@ def _neighbours(hosts: tuple[EncodedHost, ...]) -> _Neighbours:
 
 
 def service_table(
-    key: ServiceKey, port: int, resolved: ResolvedPort, approaches: tuple[tuple[str, Approach], ...]
+    key: ServiceKey, port: int, resolved: ResolvedPort, approaches: tuple[tuple[str, Approach], ...], spans: bool
 ) -> tuple[Resource, tuple[Fault, ...]]:
     """Return the route table of one service port, for whatever host: connections come to its own address."""
-    default = outbound_cluster(key, port) if resolved.default_route else None
-    host = routed_host(f"{key}:{port}", ["*"], port, resolved, default, approaches)
+    host = _service_host(key, port, ["*"], resolved, approaches, spans)
     return hosts_table(detected_table(key, port), (), encoded(host)), host.faults
+
+
+def _service_host(
+    key: ServiceKey,
+    port: int,
+    domains: Iterable[str],
+    resolved: ResolvedPort,
+    approaches: tuple[tuple[str, Approach], ...],
+    spans: bool,
+) -> VirtualHost:
+    """Return the virtual host of a service port; `spans`: its routes bear names for them."""
+    default = outbound_cluster(key, port) if resolved.default_route else None
+    host = routed_host(f"{key}:{port}", domains, port, resolved, default, approaches)
+    if spans:
+        name_spans(host.message.routes, f"{full_host(key)}:{port}")
+    return host
 
 
 def _passing_host() -> VirtualHost:

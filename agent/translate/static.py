@@ -38,15 +38,20 @@ class CertificateFiles(Struct, frozen=True):
 
 
 def static_bootstrap(
-    desired: Desired, node_id: str, files: CertificateFiles | None = None, admin: Mapping[str, Any] | None = None
+    desired: Desired,
+    node_id: str,
+    files: CertificateFiles | None = None,
+    admin: Mapping[str, Any] | None = None,
+    cluster: str = "hostmesh",
 ) -> bytes:
     """Return the bootstrap as JSON, the same bytes for the same plan.
 
     `admin` is Envoy's admin message as JSON; None: none. Without `files` the text holds the certificates.
+    `cluster` is what Zipkin calls whose spans it sends.
     """
     message = bootstrap_pb2.Bootstrap()
     message.node.id = node_id
-    message.node.cluster = "hostmesh"
+    message.node.cluster = cluster
     static = message.static_resources
     static.clusters.extend(_clusters(desired.resources))
     static.listeners.extend(_listeners(desired.resources))

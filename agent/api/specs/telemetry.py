@@ -88,7 +88,7 @@ def _left_to_applications(report: Report, path: str, tracing: dict[str, Any]) ->
         report.unsupported(child(path, "disableContextPropagation"), reason)
 
 
-_NOT_YET = ("tracing", "metrics", "accessLogging")
+_NOT_YET = ("metrics", "accessLogging")
 """What Telemetry objects say and nothing does yet."""
 
 
