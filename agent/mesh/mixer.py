@@ -9,6 +9,7 @@ from msgspec import Struct, structs
 
 from agent.mesh.expressions.evaluate import fold
 from agent.mesh.expressions.tree import Attribute, Expression, Literal, Nothing, Type, Value
+from agent.mesh.mixer_vocabulary import UNKNOWN
 from agent.mesh.names import qualified_hosts
 from agent.mesh.routes import ObjectRef
 from agent.mesh.service import Identity, Labels, ServiceKey
@@ -63,7 +64,7 @@ class ListCheck(Struct, frozen=True):
     source: ListSource | None = None
     """Where more entries are."""
     is_missing: bool = False
-    """What the source has is not known: what is not among the entries so far cannot be decided about, and is refused."""
+    """What the source has is not known: what is not among the other entries is refused."""
 
 
 class Limit(Struct, frozen=True):
@@ -105,7 +106,6 @@ class PolicyRule(Struct, frozen=True):
         if isinstance(match, Nothing) or match == Literal(False, Type.BOOL):
             return None
         return PolicyRule(self.origin, match, tuple(_check_within(check, known) for check in self.checks))
-
 
     def with_lists(self, fetched: Fetched) -> PolicyRule:
         """Return it with the entries that its lists' sources have."""
@@ -170,6 +170,6 @@ def workload_attributes(
 
 def for_workload(rules: Iterable[PolicyRule], service: ServiceKey, labels: Labels, root: str) -> tuple[PolicyRule, ...]:
     """Return what rules say of requests to a workload: those of its own and of the root namespace."""
-    known = workload_attributes("destination", service, labels)
+    known = dict.fromkeys(UNKNOWN) | workload_attributes("destination", service, labels)
     near = (rule for rule in rules if rule.origin.namespace in (service.namespace, root))
     return tuple(left for rule in near if (left := rule.within(known)) is not None)

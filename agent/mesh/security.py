@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from agent.mesh.authentication import PeerAuthentication
 from agent.mesh.authorization import AuthorizationPolicy
@@ -50,6 +50,24 @@ class SecurityRules(Struct, frozen=True):
         for rule in (rule for each in covered for rule in each.rules if rule.keys_uri and not rule.keys):
             found[rule.keys_uri] = max(rule.timeout, found.get(rule.keys_uri, 0.0))
         return found
+
+    def lists(self, workloads: Collection[Workload], root: str) -> dict[str, tuple[float, frozenset[ListKind]]]:
+        """Return by their addresses the lists that Mixer's rules want, how often (in seconds), and read as what."""
+        found: dict[str, tuple[float, frozenset[ListKind]]] = {}
+        for kind, source in (each for rule in self._near(workloads, root) for each in rule.fetching):
+            seconds, kinds = found.get(source.uri, (source.refresh_seconds, frozenset()))
+            found[source.uri] = min(seconds, source.refresh_seconds), kinds | {kind}
+        return found
+
+    def with_lists(self, fetched: Fetched) -> SecurityRules:
+        """Return the same rules with the entries of lists that have been fetched."""
+        if not any(True for rule in self.policies for _ in rule.fetching):
+            return self
+        return structs.replace(self, policies=tuple(rule.with_lists(fetched) for rule in self.policies))
+
+    def _near(self, workloads: Collection[Workload], root: str) -> Iterator[PolicyRule]:
+        namespaces = {root, *(workload.service.namespace for workload in workloads)}
+        return (rule for rule in self.policies if workloads and rule.origin.namespace in namespaces)
 
     def of_workload(self, service: ServiceKey, labels: Labels, root: str) -> WorkloadRules:
         """Return what is for a workload."""

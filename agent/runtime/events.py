@@ -40,6 +40,12 @@ class CredentialsChanged(Struct, frozen=True):
     faults: tuple[Fault, ...] = ()
 
 
+class ListsChanged(Struct, frozen=True):
+    """What Mixer's rules look values up on: text by address."""
+
+    texts: Mapping[str, str]
+
+
 class FaultsChanged(Struct, frozen=True):
     """A source's present faults; an empty tuple clears them."""
 

@@ -51,6 +51,7 @@ from agent.runtime.host_options import (
 )
 from agent.runtime.key_sets import key_sets_of
 from agent.runtime.last_known import LastKnownFile
+from agent.runtime.lists import lists_of
 from agent.runtime.metrics import Counters, MetricsPage
 from agent.runtime.names_watch import watch_names
 from agent.runtime.operator_port import OperatorPort
@@ -118,6 +119,7 @@ class HostAgent:
         numbers = Generations(config.state_dir / "registrations.json")
         self._registrar = Registrar(client, (), self._update_status, numbers)
         self._status_writer = StatusWriter(client, config.node, self._note_silence)
+        self._lists = lists_of(config, lambda faults: self._post(FaultsChanged("lists", faults)), self._post)
         self._key_sets = key_sets_of(config, lambda faults: self._post(FaultsChanged("key sets", faults)))
         metrics = MetricsPage(self.status, self._counters)
         envoy = AdminClient(admin_socket(config), timeout_seconds=30.0)
@@ -200,6 +202,7 @@ class HostAgent:
                 "certificates": self._identity.run(),
                 "readiness": self._announce(),
                 "key sets": self._key_sets.run(),
+                "lists": self._lists.run(),
                 "decisions": self._decisions.follow(),
                 **({"envoy's log": self._envoy_log.follow()} if self._envoy_log else {}),
                 **self._operator_parts(),
@@ -310,7 +313,9 @@ class HostAgent:
         self._data_path.publish(desired, revision)
         self._certified = frozenset(snapshot.certificates)
         self._identity.published(snapshot)
-        self._key_sets.follow(snapshot.security.key_sets(snapshot.workloads, snapshot.settings.root_namespace))
+        near = (snapshot.workloads, snapshot.settings.root_namespace)
+        self._key_sets.follow(snapshot.security.key_sets(*near))
+        self._lists.follow(snapshot.security.lists(*near))
         labels = self._config.gateway_labels
         if labels is not None:
             self._named_files = named_files(one for one in snapshot.ingress.gateways if one.selects(labels))

@@ -11,10 +11,12 @@ from msgspec import Struct
 from agent.adapters.consul.catalog import CatalogLost, CatalogRecovered, CatalogSynced, ServiceEntries
 from agent.adapters.consul.kv import ConfigLost, ConfigRecovered, ConfigUpdate, SettingsUpdate
 from agent.api.lowering.lower import Lowerer
+from agent.api.mixer_lists import read_list
 from agent.api.settings import parse_settings
 from agent.errors import HostError, ValidationError
 from agent.flow.table import Table, changed_keys
 from agent.mesh.gateway import Credential, Ingress
+from agent.mesh.mixer import ListKind
 from agent.mesh.names import KV_MESH
 from agent.mesh.routes import Fault, ServicePolicy
 from agent.mesh.scope import Scope, Scoping
@@ -32,6 +34,7 @@ from agent.runtime.events import (
     CertificatesChanged,
     CredentialsChanged,
     FaultsChanged,
+    ListsChanged,
     TrustChanged,
     WorkloadsChanged,
 )
@@ -50,6 +53,7 @@ Event = (
     | CertificatesChanged
     | TrustChanged
     | CredentialsChanged
+    | ListsChanged
     | FaultsChanged
 )
 
@@ -104,6 +108,7 @@ class MeshState:
         self._selection = Selection()
         self._sidecars: tuple[Sidecar, ...] = ()
         self._security, self._telemetry = SecurityRules(), TelemetryRules()
+        self._lists: Mapping[str, str] = {}
         self._sidecar: Sidecar | None = None
         self._decides_sidecar: tuple[object, ...] = ()
         self._scoping = Scoping()
@@ -194,6 +199,8 @@ class MeshState:
                 case CredentialsChanged(credentials, faults):
                     self._credentials = credentials
                     self._set_faults("secrets", faults)
+                case ListsChanged(texts):
+                    self._lists = dict(texts)
                 case FaultsChanged(source, faults):
                     self._set_faults(source, faults)
 
@@ -204,7 +211,7 @@ class MeshState:
         lowered = self._lowerer.lower(self._rules.documents, self._registered)
         self._set_faults("rules", self._rules.faults + lowered.faults)
         self._policies, self._ingress, self._sidecars = lowered.policies, lowered.ingress, lowered.sidecars
-        self._security, self._telemetry = lowered.security, lowered.telemetry
+        self._security, self._telemetry = lowered.security.with_lists(self._listed), lowered.telemetry
         declared, self._outside = changed_keys(self._outside, lowered.outside), lowered.outside
         if touched or declared:
             self._give_addresses((*touched, *declared))
@@ -227,6 +234,13 @@ class MeshState:
             security=self._security,
             telemetry=self._telemetry,
         )
+
+    def _listed(self, uri: str, kind: ListKind) -> tuple[str, ...] | None:
+        """Return the entries of a fetched list; None: it has not been had, or not as one of that kind."""
+        try:
+            return read_list(self._lists[uri], kind) if uri in self._lists else None
+        except ValueError:
+            return None
 
     def _own_sidecar(self) -> Sidecar | None:
         """Return the Sidecar that decides what this host can call; there may be thousands."""

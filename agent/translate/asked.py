@@ -65,6 +65,8 @@ def asked_servers(
     """Return whom the rules of this host's workloads want to be asked."""
     every = tuple(rules)
     uris = {rule.keys_uri for one in every for rule in one.token_rules if rule.keys_uri and not rule.keys}
+    if options.key_sets is not None:
+        uris |= {source.uri for one in every for rule in one.policies for _, source in rule.fetching}
     key_servers, made = {}, {}
     for uri in sorted(uris):
         parts = urlsplit(uri)

@@ -157,8 +157,10 @@ def _message(cel: Cel, numbers: Iterator[int]) -> Any:
                 message.call_expr.target.CopyFrom(_message(receiver, numbers))
             message.call_expr.args.extend(_message(operand, numbers) for operand in operands)
         case Among(items=items):
+            message.list_expr.SetInParent()  # an empty one is an expression, too
             message.list_expr.elements.extend(_message(item, numbers) for item in items)
         case Table(entries=entries):
+            message.struct_expr.SetInParent()
             for key, value in entries:
                 entry = message.struct_expr.entries.add(id=next(numbers))
                 entry.map_key.CopyFrom(_message(Constant(key), numbers))

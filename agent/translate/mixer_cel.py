@@ -12,13 +12,14 @@ from datetime import UTC, datetime, timedelta
 from msgspec import Struct
 
 from agent.mesh.expressions.tree import Attribute, Call, Expression, Literal, Nothing, Type
+from agent.mesh.mixer_vocabulary import SCHEME, USERS, is_user, may_be_user, user_pattern
 from agent.translate import cel
 from agent.translate.cel import FALSE, TRUE, Cel, Constant, both, choice, either
 
-IDENTITY = "spiffe://"
-USERS = ("source.user", "source.principal")
+IDENTITY = SCHEME
 _SAN = cel.name("connection.uri_san_peer_certificate")
 _HEADERS = cel.name("request.headers")
+_CODE = cel.name("response.code")
 _OF_HEADERS = {
     "request.id": "x-request-id",
     "request.useragent": "user-agent",
@@ -37,7 +38,7 @@ _PLAIN = {
     "context.time": "request.time",
     "connection.mtls": "connection.mtls",
 }
-_COMPARED = ("==", "!=", "startsWith", "match")
+_COMPARED = ("==", "!=", "<", "<=", ">", ">=", "startsWith")
 _OPERATORS = ("==", "!=", "<", "<=", ">", ">=", "+", "-")
 
 
@@ -72,8 +73,7 @@ def in_cel(expression: Expression) -> Asked:
             found = _index(expression)
             return Asked(TRUE, choice(found.defined, found.value, Constant("")))
         case Call(function="|", operands=(left, right)):
-            first = _index(left) if isinstance(left, Call) and left.function == "[]" else in_cel(left)
-            second = in_cel(right)
+            first, second = _default_of(left), in_cel(right)
             return Asked(either(first.defined, second.defined), choice(first.defined, first.value, second.value))
         case Call(function="&&", operands=(left, right)):
             first, second = in_cel(left), in_cel(right)
@@ -89,7 +89,33 @@ def in_cel(expression: Expression) -> Asked:
         case Call(function="match", operands=(text, Literal(value=str(pattern)))):
             return in_cel(_glob(text, pattern))
         case Call():
-            return _applied(expression)
+            return _chosen(expression) or _applied(expression)
+
+
+def _chosen(call: Call) -> Asked | None:
+    """Return a function of a choice that may be a user as the choice of what it gives; None: there is none.
+
+    Users have a scheme here, and what they are compared with must be given it where, and only where, it is one.
+    """
+    for place, operand in enumerate(call.operands):
+        if isinstance(operand, Call) and may_be_user(operand):
+            *condition, left, right = operand.operands
+            first, second = (in_cel(_with(call, place, each)) for each in (left, right))
+            asked = in_cel(condition[0]) if condition else None
+            is_first = asked.value if asked else _default_of(left).defined
+            defined = both(asked.defined if asked else TRUE, choice(is_first, first.defined, second.defined))
+            return Asked(defined, choice(is_first, first.value, second.value))
+    return None
+
+
+def _default_of(left: Expression) -> Asked:
+    """Return what stands at the left of `|`: there alone a key that a map lacks is absent."""
+    return _index(left) if isinstance(left, Call) and left.function == "[]" else in_cel(left)
+
+
+def _with(call: Call, place: int, operand: Expression) -> Call:
+    operands = (*call.operands[:place], operand, *call.operands[place + 1 :])
+    return Call(call.function, operands, call.type)
 
 
 def _attribute(attribute: Attribute) -> Asked:
@@ -98,6 +124,8 @@ def _attribute(attribute: Attribute) -> Asked:
         return Asked(TRUE, cel.name(_PLAIN[name]))
     if name in USERS:
         return Asked(cel.is_there(_SAN), _SAN)
+    if name == "response.code":  # of logs alone: no rule that decides may ask for it
+        return Asked(TRUE, choice(cel.is_there(_CODE), _CODE, Constant(0)))
     if name in _OF_HEADERS:
         return _header(_OF_HEADERS[name])
     raise NoForm(f"{name} is not known where requests are decided about")
@@ -152,16 +180,28 @@ def _glob(text: Expression, pattern: str) -> Call:
 
 
 def _with_scheme(call: Call) -> tuple[Expression, ...]:
-    """Return the operands; a text that a user is compared with gets the scheme, which users have in Envoy."""
-    users = any(isinstance(one, Attribute) and one.name in USERS for one in call.operands)
-    if call.function not in _COMPARED or not users:
+    """Return the operands; what a user is compared with gets the scheme, which users have in Envoy."""
+    users = [is_user(one) for one in call.operands]
+    if not any(users) or all(users):
         return call.operands
-    return tuple(
-        Literal(IDENTITY + str(one.value).removeprefix(IDENTITY), Type.STRING)
-        if isinstance(one, Literal) and isinstance(one.value, str)
-        else one
-        for one in call.operands
-    )
+    match call.function, call.operands:
+        case "endsWith", (_, Literal()):
+            return call.operands
+        case "matches", (Literal(value=str(pattern)), user):
+            within = user_pattern(pattern)
+            if within is not None:
+                return Literal(within, Type.STRING), user
+        case function, _ if function in _COMPARED:
+            return tuple(_scheme_before(one) for one in call.operands)
+    raise NoForm("a caller's user can be compared with what is written down, and no more")
+
+
+def _scheme_before(operand: Expression) -> Expression:
+    if isinstance(operand, Literal):
+        return Literal(SCHEME + str(operand.value).removeprefix(SCHEME), Type.STRING)
+    if is_user(operand) or isinstance(operand, Nothing):
+        return operand
+    raise NoForm("a caller's user can be compared with what is written down, and no more")
 
 
 def _literal(literal: Literal) -> Cel:

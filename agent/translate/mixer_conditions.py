@@ -8,10 +8,11 @@ from ipaddress import ip_address, ip_network
 
 from agent.mesh.expressions.tree import Attribute, Call, Expression, Literal, Nothing, Type
 from agent.mesh.mixer import ListCheck, ListKind
+from agent.mesh.mixer_vocabulary import SCHEME, USERS, is_user, may_be_user
 from agent.translate import cel
 from agent.translate.cel import FALSE, Cel, Constant, both
 from agent.translate.conditions import ANY, NONE, Condition, all_of, any_of, asked_in_cel, both_of, negated
-from agent.translate.mixer_cel import IDENTITY, USERS, NoForm, in_cel
+from agent.translate.mixer_cel import NoForm, in_cel
 from agent.translate.mixer_peers import at_addresses, has_name
 
 
@@ -36,8 +37,16 @@ class Conditions:
             if _is_attribute(value, "source.ip"):
                 return at_addresses(check.entries) if check.entries else NONE
             raise NoForm("of a list of addresses only source.ip can be asked")
-        if _is_attribute(value, *USERS) and check.kind is ListKind.STRINGS:
+        if is_user(value) and check.kind is ListKind.STRINGS:
             return any_of(has_name(exact=_name(entry)) for entry in check.entries)
+        if may_be_user(value):
+            if check.kind is not ListKind.STRINGS:
+                patterns = tuple(_as_pattern(entry, check.kind) for entry in check.entries)
+                found = (Call("matches", (Literal(one, Type.STRING), value), Type.BOOL) for one in patterns)
+            else:
+                texts = (Literal(entry, Type.STRING) for entry in check.entries)
+                found = (Call("==", (value, text), Type.BOOL) for text in texts)
+            return any_of(self.holds(one) for one in found)
         return self._in_cel(self._listed_in_cel(check))
 
     def _listed_in_cel(self, check: ListCheck) -> Cel:
@@ -49,7 +58,7 @@ class Conditions:
         if check.kind is ListKind.REGEX:
             pattern = "|".join(f"(?:{entry})" for entry in check.entries)
         else:
-            pattern = "(?i)" + "|".join(f"^{re.escape(entry)}$" for entry in check.entries)
+            pattern = "|".join(_as_pattern(entry, check.kind) for entry in check.entries)
         return both(asked.defined, cel.method(asked.value, "matches", Constant(pattern)))
 
     def _is(self, expression: Expression, *, wanted: bool) -> Condition:
@@ -75,7 +84,7 @@ class Conditions:
                 function="startsWith" | "endsWith" | "match" as function, operands=(text, Literal(value=str(part)))
             ):
                 if _is_attribute(text, *USERS):
-                    return _compared(_user_like(function, part), has_name(prefix=IDENTITY), wanted=wanted)
+                    return _compared(_user_like(function, part), has_name(prefix=SCHEME), wanted=wanted)
         asked = in_cel(expression)
         return self._in_cel(both(asked.defined, asked.value if wanted else cel.inverse(asked.value)))
 
@@ -86,13 +95,17 @@ class Conditions:
         if _is_attribute(asked, "source.ip"):
             return at_addresses((str(value.value),)), ANY
         if _is_attribute(asked, *USERS):
-            return has_name(exact=_name(str(value.value))), has_name(prefix=IDENTITY)
+            return has_name(exact=_name(str(value.value))), has_name(prefix=SCHEME)
         return None
 
     def _in_cel(self, asked: Cel) -> Condition:
         if not self._requests and not isinstance(asked, Constant):
             raise NoForm("of a connection only its caller is known")
         return asked_in_cel(asked)
+
+
+def _as_pattern(entry: str, kind: ListKind) -> str:
+    return entry if kind is ListKind.REGEX else f"^(?i:{re.escape(entry)})$"
 
 
 def _compared(alike: Condition, known: Condition, *, wanted: bool) -> Condition:
@@ -104,7 +117,7 @@ def _is_attribute(expression: Expression, *names: str) -> bool:
 
 
 def _name(user: str) -> str:
-    return IDENTITY + user.removeprefix(IDENTITY)
+    return SCHEME + user.removeprefix(SCHEME)
 
 
 def _user_like(function: str, part: str) -> Condition:
@@ -116,7 +129,7 @@ def _user_like(function: str, part: str) -> Condition:
         else:
             return has_name(exact=_name(part))
     if function == "endsWith":
-        return has_name(suffix=part) if part else has_name(prefix=IDENTITY)
+        return has_name(suffix=part) if part else has_name(prefix=SCHEME)
     return has_name(prefix=_name(part))
 
 

@@ -20,6 +20,7 @@ from xds.type.matcher.v3 import matcher_pb2
 
 from agent.mesh.expressions.tree import Attribute, Call, Expression, Value
 from agent.mesh.mixer import (
+    INTERNAL,
     NOT_FOUND,
     PERMISSION_DENIED,
     Denial,
@@ -209,6 +210,8 @@ def _status(check: Denial | ListCheck | Quota) -> Status | None:
     match check:
         case Denial(status=status):
             return status if status.code else None
+        case ListCheck(is_missing=True):
+            return Status(INTERNAL, "the list has not been had from its providerUrl yet")
         case ListCheck(blacklist=True):
             return Status(PERMISSION_DENIED, "the value is blacklisted")
         case ListCheck():
@@ -220,6 +223,8 @@ def _status(check: Denial | ListCheck | Quota) -> Status | None:
 def _refused(rule: PolicyRule, number: int, conditions: Conditions) -> Condition:
     check, matched = rule.checks[number], conditions.holds(rule.match)
     if not isinstance(check, ListCheck) or matched.always is False:
+        return matched
+    if check.is_missing and check.blacklist:
         return matched
     listed = conditions.listed(check)
     return both_of(matched, listed if check.blacklist else negated(listed))

@@ -19,10 +19,10 @@ from envoy.type.v3 import http_status_pb2, token_bucket_pb2
 from google.protobuf import wrappers_pb2
 from msgspec import Struct
 
-from agent.mesh.expressions.tree import Literal, Type
+from agent.mesh.expressions.tree import Call, Expression, Literal, Nothing, Type
 from agent.mesh.mixer import Limit, PolicyRule, Quota
 from agent.translate import cel
-from agent.translate.cel import FALSE, TRUE, Cel, Constant, both, choice, equal
+from agent.translate.cel import FALSE, TRUE, Cel, Constant, both, choice, either, equal, inverse
 from agent.translate.conditions import Condition
 from agent.translate.mixer_cel import NoForm, in_cel
 from agent.translate.mixer_peers import Peers
@@ -57,32 +57,46 @@ def quota_of(rule: PolicyRule, quota: Quota, peers: tuple[Peers, ...], variants:
     """Return how a quota is counted; raises NoForm."""
     number = rule.checks.index(quota)
     forms = [(numbers, _form(left, number)) for _, numbers, left in variants]
-    held, *values = _merged(forms, len(quota.dimensions))
+    limit, *values = _merged(forms, len(quota.dimensions))
     named = dict(zip((name for name, _ in quota.dimensions), values, strict=True))
-    limit: Cel = Constant(str(len(quota.limits) - 1))
-    for place, each in reversed(list(enumerate(quota.limits[:-1]))):
-        fits: Cel = TRUE
-        for name, value in each.dimensions:
-            fits = both(fits, equal(named[name], Constant(value)) if name in named else FALSE)
-        limit = choice(fits, Constant(str(place)), limit)
     varying = tuple((name, value) for name, value in named.items() if not isinstance(value, Constant))
     name = f"{rule.origin.namespace}/{rule.origin.name}/{number}"
     asks = any(numbers is not None for numbers, _ in forms)
-    return Counted(name, choice(held, limit, Constant(_NO_LIMIT)), varying, quota.limits, asks)
+    return Counted(name, limit, varying, quota.limits, asks)
 
 
 def _form(rule: PolicyRule, number: int) -> tuple[Cel, ...]:
-    """Return when the rule holds, and what its dimensions are worth."""
+    """Return which limit counts, and what the rule's dimensions are worth."""
     check = rule.checks[number]
     assert isinstance(check, Quota)
-    found = [in_cel(rule.match).holds]
-    for _, dimension in check.dimensions:
-        if isinstance(dimension, Literal):
-            found.append(Constant(str(dimension.value)))
-        else:
-            asked = in_cel(dimension)
-            found.append(choice(asked.defined, _as_text(asked.value, dimension.type), Constant("")))
-    return tuple(found)
+    limit: Cel = Constant(str(len(check.limits) - 1))
+    named = dict(check.dimensions)
+    for place, each in reversed(list(enumerate(check.limits[:-1]))):
+        fits: Cel = TRUE
+        for name, value in each.dimensions:
+            fits = both(fits, _fits(named[name], value) if name in named else FALSE)
+        limit = choice(fits, Constant(str(place)), limit)
+    values = (_value(dimension) for _, dimension in check.dimensions)
+    return (choice(in_cel(rule.match).holds, limit, Constant(_NO_LIMIT)), *values)
+
+
+def _value(dimension: Expression) -> Cel:
+    if isinstance(dimension, Literal | Nothing):
+        return Constant(_text(dimension) if isinstance(dimension, Literal) else "")
+    asked = in_cel(dimension)
+    return choice(asked.defined, _as_text(asked.value, dimension.type), Constant(""))
+
+
+def _fits(dimension: Expression, value: str) -> Cel:
+    """Return whether a dimension has a value; one without any is worth nothing."""
+    if dimension.type is not Type.STRING or isinstance(dimension, Literal):
+        return equal(_value(dimension), Constant(value))
+    found = in_cel(Call("==", (dimension, Literal(value, Type.STRING)), Type.BOOL))
+    return either(found.holds, inverse(in_cel(dimension).defined)) if value == "" else found.holds
+
+
+def _text(literal: Literal) -> str:
+    return str(literal.value).lower() if literal.type is Type.BOOL else str(literal.value)
 
 
 def _as_text(value: Cel, type_: Type) -> Cel:
@@ -96,7 +110,7 @@ def _as_text(value: Cel, type_: Type) -> Cel:
 
 def _merged(forms: list[tuple[tuple[int, ...] | None, tuple[Cel, ...]]], dimensions: int) -> tuple[Cel, ...]:
     """Return one expression for each place, that chooses by the caller's number."""
-    nobody: tuple[Cel, ...] = (FALSE, *[Constant("")] * dimensions)
+    nobody: tuple[Cel, ...] = (Constant(_NO_LIMIT), *[Constant("")] * dimensions)
     merged = next((values for numbers, values in forms if numbers is None), nobody)
     for numbers, values in forms:
         if numbers is not None:

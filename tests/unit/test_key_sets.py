@@ -16,7 +16,8 @@ from agent.adapters.key_sets import MAX_BYTES, KeySetFetcher, KeySetsFile, NoWay
 from agent.errors import HostError
 from agent.mesh.key_set import NOBODYS_KEY
 from agent.mesh.routes import Fault
-from agent.runtime.key_sets import MAX_FETCH_SECONDS, MAX_KEY_SETS, KeySets
+from agent.runtime.fetched import MAX_FETCH_SECONDS, MAX_TEXTS
+from agent.runtime.key_sets import KeySets
 from agent.translate.key_sets import PATH, key_set_name
 
 URI, OTHER = "https://user:secret@keys.example/a?b=c", "http://keys.other/"
@@ -150,17 +151,17 @@ async def test_what_no_rule_wants_is_not_fetched_nor_kept(tmp_path: Path) -> Non
 
 async def test_a_host_keeps_a_limited_number_and_waits_a_limited_time(tmp_path: Path) -> None:
     host = Host(tmp_path)
-    wanted = {f"http://x/{number:04}": 3600.0 for number in range(MAX_KEY_SETS + 2)}
+    wanted = {f"http://x/{number:04}": 3600.0 for number in range(MAX_TEXTS + 2)}
     host.source.answers = dict.fromkeys(wanted, GOOD)
     async with host.running(wanted):
-        await host.clock.until(MAX_KEY_SETS)
-        assert host.source.asked == [(uri, MAX_FETCH_SECONDS) for uri in sorted(wanted)[:MAX_KEY_SETS]]
+        await host.clock.until(MAX_TEXTS)
+        assert host.source.asked == [(uri, MAX_FETCH_SECONDS) for uri in sorted(wanted)[:MAX_TEXTS]]
         (fault,) = host.faults
         assert fault.reason.startswith("2 are more than")
         host.key_sets.follow({})
         host.key_sets.follow({URI: 1.0})
         host.source.answers[URI] = GOOD
-        await host.clock.until(MAX_KEY_SETS + 1)
+        await host.clock.until(MAX_TEXTS + 1)
         assert host.faults == ()
 
 

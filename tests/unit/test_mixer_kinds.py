@@ -140,13 +140,20 @@ RULE = "match: {}\nactions: [{{handler: a.denier, instances: [b.checknothing]}}]
 @pytest.mark.parametrize(
     ("kind", "spec", "path", "words"),
     [
-        ("listchecker", 'providerUrl: "http://lists/white"', "spec", "lists are not fetched yet"),
+        ("listchecker", 'providerUrl: "file:///etc/white"', "spec", "files are not read"),
         ("rule", RULE.format("response.code == 500"), "spec.match", "response.code is not known when requests are"),
         ("rule", RULE.format('source.uid == "x"'), "spec.match", "source.uid is not known"),
         ("rule", RULE.format('toLower(request.path) == "/x"'), "spec.match", "cannot be asked of each request"),
         ("rule", RULE.format("match(request.path, request.host)"), "spec.match", "cannot be asked of each request"),
         ("rule", RULE.format('request.headers[request.path] == "x"'), "spec.match", "must be written down"),
         ("rule", RULE.format("source.ip == destination.ip"), "spec.match", "source.ip can be compared with"),
+        ("rule", RULE.format('request.path + "x" == "/x"'), "spec.match", "cannot be asked of each request"),
+        ("rule", RULE.format("request.size + 0x7fffffffffffffff > 0"), "spec.match", "cannot be asked of each"),
+        ("rule", RULE.format('(request.headers | source.labels)["a"] == ""'), "spec.match", "cannot be asked of each"),
+        ("rule", RULE.format("source.user == request.path"), "spec.match", "compared with what is written down"),
+        ("rule", RULE.format("'\"a|^b\".matches(source.user)'"), "spec.match", "compared with what is written down"),
+        ("rule", RULE.format("size(source.user) > 5"), "spec.match", "compared with what is written down"),
+        ("listentry", "value: request.size", "spec.value", "STRING or IP_ADDRESS is wanted, and this is INT64"),
         ("memquota", "quotas: [{name: a.quota, validDuration: 49ms}]", "spec", "Envoy counts over 50ms at least"),
         ("listentry", "value: response.grpc_status", "spec.value", "response.grpc_status is not known"),
         (
@@ -166,6 +173,11 @@ def test_what_is_not_known_in_time_is_named(kind: str, spec: str, path: str, wor
 
 def test_what_is_never_there_has_its_default() -> None:
     assert problems("rule", RULE.format('(source.uid | "x") == "x"')) == []
+
+
+def test_the_address_that_istio_writes_can_be_looked_up() -> None:
+    assert problems("listentry", 'value: source.ip | ip("0.0.0.0")') == []
+    assert problems("listentry", 'value: origin.ip | source.ip | ip("0.0.0.0")') == []
 
 
 def test_labels_of_callers_can_be_asked_anything() -> None:

@@ -25,6 +25,7 @@ from agent.mesh.mixer import (
     Quota,
     Status,
 )
+from agent.mesh.mixer_vocabulary import settled
 from agent.mesh.routes import Fault, ObjectRef
 
 PROTOCOL = "istio-protocol"
@@ -59,7 +60,7 @@ def lower_rule(document: Document, find: Find) -> LoweredRule:
         first, *instances = (one for one in found if one is not None)
         for name, instance in zip(names[1:], instances, strict=True):
             checks += _checks(full_name(handler), first, name, instance)
-    rule = PolicyRule(document.ref, rule_match(document), tuple(checks)) if checks else None
+    rule = PolicyRule(document.ref, settled(rule_match(document)), tuple(checks)) if checks else None
     return LoweredRule(rule, tuple(faults))
 
 
@@ -105,7 +106,7 @@ def _checks(handler: str, configured: Document, name: Name, instance: Document) 
         case "listchecker":
             entries = tuple(spec.get("overrides") or ())
             kind = ListKind(spec.get("entryType") or ListKind.STRINGS)
-            value = users_without_scheme(parse(instance.spec["value"]))
+            value = settled(users_without_scheme(parse(instance.spec["value"])))
             if kind is ListKind.STRINGS:
                 entries = tuple(entry.removeprefix(_SCHEME) for entry in entries)
             source = _source(spec)
@@ -114,7 +115,7 @@ def _checks(handler: str, configured: Document, name: Name, instance: Document) 
             )
         case "memquota":
             dimensions = tuple(
-                (key, users_without_scheme(parse(value)))
+                (key, settled(users_without_scheme(parse(value))))
                 for key, value in sorted((instance.spec.get("dimensions") or {}).items())
             )
             for quota in spec["quotas"]:

@@ -131,9 +131,9 @@ def _url(value: str) -> str | None:
 
 
 def _list_checker(report: Report, path: str, spec: dict[str, Any]) -> None:
-    if spec.get("providerUrl"):
+    if (spec.get("providerUrl") or "").startswith("file:"):
         # As a whole: without the list nothing would be on it.
-        report.unsupported(path, "providerUrl: lists are not fetched yet (write the entries into overrides)")
+        report.unsupported(path, "providerUrl: files are not read (http:// or https://, or write overrides)")
     if spec.get("entryType") == "IP_ADDRESSES":
         for index, entry in enumerate(spec.get("overrides") or ()):
             if wrong := addresses.subnet(entry):
@@ -160,8 +160,7 @@ LIST_CHECKER: Check = message(
 
 
 def _entry(report: Report, path: str, spec: dict[str, Any]) -> None:
-    if spec["value"].strip() != "source.ip":
-        decidable()(report, child(path, "value"), spec["value"])
+    decidable(types=(Type.STRING, Type.IP_ADDRESS))(report, child(path, "value"), spec["value"])
 
 
 LIST_ENTRY: Check = message({"value": expression()}, required=("value",), also=_entry)
