@@ -60,12 +60,24 @@ _name_option = click.option(
 @click.option(
     "--gateway-tls-port", type=_PORT, default=9443, show_default=True, help="Port 443 of the gateway on 127.0.0.1."
 )
+@click.option("--prometheus-port", type=_PORT, default=9090, show_default=True, help="Port of Prometheus on 127.0.0.1.")
+@click.option(
+    "--graph-port", type=_PORT, default=8088, show_default=True, help="Port of the service graph on 127.0.0.1."
+)
 @click.option(
     "--timeout", type=click.IntRange(1), default=120, show_default=True, help="How long it may take, in seconds."
 )
 @click.option("--keep", is_flag=True, help="If it fails, leave everything as it is, to look at.")
 def up(
-    name: str, port: int, consul_port: int, gateway_port: int, gateway_tls_port: int, timeout: int, keep: bool
+    name: str,
+    port: int,
+    consul_port: int,
+    gateway_port: int,
+    gateway_tls_port: int,
+    prometheus_port: int,
+    graph_port: int,
+    timeout: int,
+    keep: bool,
 ) -> None:
     """Bring the lab up, wait until the page answers, and make it the current context."""
     require_root()
@@ -79,11 +91,11 @@ def up(
         raise UserError(f"lab: {BOOKINFO} is missing: the lab runs from a checkout of hostmesh")
     require_not_enrolled()
     load_contexts(contexts_path())  # a damaged file is told before the work, not after it
-    options = ("--port", "--consul-port", "--gateway-port", "--gateway-tls-port")
-    ports = (port, consul_port, gateway_port, gateway_tls_port)
+    options = ("--port", "--consul-port", "--gateway-port", "--gateway-tls-port", "--prometheus-port", "--graph-port")
+    ports = (port, consul_port, gateway_port, gateway_tls_port, prometheus_port, graph_port)
     require_free_ports(tuple(zip(ports, options, strict=True)))
     began = time.monotonic()
-    made = Lab(lab_plan(*ports, name), _progress(began))
+    made = Lab(lab_plan(*ports[:4], name, *ports[4:]), _progress(began))
     try:
         made.up(timeout=timeout, keep=keep)
     except HostError as error:
@@ -196,6 +208,8 @@ def _document(found: Lab) -> dict[str, Any]:
         "consul": found.state.consul,
         "gateway": found.state.gateway,
         "gatewayTls": found.state.gateway_tls,
+        "prometheus": found.state.prometheus,
+        "servicegraph": found.state.servicegraph,
         "whole": found.state.complete and running and all(forwarders.values()),
         "hosts": hosts,
     }
@@ -217,6 +231,8 @@ def _describe(made: Lab) -> None:
     click.echo(f"""
 The page:   {made.state.page}
 Consul:     {made.state.consul}
+Prometheus: {made.state.prometheus}
+The graph:  {made.state.servicegraph}/ (who calls whom, live; `hostmesh dashboard servicegraph`)
 Gateway:    http://{made.state.gateway} and https://{made.state.gateway_tls} (closed until rules open them: docs/tasks)
 
 Try next (reload the page after each):

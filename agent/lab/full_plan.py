@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from agent.lab.monitoring import GRAPH_PORT, PROMETHEUS_PORT, with_monitoring
 from agent.lab.plan import CHECKOUT, DEFAULT_NAME, App, HostPlan, LabPlan, bookinfo_app, bookinfo_plan, python_app
 
 _VAGRANT = CHECKOUT / "vagrant"
@@ -22,9 +23,11 @@ def lab_plan(
     gateway_port: int = 9082,
     gateway_tls_port: int = 9443,
     name: str = DEFAULT_NAME,
+    prometheus_port: int = PROMETHEUS_PORT,
+    graph_port: int = GRAPH_PORT,
 ) -> LabPlan:
     """Return the whole lab; ports are those of the machine's loopback."""
-    bookinfo = bookinfo_plan(page_port, consul_port, name)
+    bookinfo = with_monitoring(bookinfo_plan(page_port, consul_port, name), prometheus_port, graph_port)
     return msgspec.structs.replace(
         bookinfo,
         hosts=(

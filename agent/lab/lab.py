@@ -289,6 +289,9 @@ class Lab:
             self._state.page = f"http://{page}/productpage"
         if consul := addresses.get("consul"):
             self._state.consul = f"http://{consul}"
+        if "prometheus" in addresses:
+            self._state.prometheus = f"http://{addresses['prometheus']}"
+            self._state.servicegraph = f"http://{addresses['servicegraph']}"
         self._state.gateway, self._state.gateway_tls = addresses.get("gateway", ""), addresses.get("gateway-tls", "")
 
     def _forward(self, forward: Forward) -> None:

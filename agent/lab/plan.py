@@ -92,6 +92,9 @@ class LabPlan(Struct, frozen=True):
     """The host whose ports 80 and 443 are forwarded to the machine's loopback; empty: none."""
     gateway_port: int = 9082
     gateway_tls_port: int = 9443
+    prometheus_port: int = 0
+    """Where Prometheus and the service graph (`monitoring.py`) are forwarded to; 0: they are not there."""
+    graph_port: int = 0
     ca_settings: Mapping[str, Any] = {}
     """Laid over ca.yaml, for example a short lifetime."""
 
@@ -131,6 +134,8 @@ class LabPlan(Struct, frozen=True):
         wanted = (
             Forward("page", self.page_port, self.page_host, 9080),
             Forward("consul", self.consul_port, server.name if server else "", 8500),
+            Forward("prometheus", self.prometheus_port, server.name if server else "", 9090),
+            Forward("servicegraph", self.graph_port, server.name if server else "", 8088),
             Forward("gateway", self.gateway_port, self.gateway_host, 80),
             Forward("gateway-tls", self.gateway_tls_port, self.gateway_host, 443),
         )

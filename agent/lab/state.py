@@ -30,6 +30,8 @@ class LabState(Struct):
     consul: str = ""
     gateway: str = ""
     gateway_tls: str = ""
+    prometheus: str = ""
+    servicegraph: str = ""
     ca_socket: str = ""
     bridge_namespace: str = ""
     hosts: dict[str, HostState] = {}

@@ -55,9 +55,10 @@ def page(port: int, **headers: str) -> str:
 
 def test_lab_up_rules_status_half_up_down(hostmesh: Hostmesh, name: str, tmp_path: Path) -> None:
     before = machine()
-    port, consul_port, gateway_port, gateway_tls_port = free_ports(4)
-    gateway = ["--gateway-port", str(gateway_port), "--gateway-tls-port", str(gateway_tls_port)]
-    arguments = ["--name", name, "--port", str(port), "--consul-port", str(consul_port), *gateway]
+    options = ("--port", "--consul-port", "--gateway-port", "--gateway-tls-port", "--prometheus-port", "--graph-port")
+    ports = free_ports(len(options))
+    port = ports[0]
+    arguments = ["--name", name, *(word for pair in zip(options, map(str, ports), strict=True) for word in pair)]
     up = hostmesh("lab", "up", *arguments)
     assert up.returncode == 0, up.stdout + up.stderr
     assert machine() == before

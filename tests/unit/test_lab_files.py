@@ -79,11 +79,15 @@ def test_every_host_has_its_own_address_and_namespace() -> None:
 
 def test_the_whole_lab_is_bookinfo_and_more_and_leaves_bookinfo_as_it_is() -> None:
     whole, bookinfo = lab_plan(), bookinfo_plan()
-    assert whole.hosts[: len(bookinfo.hosts)] == bookinfo.hosts
+    assert whole.hosts[1 : len(bookinfo.hosts)] == bookinfo.hosts[1:]
+    assert whole.hosts[0] == msgspec.structs.replace(bookinfo.hosts[0], apps=whole.hosts[0].apps)
+    assert [app.service for app in whole.hosts[0].apps] == ["prometheus", "servicegraph"]
     assert len({whole.address(host.name) for host in whole.hosts}) == len(whole.hosts)
     assert {forward.name: (forward.host, forward.target_port) for forward in whole.forwards} == {
         "page": ("productpage", 9080),
         "consul": ("consul", 8500),
+        "prometheus": ("consul", 9090),
+        "servicegraph": ("consul", 8088),
         "gateway": ("gateway", 80),
         "gateway-tls": ("gateway", 443),
     }

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Install Consul (the package that .ci/fetch-consul downloaded) and run it. Usage: consul.sh server|client ADDRESS SERVER
+# Install Consul (the package that .ci/fetch-bullseye downloaded) and run it. Usage: consul.sh server|client ADDRESS SERVER
 set -eu
 role=$1 address=$2 server=$3
 if ! command -v consul >/dev/null; then
