@@ -7,9 +7,10 @@ from collections.abc import Iterable, Sequence
 from agent.adapters.consul.store import RuleStore, Written, object_name
 from agent.api.document import Document, from_json, to_json
 from agent.api.kinds import Kind, kind_named
+from agent.api.mixer_references import missing_parts
 from agent.cli.connection import Connection
 from agent.cli.kinds import dashed
-from agent.errors import ConflictError, PartialWrite, ValidationError
+from agent.errors import ConflictError, ConsulRefused, PartialWrite, ValidationError
 from agent.mesh.names import KV_CONFIG, config_key
 from agent.mesh.routes import ObjectRef
 
@@ -59,6 +60,26 @@ def plan_objects(connection: Connection, verb: str, documents: Sequence[Document
         action = "create" if stored is None else "leave unchanged" if stored.value == to_json(document) else "update"
         lines.append(f"Would {action} config {_config_name(document.key)} (dry run)")
     return lines
+
+
+def dangling_lines(connection: Connection, documents: Sequence[Document]) -> list[str]:
+    """Return a line for each thing that a rule of Mixer names and that is neither among the documents nor stored."""
+    rules = [document for document in documents if document.kind == "rule"]
+    if not rules:
+        return []
+    store, given = RuleStore(connection.consul()), {document.ref for document in documents}
+
+    def is_there(ref: ObjectRef) -> bool:
+        try:
+            return ref in given or store.get(config_key(ref.namespace, ref.kind, ref.name)) is not None
+        except ConsulRefused:
+            return True  # another namespace's, which is not ours to look into: the rule's status tells
+
+    return [
+        f"{rule.place(path)}: {path}: there is no {name} yet: the rule is inactive until there is (create it, too)"
+        for rule in rules
+        for path, name in missing_parts(rule, is_there)
+    ]
 
 
 def delete_objects(connection: Connection, refs: Iterable[ObjectRef]) -> list[str]:

@@ -118,7 +118,7 @@ def _write(
     timeout: float,
 ) -> None:
     from agent.cli.connection import resolve
-    from agent.cli.objects import partial_lines, plan_objects, write_objects
+    from agent.cli.objects import dangling_lines, partial_lines, plan_objects, write_objects
     from agent.cli.rollout import RolloutWatch
 
     connection = resolve(given_flags(ctx))
@@ -127,6 +127,8 @@ def _write(
         hint = "Nothing is written; with --allow-unsupported the rest is enforced and these are reported as faults."
         raise ValidationError([*loaded.unenforceable, hint])
     for line in loaded.unenforceable:
+        click.echo(f"Warning: {line}", err=True)
+    for line in dangling_lines(connection, loaded.documents):
         click.echo(f"Warning: {line}", err=True)
     if dry_run:
         click.echo("\n".join(plan_objects(connection, verb, loaded.documents)))

@@ -50,6 +50,23 @@ def test_what_exists_is_not_created_and_what_does_not_is_not_replaced(hostmesh: 
     assert hostmesh.ok("apply", stdin=both).splitlines()[0].startswith("Created config route-rule/default/b")
 
 
+MIXER = "apiVersion: config.istio.io/v1alpha2\nkind: {}\nmetadata: {{name: deny}}\nspec: {}\n---\n"
+
+
+def test_what_a_rule_lacks_is_a_warning_and_may_come_later(hostmesh: CommandLine) -> None:
+    rule = MIXER.format("rule", "{actions: [{handler: deny.denier, instances: [deny.checknothing]}]}")
+    denier, nothing = MIXER.format("denier", "{status: {code: 7}}"), MIXER.format("checknothing", "{}")
+    told = hostmesh.run("create", stdin=rule)
+    assert told.exit_code == 0
+    first, second = told.stderr.splitlines()
+    where = "Warning: standard input:4: rule/deny: spec.actions[0]"
+    assert first.startswith(f"{where}.handler: there is no deny.denier.default yet: the rule is inactive")
+    assert second.startswith(f"{where}.instances[0]: there is no deny.checknothing.default yet: ")
+    assert hostmesh.run("create", stdin=denier).stderr == ""
+    assert "deny.checknothing.default" in hostmesh.run("apply", "--dry-run", stdin=rule).stderr
+    assert hostmesh.run("apply", stdin=rule + nothing).stderr == "", "what comes along is there"
+
+
 def test_one_bad_document_and_nothing_is_written(hostmesh: CommandLine, tmp_path: Path) -> None:
     (tmp_path / "1.yaml").write_text(route_rule("good"))
     bad = tmp_path / "2.yaml"
