@@ -32,7 +32,7 @@ class Conditions:
         if isinstance(value, Nothing):
             return NONE
         if isinstance(value, Literal):
-            return ANY if _has(check, str(value.value)) else NONE
+            return ANY if is_listed(check, str(value.value)) else NONE
         if check.kind is ListKind.IP_ADDRESSES:
             if _is_attribute(value, "source.ip"):
                 return at_addresses(check.entries) if check.entries else NONE
@@ -133,7 +133,7 @@ def _user_like(function: str, part: str) -> Condition:
     return has_name(prefix=_name(part))
 
 
-def _has(check: ListCheck, value: str) -> bool:
+def is_listed(check: ListCheck, value: str) -> bool:
     """Tell whether a list has a value that is known."""
     match check.kind:
         case ListKind.STRINGS:
