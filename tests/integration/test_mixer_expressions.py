@@ -126,7 +126,7 @@ def _is_refused(rule: Drawn, values: Mapping[str, Value]) -> bool:
 
 def _listener(port: int, every: list[Mixed], certificates: Path | None) -> dict[str, Any]:
     """Return a listener that answers each request with the numbers of the rules that would refuse it."""
-    filters = []
+    filters = list[dict[str, Any]]()
     for number, mixed in enumerate(every):
         named = {each.name: each for each in mixed.filters}
         if certificates and not filters and f"{_RBAC}.mixer_peer" in named:
