@@ -67,7 +67,8 @@ class Kind(Struct, frozen=True):
 
 _CHECKING = "rule denier checknothing listchecker listentry memquota quota"
 """Mixer's kinds that decide about requests."""
-_REPORTING = "metric logentry prometheus stdio fluentd statsd attributemanifest"
+_LOGGING = "logentry stdio fluentd"
+_REPORTING = "metric prometheus statsd attributemanifest"
 _OTHERS_OF_MIXER = """
 adapter apikey authorization bypass circonus cloudwatch dogstatsd edge handler instance kubernetes kubernetesenv noop
 opa rbac redisquota reportnothing servicecontrol servicecontrolreport signalfx solarwinds stackdriver template
@@ -112,6 +113,7 @@ KINDS: tuple[Kind, ...] = (
     Kind("EndUserAuthenticationPolicySpec", CONFIG, instead="write a RequestAuthentication"),
     Kind("EndUserAuthenticationPolicySpecBinding", CONFIG, instead="write a RequestAuthentication"),
     *(Kind(name, CONFIG, supported=True) for name in _CHECKING.split()),
+    *(Kind(name, CONFIG, supported=True) for name in _LOGGING.split()),
     *(Kind(name, CONFIG) for name in _REPORTING.split()),
     *(Kind(name, CONFIG, verbatim=True) for name in _OTHERS_OF_MIXER.split()),
 )

@@ -38,6 +38,7 @@ from agent.runtime.capture import data_path, guard
 from agent.runtime.certificates import trust_domain_faults
 from agent.runtime.decision_log import decision_log
 from agent.runtime.endpoint import Endpoint
+from agent.runtime.entry_log import entry_log_of
 from agent.runtime.events import CredentialsChanged, FaultsChanged, WorkloadsChanged
 from agent.runtime.fault_log import FaultLog
 from agent.runtime.host_identity import HostIdentity
@@ -114,6 +115,7 @@ class HostAgent:
         options = proxy_options(config)
         self._envoy_log = EnvoyLog(options.log_file, options.folder / "log.read") if options.log_file else None
         self._decisions = decision_log(decision_log_file(config), options.folder / "decisions.read")
+        self._entries = entry_log_of(config, lambda faults: self._post(FaultsChanged("logs", faults)))
         self._supervisor = EnvoySupervisor(options, lambda _process: self._update_status())
         self._data_path = data_path(config, self._xds, self._post)
         numbers = Generations(config.state_dir / "registrations.json")
@@ -204,6 +206,7 @@ class HostAgent:
                 "key sets": self._key_sets.run(),
                 "lists": self._lists.run(),
                 "decisions": self._decisions.follow(),
+                "entries": self._entries.run(),
                 **({"envoy's log": self._envoy_log.follow()} if self._envoy_log else {}),
                 **self._operator_parts(),
                 **self._token_parts(),
@@ -311,6 +314,7 @@ class HostAgent:
 
     def _publish(self, snapshot: MeshSnapshot, desired: Desired, revision: int) -> None:
         self._data_path.publish(desired, revision)
+        self._entries.follow(desired.logs)
         self._certified = frozenset(snapshot.certificates)
         self._identity.published(snapshot)
         near = (snapshot.workloads, snapshot.settings.root_namespace)
@@ -380,4 +384,5 @@ class HostAgent:
     def _counters(self) -> Counters:
         sent = tuple(sorted(self._xds.state.resources_sent.items()))
         reconciler = self._reconciler
-        return Counters(reconciler.rounds, reconciler.last_round_seconds, sent, self._data_path.repairs)
+        entries, repairs = tuple(self._entries.counts()), self._data_path.repairs
+        return Counters(reconciler.rounds, reconciler.last_round_seconds, sent, repairs, entries)

@@ -31,6 +31,8 @@ def plan_options(config: Config) -> PlanOptions:
         ipv6=has_ipv6(),
         key_sets=key_set_sockets(config),
         decision_log=str(decision_log_file(config)),
+        entry_log=str(entry_log_file(config)),
+        log_sockets=str(log_sockets(config)),
         peer_log=str(peer_log(config)),
         dns_upstreams=config.dns.upstreams or read_upstreams(),
     )
@@ -87,6 +89,16 @@ def key_set_sockets(config: Config) -> KeySetSockets:
 def decision_log_file(config: Config) -> Path:
     """Return the file in which Envoy tells what AUDIT policies and dry runs are about."""
     return config.state_dir / "decisions.log"
+
+
+def entry_log_file(config: Config) -> Path:
+    """Return the file in which Envoy tells what Mixer's rules log."""
+    return config.state_dir / "entries.log"
+
+
+def log_sockets(config: Config) -> Path:
+    """Return the folder of the sockets that lead to servers of logs."""
+    return config.run_dir / "envoy"
 
 
 def bootstrap_options(config: Config, workloads: Sequence[Workload]) -> BootstrapOptions:

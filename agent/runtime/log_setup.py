@@ -27,6 +27,7 @@ def set_up_log(level: str) -> None:
     logging.basicConfig(handlers=[handler])
     logging.getLogger("grpc").setLevel(logging.WARNING)
     logging.getLogger("envoy").setLevel(logging.DEBUG)  # what Envoy says is Envoy's log level's to decide
+    logging.getLogger("entries").setLevel(logging.DEBUG)  # and what Mixer's rules log is theirs
     set_log_level(level)
 
 

@@ -22,6 +22,8 @@ class Counters(Struct, frozen=True):
     """(type URL, resources) sent to Envoy."""
     repairs: int = 0
     """Times that another program's changes of rules, routes or names were taken back."""
+    log_entries: tuple[tuple[str, str, int], ...] = ()
+    """(handler, what became of them, entries) of what Mixer's rules log."""
 
 
 class MetricsPage(Collector):
@@ -61,6 +63,14 @@ class MetricsPage(Collector):
         for type_url, count in counters.resources_sent:
             sent.add_metric([type_url.rsplit(".", 1)[-1]], count)
         yield sent
+        entries = CounterMetricFamily(
+            "hostmesh_log_entries",
+            "What became of entries that rules log (lost: also lines of the file, of no handler)",
+            labels=["handler", "result"],
+        )
+        for handler, result, number in counters.log_entries:
+            entries.add_metric([handler, result], number)
+        yield entries
         faults = GaugeMetricFamily(
             "hostmesh_fault", "1 for each thing the agent cannot use or reach", labels=["subject", "reason"]
         )

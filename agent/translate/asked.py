@@ -13,6 +13,7 @@ from msgspec import Struct
 from agent.mesh.authorizer import GrpcAuthorizer
 from agent.mesh.key_set import NO_KEYS, usable_keys
 from agent.mesh.mixer import PolicyRule
+from agent.mesh.mixer_logs import LogRule
 from agent.mesh.names import CLUSTER_DOMAIN, CLUSTER_TYPE, CONSUL_DOMAIN, DEFAULT_NAMESPACE, outbound_cluster
 from agent.mesh.routes import Fault
 from agent.mesh.security import WorkloadRules
@@ -24,6 +25,7 @@ from agent.translate.clusters import CONNECT_TIMEOUT_SECONDS
 from agent.translate.custom import Asked
 from agent.translate.facts import ServiceFacts
 from agent.translate.key_sets import KeySource, agent_cluster, fetch_listener, from_agent
+from agent.translate.log_lines import Streams
 from agent.translate.mixer_guard import Mixing
 from agent.translate.options import PlanOptions
 from agent.translate.outside import dns_discovery
@@ -49,10 +51,18 @@ class AskedServers(Struct, frozen=True):
     """File to which AUDIT and dry runs tell; empty: standard output."""
     mixed: tuple[Mixing, ...] = ()
     """What Mixer's rules decide, made once for all ports."""
+    logged: tuple[Streams, ...] = ()
+    """What they write, likewise."""
+    entry_log: str = ""
+    """File for that; empty: standard output."""
 
     def mixing(self, rules: tuple[PolicyRule, ...]) -> Mixing | None:
         """Return what some rules of Mixer decide; None: nothing."""
         return next((each for each in self.mixed if each.rules == rules), None)
+
+    def streams(self, rules: tuple[LogRule, ...]) -> Streams | None:
+        """Return what some rules of Mixer write; None: nothing."""
+        return next((each for each in self.logged if each.rules == rules), None)
 
 
 def asked_servers(
@@ -123,6 +133,15 @@ def _authorizer(name: str, settings: MeshSettings, known: Known) -> Asked | str:
             f"the provider {name!r} is asked by gRPC, but {key} says that its port {port.number} speaks {port.protocol}"
         )
     return Asked(name, authorizer, outbound_cluster(key, port.number))
+
+
+def server_cluster(host: str, port: int, known: Known, upstreams: tuple[str, ...]) -> tuple[str, Resource | None]:
+    """Return the cluster of a server that is named HOST:PORT, and (of one that is no service of the mesh) its own."""
+    served = service_port(host, port, known)
+    if served is not None:
+        return outbound_cluster(served[0], port), None
+    own = own_cluster(host, port, False, upstreams)
+    return own.name, own
 
 
 def service_port(host: str, port: int, known: Known) -> tuple[ServiceKey, Port] | None:

@@ -166,3 +166,45 @@ def _message(cel: Cel, numbers: Iterator[int]) -> Any:
                 entry.map_key.CopyFrom(_message(Constant(key), numbers))
                 entry.value.CopyFrom(_message(Constant(value), numbers))
     return message
+
+
+def text(cel: Cel) -> str:
+    """Return it in CEL's own syntax, in brackets wherever it might matter; constants in ASCII."""
+    match cel:
+        case Constant(value=bool(value)):
+            return "true" if value else "false"
+        case Constant(value=str(value)):
+            return _quoted(value)
+        case Constant(value=value):
+            return f"({value!r})"
+        case Select(of=None, name=written):
+            return written
+        case Select(of=of, name=written, asks=asks):
+            assert of is not None
+            return f"has({text(of)}.{written})" if asks else f"{text(of)}.{written}"
+        case Among(items=items):
+            return f"[{', '.join(map(text, items))}]"
+        case Table(entries=entries):
+            return f"{{{', '.join(f'{_quoted(key)}: {_quoted(value)}' for key, value in entries)}}}"
+        case Called(function=function, operands=operands, receiver=receiver):
+            return _applied_text(function, [text(operand) for operand in operands], receiver)
+
+
+def _applied_text(function: str, operands: list[str], receiver: Cel | None) -> str:
+    if receiver is not None:
+        return f"{text(receiver)}.{function}({', '.join(operands)})"
+    if function == "@in":
+        return f"({operands[0]} in {operands[1]})"
+    if "_" not in function:
+        return f"{function}({', '.join(operands)})"
+    pieces, written = function.split("_"), ""
+    for piece, operand in zip(pieces, [*operands, ""], strict=True):
+        spaced = f" {piece} " if piece and written and piece not in "[]" else piece
+        written += spaced + operand
+    return written if function == "_[_]" else f"({written})"
+
+
+def _quoted(value: str) -> str:
+    """Return a text literal; what is neither letter nor digit is escaped, so that it means nothing to anybody."""
+    plain = "".join(char if char.isascii() and char.isalnum() else f"\\U{ord(char):08x}" for char in value)
+    return f"'{plain}'"

@@ -20,6 +20,7 @@ from agent.mesh.security import WorkloadRules
 from agent.translate.asked import AskedServers
 from agent.translate.custom import Asked, connection_authorizer, http_authorizer
 from agent.translate.decisions import HTTP_RBAC, NETWORK_RBAC, decision_log
+from agent.translate.log_lines import line_log
 from agent.translate.mixer_guard import Reply
 from agent.translate.rbac import Scope, rbac_rules
 from agent.translate.resource import packed
@@ -55,6 +56,9 @@ def http_guard(rules: WorkloadRules, servers: AskedServers, *, secured: bool = F
     if mixing is not None:
         mixed = mixing.of_requests(secured)
         guard = Guard((*guard.filters, *mixed.filters), guard.logs, guard.clusters, mixed.replies)
+    streams = servers.streams(rules.logs) if rules.logs else None
+    if streams is not None and streams.requests is not None:
+        guard = structs.replace(guard, logs=(*guard.logs, line_log(streams.requests, servers.entry_log)))
     if not rules.token_rules:
         return guard
     fetched = (servers.key_sources.get(rule.keys_uri) for rule in rules.token_rules if not rule.keys)
@@ -69,6 +73,9 @@ def connection_guard(rules: WorkloadRules, servers: AskedServers, *, secured: bo
     guard = _guard(rules.authorizations, scope, NETWORK_RBAC, servers)
     mixing = servers.mixing(rules.policies) if rules.policies else None
     more = mixing.of_connections(secured).filters if mixing else ()
+    streams = servers.streams(rules.logs) if rules.logs else None
+    if streams is not None and streams.connections is not None:
+        guard = structs.replace(guard, logs=(*guard.logs, line_log(streams.connections, servers.entry_log)))
     return structs.replace(guard, filters=(*guard.filters, *more)) if more else guard
 
 

@@ -97,12 +97,12 @@ def inbound_http(stat_prefix: str, cluster: str, grpc_web: bool = False, guard: 
 
 def _set_guard(manager: Any, guard: Guard) -> None:
     """Put a guard before all filters. What it looks at is what the application sees: the path is normalized."""
+    manager.access_log.extend(guard.logs)
     if guard.is_empty:
         return
     own = list(manager.http_filters)
     manager.ClearField("http_filters")
     manager.http_filters.extend((*guard.filters, *own))
-    manager.access_log.extend(guard.logs)
     _reply(manager, guard)
     manager.normalize_path.value = True
 

@@ -94,6 +94,19 @@ def alike(seen: Iterable[Seen]) -> tuple[Peers, ...]:
     return tuple(sorted(found, key=lambda peers: (peers.identity, peers.addresses, str(peers.service), peers.labels)))
 
 
+def by_address(
+    peers: Iterable[Peers], trust_domains: Iterable[str]
+) -> dict[tuple[str, str], Mapping[str, Value | None]]:
+    """Return what is known of callers, by address and SPIFFE ID; without trust domains the name is empty."""
+    domains, found = tuple(trust_domains), dict[tuple[str, str], Mapping[str, Value | None]]()
+    for one in peers:
+        attributes = one.attributes(domains[0] if domains else "")
+        for address in one.addresses:
+            for name in [one.identity.spiffe_id(domain) for domain in domains] or [""]:
+                found.setdefault((address, name), attributes)
+    return found
+
+
 def are(peers: Iterable[Peers], trust_domains: Iterable[str], verified: bool) -> Condition:
     """Return the condition that the caller is one of these; `verified`: by its certificate, too."""
     domains, by_identity = tuple(trust_domains), dict[Identity, list[str]]()

@@ -41,6 +41,10 @@ class PlanOptions(Struct, frozen=True):
     """How key sets come to Envoy; None: it fetches them itself."""
     decision_log: str = ""
     """File to which Envoy writes what AUDIT policies and dry runs tell; empty: its standard output."""
+    entry_log: str = ""
+    """File to which Envoy writes what Mixer's rules log; empty: its standard output."""
+    log_sockets: str = ""
+    """Folder of the Unix sockets by which the agent reaches the servers of logs; empty: there is no agent."""
     peer_log: str = ""
     """File to which inbound connections can say whose they are (translate/peer_log); empty: they can't."""
     gateway: Labels | None = None

@@ -7,7 +7,7 @@ that it read has changed, so a changed service costs its own resources, and a he
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from msgspec import structs
 
@@ -16,6 +16,7 @@ from agent.flow.views import Tabled, Tally
 from agent.mesh import names
 from agent.mesh.callers import callers_by_uid
 from agent.mesh.mixer import PolicyRule
+from agent.mesh.mixer_logs import EntryLogs
 from agent.mesh.routes import Fault
 from agent.mesh.service import MtlsMode, ServiceKey
 from agent.mesh.snapshot import Desired, MeshSnapshot, Resource
@@ -24,8 +25,10 @@ from agent.translate.dns import HostsFile
 from agent.translate.facts import ServiceSubset, distinct
 from agent.translate.host_rules import host_ruleset
 from agent.translate.inbound import inbound_resources
+from agent.translate.log_lines import Streams, streams_of
+from agent.translate.log_servers import log_servers
 from agent.translate.mixer_guard import Callers, Mixing, asks_about_callers, mixing
-from agent.translate.mixer_peers import Seen, alike, seen_of
+from agent.translate.mixer_peers import Peers, Seen, alike, by_address, seen_of
 from agent.translate.netfilter import NetfilterText
 from agent.translate.options import PlanOptions
 from agent.translate.outside import policy_faults
@@ -41,6 +44,7 @@ from agent.translate.served import inbound_ports
 
 __all__ = ["PlanOptions", "Planner"]
 
+T = TypeVar("T")
 _HOST = ""
 """The one key of what there is once."""
 
@@ -93,6 +97,7 @@ class _Plan:
         seen = Stage(flow, services.known, lambda key: seen_of(services.known[key]) or None)
         self._seen: Gathered[str, ServiceKey, frozenset[Seen]] = Gathered(flow, seen, lambda _, one: {_HOST: one})
         self._servers = Stage(flow, once, lambda _: self._ask(services))
+        self._logs = Stage(flow, once if is_host else (), lambda _: self._entry_logs())
         self._gateway = GatewayPorts(flow, inputs, services, once)
         wanting: tuple[Node[Any, Any], ...] = (services.resolved, self._gateway.opened)
         subsets: Gathered[ServiceKey, Any, frozenset[ServiceSubset]] = Gathered(
@@ -131,7 +136,8 @@ class _Plan:
         netfilter = self._netfilter[_HOST]
         resources, faults = self._tables.resources(), self._faults.elements()
         dangling = self._tables.dangling()
-        return Desired(resources, self._dns_hosts(), netfilter.v4, netfilter.v6, faults, dangling)
+        logs = self._logs.get(_HOST) or EntryLogs()
+        return Desired(resources, self._dns_hosts(), netfilter.v4, netfilter.v6, faults, dangling, logs)
 
     def _dns_hosts(self) -> str:
         """Return the names dnsmasq gives out."""
@@ -149,13 +155,33 @@ class _Plan:
         servers = asked_servers(every, settings, security.trust_domains, services.facts.get, options)
         mixed = tuple(self._mix(policies) for policies in _distinct(one.policies for one in every))
         faults = distinct(fault for one in mixed for fault in one.faults)
-        return structs.replace(servers, mixed=mixed, faults=(*servers.faults, *faults))
+        logged = tuple(streams_of(rules) for rules in _distinct(one.logs for one in every))
+        leading = log_servers(_logs(logged).servers, services.facts.get, options.log_sockets, options.dns_upstreams)
+        return structs.replace(
+            servers,
+            mixed=mixed,
+            faults=(*servers.faults, *faults),
+            resources=(*servers.resources, *leading),
+            logged=logged,
+            entry_log=options.entry_log,
+        )
+
+    def _entry_logs(self) -> EntryLogs:
+        """Return what becomes of the lines that Envoy writes; callers only if a rule asks about them."""
+        logs, security = _logs(self._servers[_HOST].logged), self._inputs.security.get()
+        verified = self._inputs.settings.get().mtls is not MtlsMode.DISABLED
+        if not any(stream.asks_callers for stream in logs.streams):
+            return logs
+        domains = security.trust_domains if verified else ()
+        return structs.replace(logs, callers=by_address(self._callers(), domains), verified=verified)
+
+    def _callers(self) -> tuple[Peers, ...]:
+        return alike(one for of_service in (self._seen.get(_HOST) or {}).values() for one in of_service)
 
     def _mix(self, rules: tuple[PolicyRule, ...]) -> Mixing:
         """Return what Mixer's rules decide; who their callers are is looked at only if they want to know."""
         security, settings = self._inputs.security.get(), self._inputs.settings.get()
-        seen = self._seen.get(_HOST) if asks_about_callers(rules) else None
-        peers = alike(one for of_service in (seen or {}).values() for one in of_service)
+        peers = self._callers() if asks_about_callers(rules) else ()
         return mixing(rules, Callers(peers, security.trust_domains, settings.mtls is not MtlsMode.DISABLED))
 
     def _host(self) -> Made:
@@ -193,9 +219,14 @@ class _Plan:
         return host_ruleset(interception, self._inputs.workloads.get(), self.options.capture_inbound)
 
 
-def _distinct(every: Iterable[tuple[PolicyRule, ...]]) -> list[tuple[PolicyRule, ...]]:
+def _logs(logged: Iterable[Streams]) -> EntryLogs:
+    streams = (stream for each in logged for stream in (each.requests, each.connections) if stream)
+    return EntryLogs(tuple({stream.key: stream for stream in streams}.values()))
+
+
+def _distinct(every: Iterable[tuple[T, ...]]) -> list[tuple[T, ...]]:
     """Return what some workloads are told by Mixer's rules, each once (a map in an expression has no hash)."""
-    found: list[tuple[PolicyRule, ...]] = []
+    found: list[tuple[T, ...]] = []
     for rules in every:
         if rules and rules not in found:
             found.append(rules)

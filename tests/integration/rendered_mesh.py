@@ -50,6 +50,7 @@ def rendered_envoy(
 def _envoy(config: Path, wait_for: tuple[str, int] | None) -> Iterator[None]:
     log = config.with_suffix(".log")
     command = [str(ENVOY), "-c", str(config), "--disable-hot-restart", "--concurrency", "1", "-l", "warning"]
+    command += ["--file-flush-interval-msec", "200"]
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output)
     try:

@@ -18,6 +18,8 @@ LOOK_SECONDS = 0.5
 MAX_FILE_BYTES = 4 * 2**20
 MAX_BATCH_BYTES = 2**18
 """Read at a time: a debug log shall not hold up the agent."""
+MAX_BACKLOG_BYTES = 64 * 2**20
+"""Of a file that grows faster than it is read: then all that is in it is lost, so that the disk never fills."""
 _LEVELS = {
     "trace": logging.DEBUG,
     "debug": logging.DEBUG,
@@ -38,6 +40,8 @@ class EnvoyLog:
         `tell` takes each line; without it lines go to the agent's log as Envoy's own.
         """
         self._tell = tell or tell_as_envoy
+        self.lost = 0
+        """Lines that were not passed on, because there were too many."""
         self._path = path
         self._place = place
         self._offset = self._size()
@@ -58,6 +62,9 @@ class EnvoyLog:
             self._offset = min(self._offset, size)
             if size == self._offset:
                 return False
+            if size - self._offset > MAX_BACKLOG_BYTES:
+                self._skip()
+                return True
             with self._path.open("rb") as file:
                 file.seek(self._offset)
                 data = file.read(MAX_BATCH_BYTES)
@@ -73,6 +80,18 @@ class EnvoyLog:
             _log.debug("its log cannot be read: %s", error)
             return False
         return bool(whole)
+
+    def _skip(self) -> None:
+        """Lose everything that waits."""
+        before = self.lost
+        with self._path.open("rb") as file:
+            file.seek(self._offset)
+            while data := file.read(MAX_BATCH_BYTES):
+                self.lost += data.count(b"\n")
+        os.truncate(self._path, 0)
+        self._offset = 0
+        self._place.write_text("0")
+        _log.warning("%s grows faster than it is read: %d lines are lost", self._path.name, self.lost - before)
 
     def _size(self) -> int:
         try:

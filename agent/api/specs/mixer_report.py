@@ -7,6 +7,7 @@ from typing import Any
 
 from agent.api.checks.durations import duration, duration_or_zero
 from agent.api.checks.expressions import expression
+from agent.api.checks.loggable import loggable
 from agent.api.checks.schema import (
     Check,
     Report,
@@ -16,8 +17,11 @@ from agent.api.checks.schema import (
     listing,
     mapping,
     message,
+    normal_of,
     number,
     one_of,
+    shape_of,
+    shaped,
     text,
 )
 from agent.api.problem import one_line
@@ -32,13 +36,23 @@ _RESOURCE = {
     "monitoredResourceDimensions": _EXPRESSIONS,
 }
 METRIC: Check = message({"value": expression(), "dimensions": _EXPRESSIONS, **_RESOURCE}, required=("value",))
+
+
+def _log_entry(report: Report, path: str, spec: dict[str, Any]) -> None:
+    """As a whole: a line without one of its parts would be another one."""
+    values = (spec.get("severity"), spec.get("timestamp"), *(spec.get("variables") or {}).values())
+    for value in values:
+        loggable()(report, path, value)
+
+
 LOG_ENTRY: Check = message(
     {
         "severity": expression(Type.STRING, empty=True),
         "timestamp": expression(Type.TIMESTAMP, empty=True),
         "variables": _EXPRESSIONS,
         **_RESOURCE,
-    }
+    },
+    also=_log_entry,
 )
 
 _INSTANCE = text(
@@ -110,20 +124,42 @@ PROMETHEUS: Check = message(
     }
 )
 
-_LEVEL = either("INFO, WARNING or ERROR", text=one_of("INFO", "WARNING", "ERROR"), number=integer(0, 2))
+_NUMBERED = integer(0, 2)
+_WORD_OR_NUMBER = either("INFO, WARNING or ERROR", text=one_of("INFO", "WARNING", "ERROR"), number=_NUMBERED)
+
+
+@shaped(lambda: shape_of(_WORD_OR_NUMBER), normal_of(_NUMBERED))
+def _level(report: Report, path: str, value: Any) -> None:
+    """A number may stand in quotes, too."""
+    _WORD_OR_NUMBER(report, path, value)
+
+
 _SIZE = integer(0, 2**31 - 1)
+_FILES = ("outputPath", "maxMegabytesBeforeRotation", "maxDaysBeforeRotation", "maxRotatedFiles")
+
+
+def _stdio(report: Report, path: str, spec: dict[str, Any]) -> None:
+    """Refuse files as a whole: their entries would be looked for there."""
+    stream = spec.get("logStream") or "STDOUT"
+    if stream not in ("STDOUT", "STDERR"):
+        report.unsupported(path, f"logStream: {stream}: entries go to the host's journal (leave logStream out)")
+    elif any(spec.get(field) for field in _FILES):
+        report.unsupported(path, f"{', '.join(_FILES)} are for files, and entries go to the host's journal")
+
+
 STDIO: Check = message(
     {
         "logStream": one_of("STDOUT", "STDERR", "FILE", "ROTATED_FILE"),
-        "severityLevels": mapping(_LEVEL),
-        "metricLevel": _LEVEL,
+        "severityLevels": mapping(_level),
+        "metricLevel": _level,
         "outputAsJson": boolean,
-        "outputLevel": _LEVEL,
+        "outputLevel": _level,
         "outputPath": text(empty=True),
         "maxMegabytesBeforeRotation": _SIZE,
         "maxDaysBeforeRotation": _SIZE,
         "maxRotatedFiles": _SIZE,
-    }
+    },
+    also=_stdio,
 )
 
 

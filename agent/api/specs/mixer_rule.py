@@ -15,6 +15,7 @@ from agent.api.checks import addresses
 from agent.api.checks.decidable import decidable
 from agent.api.checks.durations import duration, duration_or_zero, seconds
 from agent.api.checks.expressions import expression
+from agent.api.checks.loggable import loggable
 from agent.api.checks.regex import re2_problem
 from agent.api.checks.schema import (
     UNSUPPORTED,
@@ -45,6 +46,8 @@ TEMPLATES = {
 """Kind of a handler → the kinds of instances that it takes."""
 CHECKING = ("denier", "listchecker", "memquota")
 """Handlers that decide about requests; the others report."""
+LOGGING = ("stdio", "fluentd")
+"""Handlers that write about them; of these stdio takes logentry alone."""
 INSTANCES = tuple(dict.fromkeys(kind for kinds in TEMPLATES.values() for kind in kinds))
 """Kinds of instances."""
 _SHORTEST_SECONDS = 0.05
@@ -90,7 +93,9 @@ def _action(report: Report, path: str, action: dict[str, Any]) -> None:
         place = f"{child(path, 'instances')}[{index}]"
         if named.kind not in takes:
             report.invalid(place, f"a {handler.kind} takes {' or '.join(takes)}, not {one_line(named.kind, 40)}")
-    if handler.kind not in CHECKING:
+        elif handler.kind in LOGGING and named.kind != "logentry":
+            report.unsupported(path, f"{handler.kind} writes no {named.kind} here (prometheus has its values)")
+    if handler.kind not in (*CHECKING, *LOGGING):
         report.unsupported(path, f"the handler {handler.kind} is known, but not supported yet")
 
 
@@ -104,8 +109,11 @@ _ACTION = message(
 def _rule(report: Report, path: str, spec: dict[str, Any]) -> None:
     """What a rule decides about must be known in time; what it reports is known afterwards."""
     handlers = (read_name(action["handler"], "") for action in spec["actions"])
-    if any(handler is not None and handler.kind in CHECKING for handler in handlers):
+    kinds = {handler.kind for handler in handlers if handler is not None}
+    if kinds & set(CHECKING):
         decidable(Type.BOOL)(report, child(path, "match"), spec.get("match"))
+    elif kinds & set(LOGGING):
+        loggable(Type.BOOL)(report, child(path, "match"), spec.get("match"))
 
 
 RULE: Check = message(
