@@ -56,5 +56,7 @@ class MeshSettings(Struct, frozen=True, rename="camel", forbid_unknown_fields=Tr
     """Other trust domains whose identities count as this one's."""
     proxied: bool = True
     """Whether services of services.d that don't say it themselves have Envoy in front."""
+    default_metrics: bool = True
+    """Whether istio_requests_total and the other metrics that no rule asks for are there."""
     tracing: MeshTracing = MeshTracing()
     """Where traces are sent to; off by default."""

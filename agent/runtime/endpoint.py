@@ -30,7 +30,7 @@ class Endpoint:
     def __init__(
         self,
         status: Callable[[], NodeStatus],
-        metrics: Callable[[], bytes],
+        metrics: Callable[[], Awaitable[bytes]],
         wait_acked: Callable[[int, float], Awaitable[bool]],
         open_view: Callable[[str], AbstractAsyncContextManager[View]],
         follow_acks: Callable[[], AsyncGenerator[Acknowledgement, None]],
@@ -130,7 +130,10 @@ class Endpoint:
         return response
 
     async def _get_metrics(self, _request: web.Request) -> web.Response:
-        return web.Response(body=self._metrics(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
+        text = {"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
+        response = web.Response(body=await self._metrics(), headers=text)
+        response.enable_compression()  # most of it is the same labels again and again
+        return response
 
     async def _get_health(self, _request: web.Request) -> web.Response:
         ready = self._status().proxy.connected

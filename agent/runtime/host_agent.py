@@ -58,6 +58,7 @@ from agent.runtime.names_watch import watch_names
 from agent.runtime.operator_port import OperatorPort
 from agent.runtime.reconciler import Reconciler
 from agent.runtime.state import MeshState, bounded
+from agent.runtime.telemetry.collector import MetricsCollector
 from agent.runtime.unit import Unit, status_line
 from agent.runtime.views import open_view
 from agent.runtime.workloads import ServicesFolder, agent_entry, gateway_workload, served
@@ -123,7 +124,8 @@ class HostAgent:
         self._status_writer = StatusWriter(client, config.node, self._note_silence)
         self._lists = lists_of(config, lambda faults: self._post(FaultsChanged("lists", faults)), self._post)
         self._key_sets = key_sets_of(config, lambda faults: self._post(FaultsChanged("key sets", faults)))
-        metrics = MetricsPage(self.status, self._counters)
+        self._traffic = MetricsCollector(AdminClient(admin_socket(config)))
+        metrics = MetricsPage(self.status, self._counters, self._traffic.page)
         envoy = AdminClient(admin_socket(config), timeout_seconds=30.0)
         views = partial(open_view, envoy)
         xds, routes = self._xds, (*self._identity.desk.routes(), *self._key_sets.routes())
@@ -206,6 +208,7 @@ class HostAgent:
                 "key sets": self._key_sets.run(),
                 "lists": self._lists.run(),
                 "decisions": self._decisions.follow(),
+                "metrics": self._traffic.run(),
                 "entries": self._entries.run(),
                 **({"envoy's log": self._envoy_log.follow()} if self._envoy_log else {}),
                 **self._operator_parts(),
@@ -314,6 +317,7 @@ class HostAgent:
 
     def _publish(self, snapshot: MeshSnapshot, desired: Desired, revision: int) -> None:
         self._data_path.publish(desired, revision)
+        self._traffic.publish(snapshot)
         self._entries.follow(desired.logs)
         self._certified = frozenset(snapshot.certificates)
         self._identity.published(snapshot)

@@ -34,6 +34,7 @@ def plan_options(config: Config) -> PlanOptions:
         entry_log=str(entry_log_file(config)),
         log_sockets=str(log_sockets(config)),
         peer_log=str(peer_log(config)),
+        counts=True,
         dns_upstreams=config.dns.upstreams or read_upstreams(),
     )
 

@@ -1,8 +1,8 @@
-"""The agent's own metrics, collected from its present status at scrape time (no state of their own)."""
+"""The agent's own metrics, collected from its present status at scrape time; those of what passes Envoy are beside."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 
 from msgspec import Struct
 from prometheus_client import CollectorRegistry, generate_latest
@@ -29,15 +29,19 @@ class Counters(Struct, frozen=True):
 class MetricsPage(Collector):
     """Renders the Prometheus text of an agent."""
 
-    def __init__(self, status: Callable[[], NodeStatus], counters: Callable[[], Counters]) -> None:
+    def __init__(
+        self, status: Callable[[], NodeStatus], counters: Callable[[], Counters], more: Callable[[], Awaitable[bytes]]
+    ) -> None:
+        self._more = more
         self._status = status
         self._counters = counters
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
 
-    def render(self) -> bytes:
-        """Return the page in Prometheus' text format."""
-        return generate_latest(self._registry)
+    async def render(self) -> bytes:
+        """Return the page in Prometheus' text format: this agent's metrics, and those of what passes Envoy."""
+        more = await self._more()
+        return generate_latest(self._registry) + more
 
     def collect(self) -> Iterable[Metric]:
         """Yield every metric family (prometheus_client calls this)."""

@@ -61,6 +61,8 @@ def _bootstrap(options: BootstrapOptions) -> dict[str, Any]:
             "listeners": [_health_listener(options), _stats_listener(options)],
         },
         "deferred_stat_options": {"enable_deferred_creation_stats": True},
+        # What nobody has added to for so long goes (translate/counting); the agent has its part of it by then.
+        "stats_eviction_interval": "3600s",
         **limits(),
         "layered_runtime": {"layers": [_FIXED_RUNTIME, {"name": "the agent's", "admin_layer": {}}]},
     }

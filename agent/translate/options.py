@@ -47,6 +47,8 @@ class PlanOptions(Struct, frozen=True):
     """Folder of the Unix sockets by which the agent reaches the servers of logs; empty: there is no agent."""
     peer_log: str = ""
     """File to which inbound connections can say whose they are (translate/peer_log); empty: they can't."""
+    counts: bool = False
+    """Envoy counts requests and connections for the agent's metrics (translate/counting)."""
     gateway: Labels | None = None
     """This host is a gateway with these labels: it listens for what Gateway objects that select them say, and for
     nothing else."""

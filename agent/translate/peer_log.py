@@ -30,7 +30,7 @@ _LINE = "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS% %DOWNSTREAM_DIRECT_LOCAL_PORT% %DOWN
 _EVERY = duration_pb2.Duration(seconds=1)
 _HCM = http_connection_manager_pb2.HttpConnectionManager
 _TCP = tcp_proxy_pb2.TcpProxy
-_ENDS = (data_pb2.NotSet, data_pb2.TcpConnectionEnd, data_pb2.DownstreamEnd)
+ENDS = (data_pb2.NotSet, data_pb2.TcpConnectionEnd, data_pb2.DownstreamEnd)
 
 
 def with_peer_log(resources: Iterable[Resource], path: str) -> tuple[Resource, ...]:
@@ -64,7 +64,7 @@ def _add(network_filter: Any, path: str) -> None:
             continue
         proxy = kind.FromString(network_filter.typed_config.value)
         for log in proxy.access_log:
-            _ends_only(log)
+            ends_only(log)
         proxy.access_log.append(_log(path))
         proxy.access_log_options.access_log_flush_interval.CopyFrom(_EVERY)
         if kind is _HCM:
@@ -72,9 +72,11 @@ def _add(network_filter: Any, path: str) -> None:
         network_filter.typed_config.CopyFrom(packed(proxy))
 
 
-def _ends_only(log: Any) -> None:
-    """Keep another log from saying more than before: the intervals are those of all logs."""
-    ends = accesslog_pb2.AccessLogFilter(log_type_filter=accesslog_pb2.LogTypeFilter(types=_ENDS))
+def ends_only(log: Any) -> None:
+    """Keep a log that does not say itself when it is written from saying more than before: the times are all logs'."""
+    if log.filter.HasField("log_type_filter"):
+        return
+    ends = accesslog_pb2.AccessLogFilter(log_type_filter=accesslog_pb2.LogTypeFilter(types=ENDS))
     if log.HasField("filter"):
         both = accesslog_pb2.AndFilter(filters=[log.filter, ends])
         log.filter.CopyFrom(accesslog_pb2.AccessLogFilter(and_filter=both))

@@ -18,6 +18,7 @@ from agent.mesh.routes import Fault, ObjectRef, ServicePolicy
 from agent.mesh.service import Port, ServiceKey
 from agent.mesh.snapshot import Resource
 from agent.translate.asked import AskedServers
+from agent.translate.counting import with_counting
 from agent.translate.facts import ServiceFacts, ServiceSubset
 from agent.translate.gateway import Guards, gateway_host, gateway_port, table_name
 from agent.translate.guard import connection_guard, http_guard
@@ -271,6 +272,7 @@ class GatewayHost:
             self._guards(),
         )
         log, made = self._inputs.options.peer_log, self._traces.outgoing(made)
+        made = with_counting(made) if self._inputs.counts else made
         return Made(with_peer_log(made, log) if log and port.knows_clients else made, faults)
 
     def _ways(self, routes: Iterable[ResolvedRoute]) -> tuple[tuple[str, Approach], ...]:

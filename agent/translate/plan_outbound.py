@@ -16,6 +16,7 @@ from agent.mesh.routes import Fault
 from agent.mesh.service import Port, ServiceKey
 from agent.translate.captured import Chain, chains_of, port_listener
 from agent.translate.clusters import fallback_clusters, service_clusters
+from agent.translate.counting import with_counting
 from agent.translate.dns import Lines, host_lines
 from agent.translate.listeners import http_listener, tcp_listener, virtual_outbound
 from agent.translate.outside import undeclared
@@ -77,11 +78,15 @@ class Outbound:
         )
         ports = (self._on_port, self._captured_on)
         self.made: tuple[Node[Any, Made], ...] = (
-            Stage(flow, once, lambda _: self._shared()),
-            Stage(flow, ports, self._port),
-            Stage(flow, resolved if self._listens else (), self._tcp_listeners),
+            Stage(flow, once, lambda _: self._counted(self._shared())),
+            Stage(flow, ports, lambda number: self._counted(self._port(number))),
+            Stage(flow, resolved if self._listens else (), lambda key: self._counted(self._tcp_listeners(key))),
             Stage(flow, resolved if self._listens else (), self._detected_tables),
-            Stage(flow, services.known if inputs.options.intercepted else (), self._passing),
+            Stage(
+                flow,
+                services.known if inputs.options.intercepted else (),
+                lambda key: self._counted(self._passing(key)),
+            ),
         )
         self.faulty = (virtual_hosts, captured)
 
@@ -89,6 +94,12 @@ class Outbound:
     def _listens(self) -> bool:
         options = self._inputs.options
         return options.intercepted or options.bind_outbound is not None
+
+    def _counted(self, made: Made | None) -> Made | None:
+        """Return the same with listeners that count what passes them."""
+        if made is None or not self._inputs.counts:
+            return made
+        return Made(with_counting(made.resources), made.faults)
 
     def _shared(self) -> Made:
         """Return what is there once: where connections to the unknown go."""

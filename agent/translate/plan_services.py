@@ -114,6 +114,11 @@ class Inputs:
         """Tell whether connections to unknown destinations go on."""
         return self.traffic_policy.get() is OutboundTrafficPolicy.ALLOW_ANY
 
+    @property
+    def counts(self) -> bool:
+        """Tell whether listeners count for the default metrics."""
+        return self.options.counts and self.settings.get().default_metrics
+
 
 class Services:
     """The services as this host's caller knows them, and what their own rules mean to it."""
