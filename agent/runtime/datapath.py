@@ -111,7 +111,7 @@ class DataPath:
 
     async def _apply(self, desired: Desired, looking: bool) -> None:
         is_known = self._rules is not None
-        renamed = await asyncio.to_thread(self._hosts.write, desired.dns_hosts)
+        renamed = await self._name(desired.dns_hosts)
         differences = await self._intercept(desired.netfilter_v4, desired.netfilter_v6, looking)
         if looking and is_known and (renamed or differences):
             self._note_repair((*differences, *(["the hosts file"] if renamed else [])))
@@ -120,6 +120,17 @@ class DataPath:
         elif time.monotonic() - self._repaired_at > SHOWN_SECONDS:
             self._show("drift")
         self.ready.set()
+
+    async def _name(self, text: str) -> bool:
+        """Give these names; tell whether others were given. A disk that takes nothing holds up nothing but names."""
+        try:
+            renamed = await asyncio.to_thread(self._hosts.write, text)
+        except HostError as error:
+            self._show("names", Fault("names", f"{error}; the names from before hold, and others are not given"))
+            return False
+        was_held_up = bool(self._shown.get("names"))
+        self._show("names")
+        return renamed and not was_held_up
 
     async def _intercept(self, v4: str, v6: str, looking: bool) -> tuple[str, ...]:
         # A look at what stands starts half a dozen programs, and every new service comes by here.
@@ -160,8 +171,10 @@ class DataPath:
         self._hold.release()
 
     async def _take_away(self) -> None:
-        await asyncio.to_thread(self._hosts.clear)
-        await self._interception.remove()
+        try:
+            await asyncio.to_thread(self._hosts.clear)
+        finally:
+            await self._interception.remove()
 
     async def _published_before(self, seconds: float) -> bool:
         try:

@@ -50,6 +50,7 @@ from agent.runtime.host_options import (
     plan_options,
     proxy_options,
 )
+from agent.runtime.kept_file import DiskFault, KeptFile
 from agent.runtime.key_sets import key_sets_of
 from agent.runtime.last_known import LastKnownFile
 from agent.runtime.lists import lists_of
@@ -93,12 +94,11 @@ class HostAgent:
         self._client = client
         self._address = address
         self._last_known = last_known
-        self._vip_table = VipTable(config.state_dir / "vips.json")
-        vips, vip_faults = self._vip_table.load()
+        vip_table = VipTable(config.state_dir / "vips.json")
+        vips, vip_faults = vip_table.load()
         self._vips: Mapping[ServiceKey, Vip] = vips
-        self._vips_changed = asyncio.Event()
         self.state = MeshState(config.node, config.vip_range_v4, config.vip_range_v6, self._vips)
-        self.state.apply([FaultsChanged("disk", faults + vip_faults)])
+        self.state.apply([FaultsChanged("disk: last known", faults), FaultsChanged("disk: vips", vip_faults)])
         self._services = ServicesFolder(config, address)
         self._workloads: tuple[Workload, ...] = ()
         self._served: tuple[Workload, ...] = ()
@@ -110,6 +110,12 @@ class HostAgent:
         self._followed = Scope()
         self._reconciler = Reconciler(self.state, plan_options(config), self._publish, self._after_round)
         self._post = self._reconciler.mailbox.post
+        last_known.on_written = DiskFault(
+            "last known", "a start without Consul would go by an older mesh", self._post
+        ).note
+        self._kept_vips = KeptFile(
+            vip_table.save, DiskFault("vips", "virtual addresses may change at the next start", self._post)
+        )
         self._identity = HostIdentity(config, admin_socket(config), self._post, self._update_status)
         self._xds = XdsServer(config.run_dir / "xds.sock")
         self._xds.on_change = self._update_status
@@ -201,7 +207,7 @@ class HostAgent:
                 "last known": self._last_known.keep(
                     lambda: self.state.last_known(self._address), lambda: self.state.changes
                 ),
-                "virtual addresses": self._keep_vips(),
+                "virtual addresses": self._kept_vips.run(),
                 "services.d": self._services.watch(self.reload),
                 "certificates": self._identity.run(),
                 "readiness": self._announce(),
@@ -329,17 +335,7 @@ class HostAgent:
             self._named_files = named_files(one for one in snapshot.ingress.gateways if one.selects(labels))
         if snapshot.vips != self._vips:
             self._vips = snapshot.vips
-            self._vips_changed.set()
-
-    async def _keep_vips(self) -> None:
-        """Save the table of virtual addresses when it changes; beside the loop, as a disk may take its time."""
-        while True:
-            await self._vips_changed.wait()
-            self._vips_changed.clear()
-            try:
-                await asyncio.to_thread(self._vip_table.save, self._vips)
-            except HostError as error:
-                log.warning("virtual addresses may change at the next start: %s", error)
+            self._kept_vips.keep(snapshot.vips)
 
     def _after_round(self) -> None:
         if self.state.settings.proxied is not self._proxied:

@@ -36,6 +36,8 @@ class LastKnownFile:
     """The file of the last known state (mode 0600)."""
 
     def __init__(self, path: Path) -> None:
+        self.on_written: Callable[[HostError | None], None] = lambda _: None
+        """Takes how it went, whenever the state was to be saved."""
         self._path = path
         self._saved: bytes | None = None
         self._is_final = False
@@ -49,26 +51,30 @@ class LastKnownFile:
             return None, (Fault(str(self._path), f"the last known state cannot be read and is not used: {error}"),)
 
     async def keep(self, current: Callable[[], LastKnown], changes: Callable[[], int]) -> None:
-        """Save every ten seconds if `changes` has counted on, until cancelled; a full disk costs a warning only."""
+        """Save every ten seconds if `changes` has counted on, until cancelled; what a full disk refused, again."""
         saved = changes()
         while True:
             await asyncio.sleep(SAVE_INTERVAL_SECONDS)
-            if saved != changes():
-                saved = changes()
-                await self.save(current())
+            count = changes()
+            if count != saved and await self.save(current()):
+                saved = count
 
     async def save_finally(self, last: LastKnown) -> None:
         """Save this state, and none after it: what a host says when it leaves is not what it shall boot with."""
         await self.save(last)
         self._is_final = True
 
-    async def save(self, last: LastKnown) -> None:
-        """Save this state now if it differs from what is saved."""
+    async def save(self, last: LastKnown) -> bool:
+        """Save this state now if it differs from what is saved; tell whether it is on the disk."""
         data = encode(last)
         if data == self._saved or self._is_final:
-            return
+            return True
         try:
             await asyncio.to_thread(write_atomic, self._path, data)
-            self._saved = data
         except HostError as error:
             log.warning("the last known state is not saved: %s", error)
+            self.on_written(error)
+            return False
+        self._saved = data
+        self.on_written(None)
+        return True

@@ -44,12 +44,18 @@ async def take_down(config_dir: Path, state_dir: Path, run_dir: Path) -> None:
         log.warning("the agent died before it could stop: taking down what it left")
         await _leave_catalog(config)
     try:
-        dns = HostsFile(config.state_dir / "dns")
-        if dns.path.exists():
-            await asyncio.to_thread(dns.clear)
-        await host_interception(config).adapter.remove()
+        await asyncio.to_thread(_take_names, config)
     finally:
-        await envoy.stop()
+        try:
+            await host_interception(config).adapter.remove()
+        finally:
+            await envoy.stop()
+
+
+def _take_names(config: Config) -> None:
+    dns = HostsFile(config.state_dir / "dns")
+    if dns.path.exists():
+        dns.clear()
 
 
 async def _leave_catalog(config: Config) -> None:

@@ -55,6 +55,8 @@ class TrustFollower:
         self._roots = b""
         self._faults: dict[str, str] = {}
         self._told = asyncio.Event()
+        self._unsaved = False
+        self._saving = asyncio.Lock()
 
     def note_roots(self, roots_pem: bytes) -> None:
         """Take the roots that came with a certificate: they too prove a CA to us (the first one, or one made anew)."""
@@ -102,17 +104,29 @@ class TrustFollower:
         self._bundle = bundle
         self._publish()
         _LOG.info("trust bundle %s: %d revoked", bundle.version[:16], len(bundle.revoked))
-        try:
-            await asyncio.to_thread(self._file.store, bundle)
-            self._report("disk", None)
-        except HostError as error:
-            self._report("disk", f"{error} (the bundle is in use, but a restart would lose it)")
+        self._unsaved = True
+        await self._save()
+
+    async def _save(self) -> None:
+        """Put the newest on the disk; if that fails, it is used all the same, and tried again every second."""
+        async with self._saving:
+            if self._bundle is None or not self._unsaved:
+                return
+            self._unsaved = False
+            try:
+                await asyncio.to_thread(self._file.store, self._bundle)
+            except HostError as error:
+                self._unsaved = True
+                self._report("disk", f"{error} (the bundle is in use, but a restart would lose it)")
+            else:
+                self._report("disk", None)
 
     async def _keep_usable(self) -> None:
-        """Look every second whether the lists can be used: the clock may be set, or a list end."""
+        """Look every second whether the lists can be used: the clock may be set, a list end, or the disk have room."""
         while True:
             await self._clock.sleep(1.0)
             self._publish()
+            await self._save()
 
     def _publish(self) -> None:
         """Hand on the bundle; lists that Envoy would take for a reason to refuse everybody are left out, and named."""

@@ -23,6 +23,7 @@ from tests.integration.meshlab import (
     APP_UID,
     HOSTMESH,
     bookinfo,
+    envoy_admin,
     hostmesh,
     load,
     metric_lines,
@@ -223,9 +224,76 @@ def test_a_disk_that_takes_nothing_and_files_that_are_spoilt(lab: Lab) -> None:
     lab.start_agent("client")
     lab.wait({("client", "agent"): agent_ready(client)})
     wait_for(lambda: status(client) == "200", "details answers", 40)
-    told = {fault.subject for fault in node_status(client).faults}
-    assert any("last-known" in subject for subject in told), told
-    assert metric_lines(client, "hostmesh_fault")
+    told = ("last known state cannot be read", "table of virtual addresses can't be read", ".pem: corrupt")
+    wait_for(lambda: all(each in client.log("agent", 5000) for each in told), "each is told", 40)
+
+
+def test_a_full_disk_costs_what_it_would_hold_and_nothing_else(lab: Lab) -> None:
+    """It is told; what is new is followed, by an agent that starts then as well; it is saved when there is room."""
+    client, node = lab["client"], {"Node": "newcomer", "Address": lab["outside"].address}
+    service = {"ID": "newcomer", "Service": "newcomer", "Port": 9080, "Meta": {"protocol": "http"}}
+    with a_small_disk(lab, client) as filler:
+        with load(client, DETAILS) as running:
+            client.exec("dd", "if=/dev/zero", f"of={filler}", "bs=4096", check=False)
+            renew = ("curl", "-fsS", "-X", "POST", "--unix-socket", str(client.path("run/admin.sock")))
+            client.exec(*renew, "http://agent/certificates/renew")
+            put(lab, "/v1/catalog/register", node | {"Service": service})
+            wait_for(lambda: len(full_disk_faults(client)) == 4, "key, names, addresses, the last known mesh", 60)
+            assert any("No space left on device" in line for line in metric_lines(client, "hostmesh_fault"))
+            wait_for(lambda: "newcomer_service_consul" in envoy_admin(client, "/clusters"), "Envoy has what is new")
+        assert running.failures == []
+
+        lab.kill("client", "agent")
+        for family in ("iptables", "ip6tables"):  # as after a boot
+            client.exec(family, "-w", "-t", "nat", "-F")
+        lab.start_agent("client")
+        wait_for(lambda: any("REDIRECT" in line for line in own_rules(client)), "it captures again", 40)
+        wait_for(lambda: status(client) == "200", "details answers")
+        assert client.exec("getent", "hosts", "newcomer", check=False).returncode != 0
+
+        client.exec("rm", filler)
+        wait_for(lambda: has_no_fault(client), "no fault is left", 60)
+        wait_for(lambda: status(client, "http://newcomer:9080/details/0") == "200", "the newcomer has a name", 40)
+        client.exec("grep", "-q", "newcomer", str(client.path("var/last-known")), str(client.path("var/vips.json")))
+    put(lab, "/v1/catalog/deregister", node)
+
+
+def has_no_fault(host: Host) -> bool:
+    """Tell so; raises AssertionError with the faults."""
+    faults = node_status(host).faults
+    assert not faults, faults
+    return True
+
+
+def full_disk_faults(host: Host) -> list[str]:
+    return [str(fault) for fault in node_status(host).faults if "No space left on device" in fault.reason]
+
+
+def put(lab: Lab, path: str, value: object) -> None:
+    """Write to Consul's catalog as any program might."""
+    request = urllib.request.Request(f"{lab.state.consul}{path}", json.dumps(value).encode(), method="PUT")
+    urllib.request.urlopen(request).close()
+
+
+@contextmanager
+def a_small_disk(lab: Lab, host: Host) -> Iterator[str]:
+    """Have what the host keeps on a disk of its own, of 2 MiB; yields the path of a file that may fill it."""
+    var = str(host.path("var"))
+    script = 'mkdir "$1.small" && mount -t tmpfs -o size=2m tmpfs "$1.small" && cp -a "$1/." "$1.small"'
+    host.exec("sh", "-ec", f'{script} && mount --move "$1.small" "$1"', "sh", var)
+    try:
+        renew_names(lab, host)
+        yield f"{var}/filler"
+    finally:
+        host.exec("umount", var)
+        renew_names(lab, host)
+
+
+def renew_names(lab: Lab, host: Host) -> None:
+    """Start the host's dnsmasq anew: it looks at folders, not at paths."""
+    lab.kill(host.name, "dnsmasq")
+    lab.start(host.name, "dnsmasq")
+    wait_for(lambda: status(host) == "200", "names are given", 40)
 
 
 def test_what_a_dead_agent_left_is_taken_down(lab: Lab) -> None:

@@ -6,6 +6,7 @@ on. So the file is always replaced whole and never deleted.
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from agent.adapters.files import read_optional, write_atomic
@@ -37,8 +38,13 @@ class HostsFile:
         return True
 
     def clear(self) -> None:
-        """Take all mesh names away (the file stays, empty)."""
-        self.write("")
+        """Take all mesh names away (the file stays, empty), also on a full disk; raises HostError."""
+        try:
+            self.write("")
+        except HostError:
+            with contextlib.suppress(OSError), self.path.open("wb"):  # closing it is what dnsmasq notices
+                return
+            raise
 
     def _make_folder(self) -> None:
         try:
