@@ -64,6 +64,7 @@ _name_option = click.option(
 @click.option(
     "--graph-port", type=_PORT, default=8088, show_default=True, help="Port of the service graph on 127.0.0.1."
 )
+@click.option("--zipkin-port", type=_PORT, default=9411, show_default=True, help="Port of Zipkin on 127.0.0.1.")
 @click.option(
     "--timeout", type=click.IntRange(1), default=120, show_default=True, help="How long it may take, in seconds."
 )
@@ -76,6 +77,7 @@ def up(
     gateway_tls_port: int,
     prometheus_port: int,
     graph_port: int,
+    zipkin_port: int,
     timeout: int,
     keep: bool,
 ) -> None:
@@ -91,9 +93,10 @@ def up(
         raise UserError(f"lab: {BOOKINFO} is missing: the lab runs from a checkout of hostmesh")
     require_not_enrolled()
     load_contexts(contexts_path())  # a damaged file is told before the work, not after it
-    options = ("--port", "--consul-port", "--gateway-port", "--gateway-tls-port", "--prometheus-port", "--graph-port")
-    ports = (port, consul_port, gateway_port, gateway_tls_port, prometheus_port, graph_port)
-    require_free_ports(tuple(zip(ports, options, strict=True)))
+    options = ("--port", "--consul-port", "--gateway-port", "--gateway-tls-port")
+    later = ("--prometheus-port", "--graph-port", "--zipkin-port")
+    ports = (port, consul_port, gateway_port, gateway_tls_port, prometheus_port, graph_port, zipkin_port)
+    require_free_ports(tuple(zip(ports, (*options, *later), strict=True)))
     began = time.monotonic()
     made = Lab(lab_plan(*ports[:4], name, *ports[4:]), _progress(began))
     try:
@@ -210,6 +213,7 @@ def _document(found: Lab) -> dict[str, Any]:
         "gatewayTls": found.state.gateway_tls,
         "prometheus": found.state.prometheus,
         "servicegraph": found.state.servicegraph,
+        "zipkin": found.state.zipkin,
         "whole": found.state.complete and running and all(forwarders.values()),
         "hosts": hosts,
     }
@@ -233,6 +237,7 @@ The page:   {made.state.page}
 Consul:     {made.state.consul}
 Prometheus: {made.state.prometheus}
 The graph:  {made.state.servicegraph}/ (who calls whom, live; `hostmesh dashboard servicegraph`)
+Traces:     {made.state.zipkin or "no collector"} (none until the mesh's settings say so: docs/tasks/tracing.md)
 Gateway:    http://{made.state.gateway} and https://{made.state.gateway_tls} (closed until rules open them: docs/tasks)
 
 Try next (reload the page after each):

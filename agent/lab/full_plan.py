@@ -6,6 +6,7 @@ import msgspec
 
 from agent.lab.monitoring import GRAPH_PORT, PROMETHEUS_PORT, with_monitoring
 from agent.lab.plan import CHECKOUT, DEFAULT_NAME, App, HostPlan, LabPlan, bookinfo_app, bookinfo_plan, python_app
+from agent.lab.tracing import ZIPKIN_PORT, with_collector
 
 _VAGRANT = CHECKOUT / "vagrant"
 _HTTPBIN = _VAGRANT / "httpbin" / "httpbin.py"
@@ -25,9 +26,11 @@ def lab_plan(
     name: str = DEFAULT_NAME,
     prometheus_port: int = PROMETHEUS_PORT,
     graph_port: int = GRAPH_PORT,
+    zipkin_port: int = ZIPKIN_PORT,
 ) -> LabPlan:
     """Return the whole lab; ports are those of the machine's loopback."""
     bookinfo = with_monitoring(bookinfo_plan(page_port, consul_port, name), prometheus_port, graph_port)
+    bookinfo = with_collector(bookinfo, zipkin_port)
     return msgspec.structs.replace(
         bookinfo,
         hosts=(

@@ -81,9 +81,18 @@ def _consul(plan: LabPlan, host: HostPlan, root: Path) -> dict[str, Any]:
         "performance": {"raft_multiplier": 1},
         "gossip_lan": {"gossip_interval": "100ms"},
     }
+    if own := [_definition(app, str(plan.address(host.name))) for app in host.apps if app.by_consul]:
+        config["services"] = own
     if host.consul_server:
         config |= {"server": True, "bootstrap_expect": 1, "retry_join": [], "ui": False}
     return config
+
+
+def _definition(app: App, address: str) -> dict[str, Any]:
+    """A service as Consul's configuration has it."""
+    check = {"http": f"http://127.0.0.1:{app.port}{app.health_path}", "interval": "1s", "timeout": "5s"}
+    meta = {"protocol": app.protocol}
+    return {"name": app.service, "address": address, "port": app.port, "meta": meta, "check": check}
 
 
 def _agent(plan: LabPlan, host: HostPlan, envoy: str) -> dict[str, Any]:

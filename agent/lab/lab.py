@@ -231,6 +231,7 @@ class Lab:
             self._report("waiting: the page, through the mesh")
             page = self[self.plan.page_host]
             wait_all(self.hosts, {(page.name, "productpage"): page_ready(page)}, deadline)
+        self._start_optional()
         self._state.complete = True
         self._file.save(self._state)
 
@@ -278,12 +279,28 @@ class Lab:
             self._state.ca_socket = str(host.path("run/admin.sock"))
         self._start_program(host, "dnsmasq")
         for app in host.plan.apps:
-            if app.argv:
+            if app.argv and not app.is_optional:
                 host.start_app(app.service)
 
+    def _start_optional(self) -> None:
+        """Start what the mesh does not need, as far as it is installed; nobody waits for it."""
+        late = [(one, app) for one in self for app in one.plan.apps if app.is_optional]
+        for host, app in late:
+            try:
+                find_programs(app.programs)
+            except HostError as error:
+                self._report(f"without {app.service}: {str(error).removeprefix('lab: ')}")
+                continue
+            host.start_app(app.service)
+            if forward := next((one for one in self.plan.forwards if one.name == app.service), None):
+                self._forward(forward)
+                self._state.zipkin = f"http://127.0.0.1:{forward.port}"
+
     def _start_forwarders(self) -> None:
+        later = {app.service for host in self for app in host.plan.apps if app.is_optional}
         for forward in self.plan.forwards:
-            self._forward(forward)
+            if forward.name not in later:
+                self._forward(forward)
         addresses = {forward.name: f"127.0.0.1:{forward.port}" for forward in self.plan.forwards}
         if page := addresses.get("page"):
             self._state.page = f"http://{page}/productpage"
@@ -323,7 +340,7 @@ class Lab:
         conditions |= self._conditions(names_ready, lambda _: True, "dnsmasq")
         for host in self:
             for app in host.plan.apps:
-                if app.argv:
+                if app.argv and not app.is_optional:
                     conditions[host.name, app.service] = app_ready(host, app)
         return conditions
 

@@ -41,6 +41,10 @@ class App(Struct, frozen=True):
     proxied: bool = True
     programs: tuple[str, ...] = ()
     """What it needs on this machine beside Python."""
+    is_optional: bool = False
+    """Started last, and nobody waits for it; without its programs the lab goes without."""
+    by_consul: bool = False
+    """Consul's own configuration registers it: for hosts without an agent."""
 
 
 class HostPlan(Struct, frozen=True):
@@ -95,6 +99,8 @@ class LabPlan(Struct, frozen=True):
     prometheus_port: int = 0
     """Where Prometheus and the service graph (`monitoring.py`) are forwarded to; 0: they are not there."""
     graph_port: int = 0
+    zipkin_port: int = 0
+    """Where the collector of traces (`tracing.py`) is forwarded to; 0: it is not there."""
     ca_settings: Mapping[str, Any] = {}
     """Laid over ca.yaml, for example a short lifetime."""
 
@@ -125,7 +131,7 @@ class LabPlan(Struct, frozen=True):
     @property
     def programs(self) -> tuple[str, ...]:
         """Return what its applications need on this machine."""
-        return tuple(dict.fromkeys(name for plan in self.hosts for app in plan.apps for name in app.programs))
+        return tuple(dict.fromkeys(name for plan in self.hosts for app in plan.apps for name in _needed(app)))
 
     @property
     def forwards(self) -> tuple[Forward, ...]:
@@ -136,10 +142,15 @@ class LabPlan(Struct, frozen=True):
             Forward("consul", self.consul_port, server.name if server else "", 8500),
             Forward("prometheus", self.prometheus_port, server.name if server else "", 9090),
             Forward("servicegraph", self.graph_port, server.name if server else "", 8088),
+            Forward("zipkin", self.zipkin_port, server.name if server else "", 9411),
             Forward("gateway", self.gateway_port, self.gateway_host, 80),
             Forward("gateway-tls", self.gateway_tls_port, self.gateway_host, 443),
         )
         return tuple(forward for forward in wanted if forward.host and forward.port)
+
+
+def _needed(app: App) -> tuple[str, ...]:
+    return () if app.is_optional else app.programs
 
 
 CONSUL_HOST = HostPlan("consul", agent=False, consul_server=True, ca=True)

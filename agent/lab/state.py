@@ -32,6 +32,7 @@ class LabState(Struct):
     gateway_tls: str = ""
     prometheus: str = ""
     servicegraph: str = ""
+    zipkin: str = ""
     ca_socket: str = ""
     bridge_namespace: str = ""
     hosts: dict[str, HostState] = {}

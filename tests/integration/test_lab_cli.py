@@ -55,7 +55,8 @@ def page(port: int, **headers: str) -> str:
 
 def test_lab_up_rules_status_half_up_down(hostmesh: Hostmesh, name: str, tmp_path: Path) -> None:
     before = machine()
-    options = ("--port", "--consul-port", "--gateway-port", "--gateway-tls-port", "--prometheus-port", "--graph-port")
+    listens = "port", "consul-port", "gateway-port", "gateway-tls-port", "prometheus-port", "graph-port", "zipkin-port"
+    options = tuple(f"--{name}" for name in listens)
     ports = free_ports(len(options))
     port = ports[0]
     arguments = ["--name", name, *(word for pair in zip(options, map(str, ports), strict=True) for word in pair)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import msgspec
@@ -81,17 +82,19 @@ def test_the_whole_lab_is_bookinfo_and_more_and_leaves_bookinfo_as_it_is() -> No
     whole, bookinfo = lab_plan(), bookinfo_plan()
     assert whole.hosts[1 : len(bookinfo.hosts)] == bookinfo.hosts[1:]
     assert whole.hosts[0] == msgspec.structs.replace(bookinfo.hosts[0], apps=whole.hosts[0].apps)
-    assert [app.service for app in whole.hosts[0].apps] == ["prometheus", "servicegraph"]
+    assert [app.service for app in whole.hosts[0].apps] == ["prometheus", "servicegraph", "zipkin"]
     assert len({whole.address(host.name) for host in whole.hosts}) == len(whole.hosts)
     assert {forward.name: (forward.host, forward.target_port) for forward in whole.forwards} == {
         "page": ("productpage", 9080),
         "consul": ("consul", 8500),
         "prometheus": ("consul", 9090),
         "servicegraph": ("consul", 8088),
+        "zipkin": ("consul", 9411),
         "gateway": ("gateway", 80),
         "gateway-tls": ("gateway", 443),
     }
     assert "mariadbd" in whole.programs
+    assert "java" not in whole.programs  # the lab goes without a collector where it cannot run
     assert not bookinfo.programs
 
 
@@ -159,3 +162,11 @@ def test_a_context_chosen_while_the_lab_was_up_stays_chosen() -> None:
     save_contexts(contexts_path(), Contexts(current="other", contexts={**contexts.contexts, "other": other}))
     leave_lab_context()
     assert load_contexts(contexts_path()) == Contexts(current="other", contexts={"other": other})
+
+
+def test_consul_itself_registers_what_has_no_agent(tmp_path: Path) -> None:
+    folder = written(lab_plan(), "consul", tmp_path)
+    (zipkin,) = json.loads((folder / "consul.json").read_text())["services"]
+    assert (zipkin["name"], zipkin["address"], zipkin["port"]) == ("zipkin", "10.77.0.10", 9411)
+    assert zipkin["check"]["http"] == "http://127.0.0.1:9411/health"
+    assert "services" not in json.loads((written(bookinfo_plan(), "consul", tmp_path) / "consul.json").read_text())
