@@ -20,7 +20,7 @@ from agent.lab.lab import Lab
 from agent.lab.plan import CONSUL_HOST
 from benchmarks.scale.agent_probe import HOST, AgentProbe, lab_plan
 from benchmarks.scale.catalog_load import CatalogWriter, Size
-from benchmarks.scale.measure import Result, measure
+from benchmarks.scale.measure import Plan, Result, measure
 from benchmarks.scale.probes import WatcherProbe
 from benchmarks.scale.rules import write_rules
 from benchmarks.testlab import machine, note, running
@@ -35,6 +35,7 @@ def main() -> None:
     parser.add_argument("--nodes", type=int, default=100)
     parser.add_argument("--slow", type=int, default=120, help="changes at 1 a second (all kinds in turn)")
     parser.add_argument("--fast", type=int, default=400, help="changes at 10 a second (all kinds in turn)")
+    parser.add_argument("--alone", type=int, default=120, help="changes at 10 a second before, that nobody follows")
     parser.add_argument("--idle", type=float, default=30.0, help="seconds of the idle measurement")
     parser.add_argument("--rules", type=int, default=0, help="services that have RouteRules (two each, to subsets)")
     parser.add_argument("--same-services", action="store_true", help="no service comes or goes among the changes")
@@ -42,14 +43,13 @@ def main() -> None:
     parser.add_argument("--json", default="", metavar="FILE")
     arguments = parser.parse_args()
     size = Size(arguments.services, arguments.instances, arguments.nodes)
-    plan = {rate: count for rate, count in {1.0: arguments.slow, 10.0: arguments.fast}.items() if count}
+    rates = {rate: count for rate, count in {1.0: arguments.slow, 10.0: arguments.fast}.items() if count}
+    plan = Plan(rates, arguments.idle, not arguments.same_services, arguments.alone)
     if arguments.watcher:
-        result = asyncio.run(follow_with_watcher(size, plan, arguments.idle, not arguments.same_services))
+        result = asyncio.run(follow_with_watcher(size, plan))
     else:
         with running(lab_plan) as lab:
-            result = asyncio.run(
-                follow_with_agent(lab, size, plan, arguments.idle, arguments.rules, not arguments.same_services)
-            )
+            result = asyncio.run(follow_with_agent(lab, size, plan, arguments.rules))
     text = msgspec.json.format(msgspec.json.encode(result), indent=2)
     if arguments.json == "-":
         sys.stdout.buffer.write(text + b"\n")
@@ -59,7 +59,7 @@ def main() -> None:
         Path(arguments.json).write_bytes(text + b"\n")
 
 
-async def follow_with_watcher(size: Size, plan: dict[float, int], idle: float, new_names: bool) -> Result:
+async def follow_with_watcher(size: Size, plan: Plan) -> Result:
     """Measure the watch alone, on the machine's loopback; changes go to the server."""
     async with (
         ConsulProcess(node="server", durable=True) as server,
@@ -67,18 +67,16 @@ async def follow_with_watcher(size: Size, plan: dict[float, int], idle: float, n
         loaded(server.http_address, size) as writer,
     ):
         consuls = {"consul client": client.pid, "consul server": server.pid}
-        return await measure(WatcherProbe(client.address), writer, consuls, size, plan, idle, new_names)
+        return await measure(WatcherProbe(client.address), writer, consuls, size, plan)
 
 
-async def follow_with_agent(
-    lab: Lab, size: Size, plan: dict[float, int], idle: float, rules: int, new_names: bool
-) -> Result:
+async def follow_with_agent(lab: Lab, size: Size, plan: Plan, rules: int) -> Result:
     """Measure the agent of a lab; changes go to the lab's server."""
     async with loaded(f"http://127.0.0.1:{lab.plan.consul_port}", size) as writer:
         await write_rules(writer, rules)
         pids = {"consul client": lab[HOST].pid("consul"), "consul server": lab[CONSUL_HOST.name].pid("consul")}
         consuls = {name: pid for name, pid in pids.items() if pid is not None}
-        return await measure(AgentProbe(lab, size.services), writer, consuls, size, plan, idle, new_names)
+        return await measure(AgentProbe(lab, size.services), writer, consuls, size, plan)
 
 
 @asynccontextmanager

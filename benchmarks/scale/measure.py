@@ -15,7 +15,7 @@ from benchmarks.scale.catalog_load import Catalog, CatalogWriter, Change, Kind, 
 from benchmarks.scale.probes import Probe
 
 SEEN_SECONDS = 10.0
-ALONE_CHANGES, ALONE_RATE = 120, 10.0
+ALONE_RATE = 10.0
 REST_SECONDS = 15.0
 """After the load, before Consul's idle CPU is taken: it tidies up after ten thousand writes."""
 SYNC_SECONDS = 120.0
@@ -71,25 +71,25 @@ class Result(Struct, frozen=True):
     """Of how many services the probe knew other endpoints than the catalog at the end; None: not looked."""
 
 
-async def measure(
-    probe: Probe,
-    writer: CatalogWriter,
-    consuls: Mapping[str, int],
-    size: Size,
-    plan: Mapping[float, int],
-    idle: float,
-    new_names: bool = True,
-) -> Result:
-    """Start the probe and return its figures.
+class Plan(Struct, frozen=True):
+    """How it is measured."""
 
-    `consuls`: name → pid; `plan`: changes a second → how many; `idle`: seconds of the idle measurement;
-    `new_names`: whether services come and go too.
-    """
+    rates: Mapping[float, int]
+    """Changes a second → how many."""
+    idle_seconds: float
+    new_names: bool = True
+    """Whether services come and go too."""
+    alone: int = 120
+    """Changes before the probe's start, that nobody follows."""
+
+
+async def measure(probe: Probe, writer: CatalogWriter, consuls: Mapping[str, int], size: Size, plan: Plan) -> Result:
+    """Start the probe and return its figures; `consuls`: name → pid."""
     load = round(os.getloadavg()[0], 1)
     before = {name: _rss(pid) for name, pid in consuls.items()}
-    made, catalog = changes(size, new_names), Catalog(size)
-    batch = [next(made) for _ in range(ALONE_CHANGES)]
-    alone = await _alone(writer, batch, consuls, idle)
+    made, catalog = changes(size, plan.new_names), Catalog(size)
+    batch = [next(made) for _ in range(plan.alone)]
+    alone = await _alone(writer, batch, consuls, plan.idle_seconds)
     catalog.apply(batch)
     started = await probe.start()
     try:
@@ -97,9 +97,9 @@ async def measure(
             synced = await probe.synced() - started
         processes = {**probe.processes, **consuls}
         await asyncio.sleep(2.0)  # what the sync itself left to do is not idle
-        idle_cpu = await _idle(processes, idle)
+        idle_cpu = await _idle(processes, plan.idle_seconds)
         rates = []
-        for rate, count in plan.items():
+        for rate, count in plan.rates.items():
             batch = [next(made) for _ in range(count)]
             rates.append(await _at_rate(probe, writer, batch, rate, processes, idle_cpu))
             catalog.apply(batch)

@@ -45,10 +45,12 @@ class Churn:
         self._writer: CatalogWriter | None = None
 
     async def run(self, seconds: float) -> None:
-        """Load the catalog, and change everything for so many seconds; ends what it has begun."""
+        """Fill the catalog and KV, and change everything for so many seconds; ends what it has begun."""
         self._writer = CatalogWriter(f"http://127.0.0.1:{self._lab.plan.consul_port}")
         try:
             await self._writer.load(self._size)
+            for key, value in rules.initial(self._size.services):
+                await self._writer.put_value(key, value)
             until = time.monotonic() + seconds
             async with asyncio.TaskGroup() as tasks:
                 for endless in (self._change_instances, self._change_rules, self._change_own_services, self._restart):
@@ -86,9 +88,13 @@ class Churn:
         steps = itertools.cycle(self._steps())
         async for _ in _paced(1 / self._restart_seconds, until):
             what, step = next(steps)
-            await asyncio.to_thread(step)
             self.done[what] += 1
-            if missing := await asyncio.to_thread(self._not_in_order):
+            try:
+                await asyncio.to_thread(step)
+                missing = await asyncio.to_thread(self._not_in_order)
+            except (HostError, AssertionError) as error:
+                missing = str(error)
+            if missing:
                 self.unsettled.append(f"{what}: {missing}")
                 note(f"not in order {SETTLE_SECONDS:.0f} s after: {self.unsettled[-1]}")
 

@@ -10,6 +10,8 @@ from typing import Any
 Value = tuple[str, bytes | None]
 """A key of Consul's KV, and what is written there; None: it is deleted."""
 
+_Make = Callable[[str, int], tuple[str, str, dict[str, Any]]]
+
 _OLD, _NEW, _SECURITY = "config.istio.io/v1alpha2", "networking.istio.io/v1beta1", "security.istio.io/v1beta1"
 
 
@@ -17,18 +19,21 @@ def changes(services: int, seed: int = 1) -> Iterator[Value]:
     """Yield changes for ever: of each kind a rule is written, written otherwise, and in one case of three deleted."""
     draw = random.Random(seed)
     while True:
-        make = draw.choice(_KINDS)
-        service = f"s{draw.randrange(services)}"
-        api, kind, spec = make(service, draw.randrange(100))
-        name = f"{service}-soak"
-        key = f"hostmesh/config/default/{kind.lower()}/{name}"
-        document = {
-            "apiVersion": api,
-            "kind": kind,
-            "metadata": {"name": name, "namespace": "default"},
-            "spec": spec,
-        }
-        yield key, None if draw.randrange(3) == 0 else json.dumps(document).encode()
+        key, value = _written(draw.choice(_KINDS), draw.randrange(services), draw.randrange(100))
+        yield key, None if draw.randrange(3) == 0 else value
+
+
+def initial(services: int) -> Iterator[tuple[str, bytes]]:
+    """Yield as many rules as there are after many changes: two thirds of all that there may be."""
+    return (_written(make, number, 0) for number in range(services * 2 // 3) for make in _KINDS)
+
+
+def _written(make: _Make, number: int, variant: int) -> tuple[str, bytes]:
+    service = f"s{number}"
+    api, kind, spec = make(service, variant)
+    metadata = {"name": f"{service}-soak", "namespace": "default"}
+    document = {"apiVersion": api, "kind": kind, "metadata": metadata, "spec": spec}
+    return f"hostmesh/config/default/{kind.lower()}/{metadata['name']}", json.dumps(document).encode()
 
 
 def _route_rule(service: str, number: int) -> tuple[str, str, dict[str, Any]]:
@@ -51,7 +56,7 @@ def _destination_rule(service: str, number: int) -> tuple[str, str, dict[str, An
 
 def _service_entry(service: str, number: int) -> tuple[str, str, dict[str, Any]]:
     ports = [{"number": 80, "name": "http", "protocol": "HTTP"}]
-    hosts = [f"{service}-{number}.soak.example"]
+    hosts = [f"{service}-{number % 2}.soak.example"]
     return _NEW, "ServiceEntry", {"hosts": hosts, "ports": ports, "location": "MESH_EXTERNAL", "resolution": "DNS"}
 
 
@@ -60,7 +65,7 @@ def _authorization_policy(service: str, number: int) -> tuple[str, str, dict[str
     return _SECURITY, "AuthorizationPolicy", {"selector": {"matchLabels": {"app": service}}, "rules": rules}
 
 
-_KINDS: tuple[Callable[[str, int], tuple[str, str, dict[str, Any]]], ...] = (
+_KINDS: tuple[_Make, ...] = (
     _route_rule,
     _virtual_service,
     _destination_rule,
