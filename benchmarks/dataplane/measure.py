@@ -13,6 +13,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from agent.errors import HostError
+from agent.lab.host import Host
 from agent.lab.hostfiles import APP_UID
 from benchmarks.dataplane.testbed import Testbed, Way
 from benchmarks.figures import median_interval
@@ -29,6 +30,8 @@ class Load(Struct, frozen=True):
     seconds: int = 3
     warm_up: int = 1
     """Seconds before each measurement: connections of the pools, branch predictors, CPU clock."""
+    script: tuple[str, ...] = ()
+    """A script of wrk's, and its arguments."""
 
 
 class Sample(Struct, frozen=True):
@@ -78,7 +81,7 @@ def compare(bed: Testbed, load: Load, rounds: int, services: int) -> Comparison:
     for number in range(rounds):
         first = number % len(bed.ways)
         for way in bed.ways[first:] + bed.ways[:first]:
-            samples[way.name].append(measure(bed, way, load))
+            samples[way.name].append(measure(bed.client, way, load))
         latest = ", ".join(f"{name} {each[-1].requests_per_second:.0f}/s" for name, each in samples.items())
         note(f"{services} services, round {number + 1} of {rounds}: {latest}")
     medians = {name: middle(each) for name, each in samples.items()}
@@ -105,18 +108,18 @@ def _together(bed: Testbed, load: Load, rounds: int) -> list[Sample]:
     with ThreadPoolExecutor(len(ways)) as threads:
         for number in range(rounds):
             ways.reverse()  # neither is always the one that begins
-            running = {way.name: threads.submit(measure, bed, way, half) for way in ways}
+            running = {way.name: threads.submit(measure, bed.client, way, half) for way in ways}
             ratios.append(ratio(running["mesh"].result(), running["hand-written"].result()))
             note(f"both at once, round {number + 1} of {rounds}: {ratios[-1].requests_per_second:.2f}")
     return ratios
 
 
-def measure(bed: Testbed, way: Way, load: Load) -> Sample:
+def measure(client: Host, way: Way, load: Load) -> Sample:
     """Warm up and measure one way; raises HostError if a request fails."""
     if load.warm_up:
-        _wrk(bed, way, load.connections, load.warm_up)
+        _wrk(client, way, load, load.warm_up)
     before = _cpu_seconds(way)
-    text = _wrk(bed, way, load.connections, load.seconds)
+    text = _wrk(client, way, load, load.seconds)
     spent = _cpu_seconds(way) - before
     found = re.search(r"(\d+) requests in", text)
     requests = int(found[1]) if found else 0
@@ -145,9 +148,11 @@ def ratio(of: Sample, to: Sample) -> Sample:
 _FIELDS = Sample.__struct_fields__
 
 
-def _wrk(bed: Testbed, way: Way, connections: int, seconds: int) -> str:
-    argv = ("wrk", "--threads=1", f"--connections={connections}", f"--duration={seconds}s", "--latency", way.url)
-    return bed.client.exec(*argv, uid=APP_UID, timeout=seconds + 30.0).stdout
+def _wrk(client: Host, way: Way, load: Load, seconds: int) -> str:
+    script = ("--script", load.script[0]) if load.script else ()
+    options = ("--threads=1", f"--connections={load.connections}", f"--duration={seconds}s", "--latency", *script)
+    more = ("--", *load.script[1:]) if load.script else ()
+    return client.exec("wrk", *options, way.url, *more, uid=APP_UID, timeout=seconds + 30.0).stdout
 
 
 def _latency(text: str, percent: int) -> float:

@@ -85,7 +85,7 @@ def testbed(concurrency: int) -> Iterator[Testbed]:
         ways = (
             Way("direct", f"http://{lab['server'].address}:{DIRECT_PORT}/", ()),
             Way("hand-written", f"http://127.0.0.1:{STATIC_PORT}/", _pids(lab, "static")),
-            Way("mesh", f"http://echo:{MESH_PORT}/", (_mesh_proxy(lab["client"]), _mesh_proxy(lab["server"]))),
+            Way("mesh", f"http://echo:{MESH_PORT}/", (mesh_proxy(lab["client"]), mesh_proxy(lab["server"]))),
         )
         for way in ways:
             wait_for(partial(_answers, lab["client"], way.url), f"an answer from {way.url}")
@@ -96,7 +96,7 @@ def testbed(concurrency: int) -> Iterator[Testbed]:
 
 def _plan(name: str, consul_port: int, concurrency: int) -> LabPlan:
     settings = {"proxy": {"concurrency": concurrency}}
-    app = _envoy(concurrency, "app.json", {"BODY": BODY})
+    app = envoy_command(concurrency, "app.json", {"BODY": BODY})
     echo = App("echo", app, MESH_PORT, service_account="echo", health_path="/")
     # A client has an identity because it has a workload; nobody calls this one.
     idle = App("load", (sys.executable, "-m", "http.server", "9090", "--bind", "127.0.0.1"), 9090, health_path="")
@@ -113,7 +113,7 @@ def _plan(name: str, consul_port: int, concurrency: int) -> LabPlan:
     )
 
 
-def _envoy(concurrency: int, template: str, values: Mapping[str, str]) -> tuple[str, ...]:
+def envoy_command(concurrency: int, template: str, values: Mapping[str, str]) -> tuple[str, ...]:
     config = Template((FOLDER / template).read_text()).substitute(values)
     options = ("--concurrency", str(concurrency), "--disable-hot-restart", "--log-level", "warning")
     return (find_programs(("envoy",))["envoy"], *options, "--config-yaml", config)
@@ -127,7 +127,7 @@ def _start_static_pair(lab: Lab, concurrency: int) -> None:
         for file in folder.iterdir():
             file.chmod(0o644)
         values = {"SERVER": lab["server"].address, "CERTIFICATES": str(folder)}
-        host.start("static", _envoy(concurrency, f"{name}.json", values), STATIC_UID)
+        host.start("static", envoy_command(concurrency, f"{name}.json", values), STATIC_UID)
 
 
 def _pids(lab: Lab, part: str) -> tuple[int, ...]:
@@ -137,7 +137,7 @@ def _pids(lab: Lab, part: str) -> tuple[int, ...]:
     return tuple(pid for pid in pids if pid is not None)
 
 
-def _mesh_proxy(host: Host) -> int:
+def mesh_proxy(host: Host) -> int:
     """Return the pid of the agent's Envoy: of several on this host, the one of the agent's user."""
     inode = network.inode_of(host.namespace)
     for process in in_network_namespaces({inode} if inode else ()):

@@ -8,6 +8,7 @@ from agent.api.analysis.cautions import find_cautions
 from agent.api.analysis.deprecated import find_deprecated
 from agent.api.analysis.finding import NOT_ENFORCEABLE, SCHEMA, Finding, Level, finding
 from agent.api.analysis.gateways import Reported, find_gateways
+from agent.api.analysis.mixer import find_mixer
 from agent.api.analysis.overlaps import find_overlaps
 from agent.api.analysis.reach import find_unreached
 from agent.api.analysis.references import find_references
@@ -52,6 +53,7 @@ def analyze(
     found += find_gateways(world, reported)
     found += find_security(world)
     found += find_tokens(world)
+    found += find_mixer(world)
     found += find_cautions(world)
     return sorted(found, key=lambda one: (-one.kind.level.rank, one.object, one.place, one.path, one.message))
 
