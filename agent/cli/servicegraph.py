@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
+from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 import click
 
-from agent.cli.command import Command
+from agent.adapters.consul.address import ConsulAddress
+from agent.adapters.consul.store import KvConnection
+from agent.cli.command import Command, given_flags
+from agent.cli.connection import resolve
+from agent.mesh.names import AGENT_SERVICE
 from agent.servicegraph.prometheus import Prometheus
 from agent.servicegraph.server import DEFAULT_PORT, GraphServer
 
@@ -38,6 +44,8 @@ def servicegraph(ctx: click.Context, prometheus: str, address: str, port: int) -
     At / is a live page; /graph has the graph as JSON, /dotgraph in Graphviz' language, /dotviz drawn (SVG). Their
     parameters: time_horizon (how far back, 5m unless given) and filter_empty=true (only what has traffic). Everybody
     who reaches the port may look.
+
+    /targets has the agents that Consul knows, for http_sd_configs of a Prometheus that cannot ask Consul (Debian's).
     """
     url = urlsplit(prometheus)
     if url.scheme not in ("http", "https") or not url.hostname:
@@ -47,5 +55,19 @@ def servicegraph(ctx: click.Context, prometheus: str, address: str, port: int) -
         shown = f"[{address}]" if ":" in address else address
         click.echo(f"Service graph: http://{shown}:{port}/")
 
+    consul = resolve(given_flags(ctx)).consul()
+    server = GraphServer(Prometheus(prometheus), lambda: asyncio.to_thread(_agents, consul))
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(GraphServer(Prometheus(prometheus)).serve(address, port, started))
+        asyncio.run(server.serve(address, port, started))
+
+
+def _agents(consul: ConsulAddress) -> Mapping[str, str]:
+    """Return node → address and port of its agent's metrics."""
+    answer = KvConnection(consul).send("get", f"/v1/catalog/service/{AGENT_SERVICE}")
+    found = {}
+    for entry in json.loads(answer.body):
+        address = entry["ServiceAddress"] or entry["Address"]
+        found[entry["Node"]] = (
+            f"[{address}]:{entry['ServicePort']}" if ":" in address else f"{address}:{entry['ServicePort']}"
+        )
+    return found

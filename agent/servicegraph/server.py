@@ -1,10 +1,13 @@
-"""Serves the graph by HTTP: /graph (JSON), /dotgraph, /dotviz (SVG) and the live page at /. Everything is read-only."""
+"""Serves the graph by HTTP: /graph (JSON), /dotgraph, /dotviz (SVG) and the live page at /. Everything is read-only.
+
+/targets tells a Prometheus that cannot ask Consul where the agents are.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from importlib import resources
 
 import msgspec
@@ -31,14 +34,17 @@ _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-store",
 }
+Targets = Callable[[], Awaitable[Mapping[str, str]]]
+"""Returns each host's agent: name → ADDRESS:PORT; raises HostmeshError."""
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class GraphServer:
     """The web server of one graph."""
 
-    def __init__(self, prometheus: Prometheus) -> None:
+    def __init__(self, prometheus: Prometheus, targets: Targets) -> None:
         self._prometheus = prometheus
+        self._targets = targets
         self._drawing = asyncio.Semaphore(1)  # `dot` takes a core: one at a time
 
     def application(self) -> web.Application:
@@ -51,6 +57,7 @@ class GraphServer:
                 web.get("/graph", self._graph),
                 web.get("/dotgraph", self._dotgraph),
                 web.get("/dotviz", self._dotviz),
+                web.get("/targets", self._tell_targets),
                 web.get("/healthz", self._healthy),
             ]
         )
@@ -87,6 +94,11 @@ class GraphServer:
         text = dotgraph(await self._read(request))
         async with self._drawing:
             return web.Response(body=await draw(text), content_type="image/svg+xml")
+
+    async def _tell_targets(self, _request: web.Request) -> web.Response:
+        """Answer as Prometheus' http_sd_configs wants."""
+        found = await self._targets()
+        return web.json_response([{"targets": [it], "labels": {"instance": host}} for host, it in found.items()])
 
     async def _healthy(self, _request: web.Request) -> web.Response:
         return web.Response(text="ok\n")

@@ -158,6 +158,10 @@ def test_prometheus_finds_every_agent_through_consul(lab: Lab) -> None:
         return {(it["labels"]["job"], it["labels"]["instance"]) for it in found if it["health"] == "up"}
 
     wait_for(lambda: targets() == wanted, "every agent and the CA is read", 60)
+    told = json.loads(get(f"{lab.state.servicegraph}/targets"))  # for a Prometheus that cannot ask Consul
+    assert {(it["labels"]["instance"], *it["targets"]) for it in told} == {
+        (host.name, f"{host.address}:15020") for host in agents(lab)
+    }
     rules = [rule["name"] for group in asked(lab, "rules")["groups"] for rule in group["rules"]]
     assert len(rules) >= 14
     known = lab["productpage"].exec("getent", "hosts", "hostmesh-agent", check=False)
@@ -280,10 +284,14 @@ async def _nothing_overlaps(page: Page) -> None:
             assert right <= other[0] or other[2] <= left or bottom <= other[1] or other[3] <= top, (boxes, index)
 
 
+async def nobody() -> dict[str, str]:
+    return {}
+
+
 @asynccontextmanager
 async def graph_without_prometheus() -> AsyncIterator[str]:
     port = free_port()
-    server = GraphServer(Prometheus(f"http://127.0.0.1:{free_port()}"))
+    server = GraphServer(Prometheus(f"http://127.0.0.1:{free_port()}"), nobody)
     runner = web.AppRunner(server.application())
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", port).start()
