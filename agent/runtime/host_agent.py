@@ -18,7 +18,6 @@ from agent.adapters.consul.kv import watch_config
 from agent.adapters.consul.registration import Registrar
 from agent.adapters.consul.status import StatusWriter
 from agent.adapters.consul.tickets import TicketBox
-from agent.adapters.consul.token_file import watch_token
 from agent.adapters.credentials import CredentialsRead, read_credentials, watch_credentials
 from agent.adapters.dns.hosts import FILE_NAME
 from agent.adapters.dns.vip_table import VipTable
@@ -36,6 +35,7 @@ from agent.mesh.status import NodeStatus, OperatorAccess, ProxyStatus
 from agent.runtime import garbage
 from agent.runtime.capture import data_path, guard
 from agent.runtime.certificates import trust_domain_faults
+from agent.runtime.consul_credentials import credential_parts
 from agent.runtime.decision_log import decision_log
 from agent.runtime.endpoint import Endpoint
 from agent.runtime.entry_log import entry_log_of
@@ -218,7 +218,7 @@ class HostAgent:
                 "entries": self._entries.run(),
                 **({"envoy's log": self._envoy_log.follow()} if self._envoy_log else {}),
                 **self._operator_parts(),
-                **self._token_parts(),
+                **credential_parts(self._config.consul.token_file, self._client, self._registrar, self._post),
                 "secrets": watch_credentials(
                     self._config.secrets_dir, self._take_credentials, lambda: self._named_files
                 ),
@@ -247,21 +247,6 @@ class HostAgent:
             self._address, self._config.operator.port, self._take_operator, lambda faults: self._post(report(faults))
         )
         return {"operator port": serving}
-
-    def _token_parts(self) -> dict[str, Coroutine[None, None, None]]:
-        path = self._config.consul.token_file
-        if not path:
-            return {}
-
-        def tell(reason: str | None) -> None:
-            self._post(FaultsChanged("consul token", (Fault("consul.tokenFile", reason),) if reason else ()))
-
-        return {"consul's token": watch_token(path, self._client.address.token, self._take_token, tell)}
-
-    def _take_token(self, token: str) -> None:
-        log.warning("Consul's ACL token has been replaced: registering anew with it")
-        self._client.use_token(token)
-        self._registrar.renew()
 
     def _take_operator(self, access: OperatorAccess) -> None:
         self._operator = access

@@ -18,6 +18,7 @@ from typing import Any
 
 import msgspec
 import yaml
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from agent.adapters.consul.policies import agent_policy
 from agent.mesh.status import NodeStatus
@@ -43,7 +44,8 @@ class ConsulCluster:
         self.meshed = [name for name in hosts if name not in SERVERS]
         self._folder = folder
         self._running: dict[tuple[str, str], subprocess.Popen[bytes]] = {}
-        TestAuthority().write_for_address(folder / "tls", "127.0.0.1")
+        self._authority = TestAuthority()
+        self._authority.write_for_address(folder / "tls", "127.0.0.1")
 
     def up(self) -> None:
         """Start everything and wait until every instance is called healthy."""
@@ -95,7 +97,7 @@ class ConsulCluster:
         if name != self.meshed[0]:
             check = {"http": "/", "interval": "1s"}
             service = {"name": SERVICE, "port": PORT, "protocol": "http", "check": check}
-            (folder / f"etc/services.d/{SERVICE}.yaml").write_text(yaml.safe_dump(service))
+            self.services_file(name).write_text(yaml.safe_dump(service))
             self.start_application(name)
         self.start_agent(name)
 
@@ -133,6 +135,24 @@ class ConsulCluster:
         before.write_text(made["AccessorID"])
         file.write_text(made["SecretID"])
         return made["AccessorID"], old
+
+    def new_certificates(self) -> None:
+        """Let another authority sign what Consul and the agents bear; Consul is told to read its files again."""
+        before, self._authority = self._authority, TestAuthority()
+        roots = [authority.root.public_bytes(Encoding.PEM) for authority in (before, self._authority)]
+        (self._folder / "tls/root-cert.pem").write_bytes(b"".join(roots))
+        self._reload_consul()
+        self._authority.write_for_address(self._folder / "tls", "127.0.0.1")
+        self._reload_consul()
+
+    def _reload_consul(self) -> None:
+        for (_, part), process in self._running.items():
+            if part == "consul":
+                process.send_signal(signal.SIGHUP)
+
+    def services_file(self, name: str) -> Path:
+        """Return the file that says what a host serves."""
+        return self._folder / name / f"etc/services.d/{SERVICE}.yaml"
 
     def ask(self, path: str, method: str = "GET", body: object = None, at: str = "") -> Any:
         """Ask the Consul of a host (default: any server that answers) as the administrator."""

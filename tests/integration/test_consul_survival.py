@@ -1,7 +1,7 @@
 """What befalls Consul costs no request: leader change, a client agent's restart, a partition, a rotated token; by TLS.
 
 Two instances of one service; the load's host has none. A node that Consul counts as failed is out of its peers'
-endpoints, so a service needs an instance on another one.
+endpoints, so a service needs an instance on another one; if its node has left, it does not.
 """
 
 from __future__ import annotations
@@ -90,6 +90,26 @@ def test_a_client_agent_restarts(cluster: ConsulCluster, hard: bool) -> None:
     assert failures == []
 
 
+def test_a_client_agent_leaves_with_the_only_instance(cluster: ConsulCluster) -> None:
+    """Stopped by SIGTERM it takes its node, and so the whole service, out of the catalog, until it is started again."""
+    file = cluster.services_file("two")
+    said = file.read_text()
+    file.unlink()
+    cluster.wait(lambda: cluster.passing() == {"one"}, "the other instance is gone")
+    address = cluster.virtual_address("caller")
+    with cluster.load("caller") as failures:
+        cluster.stop("one", "consul")
+        cluster.wait(lambda: "one" not in cluster.nodes() and cluster.passing() == set(), "nobody is in the catalog")
+        cluster.wait(lambda: "no instance left" in cluster.log("caller"), "the caller's agent has heard of it")
+        assert cluster.virtual_address("caller") == address
+        cluster.start_consul("one")
+        cluster.wait(lambda: cluster.passing() == {"one"}, "it is back")
+        changes_arrive(cluster, "after-the-leave")
+    assert failures == []
+    file.write_text(said)
+    cluster.wait(cluster.is_quiet, "all is as before")
+
+
 def test_a_partition(cluster: ConsulCluster) -> None:
     """Neither the caller's nor an instance's Consul reaches a server; requests pass, as all else does."""
     with cluster.load("caller") as failures:
@@ -120,3 +140,21 @@ def test_the_token_is_rotated(cluster: ConsulCluster) -> None:
     cluster.wait(lambda: cluster.passing() == {"two"}, "the failed check is in the catalog")
     cluster.start_application("one")
     cluster.wait(cluster.is_quiet, "all is as before")
+
+
+def has_read_its_certificates(cluster: ConsulCluster, name: str) -> bool:
+    return "certificates for Consul have been replaced" in cluster.log(name)
+
+
+def test_the_certificates_are_rotated(cluster: ConsulCluster) -> None:
+    """Another authority signs them, and then every connection is made anew: the old ones would not be let in."""
+    with cluster.load("caller") as failures:
+        cluster.new_certificates()
+        for name in cluster.meshed:
+            cluster.wait(partial(has_read_its_certificates, cluster, name), f"{name} reads them")
+        for name in ("caller", "one"):
+            cluster.stop(name, "consul", hard=True)
+            cluster.start_consul(name)
+        changes_arrive(cluster, "after-the-certificates")
+        cluster.wait(cluster.is_quiet, "all is as before")
+    assert failures == []

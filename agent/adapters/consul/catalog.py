@@ -12,10 +12,14 @@ import contextlib
 import logging
 import random
 from collections.abc import Callable, Mapping
+from http import HTTPStatus
 from typing import NoReturn
+from urllib.parse import quote
 
 from msgspec import Struct
+from msgspec.structs import replace
 
+from agent.adapters.consul.bereft import Bereft
 from agent.adapters.consul.client import ConsulClient
 from agent.adapters.consul.decode import decode_instances, decode_names, decode_tags, name_fault
 from agent.adapters.consul.lanes import WAIT, Answer
@@ -95,7 +99,8 @@ class Scope:
 async def watch_catalog(client: ConsulClient, sink: Sink, scope: Scope | None = None) -> NoReturn:
     """Tell the sink all about the services, up to date for those that the scope (default: all) admits.
 
-    Runs until cancelled. To watch anew make a new client: this one's polls count at Consul for minutes yet (`lanes`).
+    Instances that were a service's last and went with their node are told of for a while yet (`bereft`). Runs until
+    cancelled. To watch anew make a new client: this one's polls count at Consul for minutes yet (`lanes`).
     """
     async with asyncio.TaskGroup() as group:
         watch = _CatalogWatch(client, sink, scope or Scope(None), group)
@@ -134,13 +139,18 @@ class _CatalogWatch:
         raise AssertionError("unreachable: a follower never ends")
 
     def _adopt(self, names: Mapping[str, bytes]) -> None:
+        for name, service in self._watched.items():
+            if service:
+                service.is_listed = name in names
         if len(names) > MAX_SERVICES:
             log.error("consul catalog: %d services, only the first %d by name are watched", len(names), MAX_SERVICES)
             names = {name: names[name] for name in sorted(names)[:MAX_SERVICES]}
         for name in sorted(self._watched.keys() - names.keys()):
-            self._forget(name)
+            service = self._watched[name]
+            if service is None or service.is_listed or not service.tells_when_it_is_gone:
+                self._forget(name)
         for name, service in self._watched.items():
-            if service:
+            if service and service.is_listed:
                 service.note_tags(names[name])
         added = sorted(names.keys() - self._watched.keys())
         if self._unread is None:
@@ -161,6 +171,10 @@ class _CatalogWatch:
             self._group.create_task(service.run(), name=f"consul service {name}")
 
     def _say(self, entries: ServiceEntries, again: bool) -> None:
+        service = self._watched.get(entries.name)
+        if service and not service.is_listed and not entries.instances:
+            self._forget(entries.name)
+            return
         if not again:
             self._sink(entries)
         self._read(entries.name)
@@ -200,7 +214,12 @@ class _ServiceWatch:
     ) -> None:
         self._client, self._name, self._link, self._scope = client, name, link, scope
         self._first_read, self._say = first_read, say
+        self.is_listed = True
+        """Whether the name is in the list of all names."""
         self._last: ServiceEntries | None = None
+        self._found: ServiceEntries | None = None
+        """What the catalog has, whatever is held beside it."""
+        self._bereft = Bereft(self._is_node, self._tell_what_was_found)
         self._follower: Follower | None = None
         self._path = f"health/service/{name}"
         self._backoff = Backoff()
@@ -210,9 +229,15 @@ class _ServiceWatch:
         self._wake = asyncio.Event()
         self._gone = False
 
+    @property
+    def tells_when_it_is_gone(self) -> bool:
+        """Tell whether its own poll will find out, if its name isn't listed any more; and whether that matters."""
+        return self._follower is not None and not self._follower.stopped and bool(self._last and self._last.instances)
+
     def stop(self) -> None:
         """Say nothing from now on and end with the poll now under way."""
         self._gone = True
+        self._bereft.release()
         self.reconsider()
 
     def note_tags(self, tags: bytes) -> None:
@@ -251,7 +276,7 @@ class _ServiceWatch:
                 on_trouble=self._trouble,
             )
             async for answer in follower.answers():
-                self._note(answer)
+                await self._note(answer)
                 # The name will be gone in a moment, and this poll would count at Consul until its wait is over.
                 follower.patience = EMPTY_WAIT if answer.body.strip() == b"[]" else WAIT
             self._follower = None
@@ -262,7 +287,7 @@ class _ServiceWatch:
         try:
             async with self._first_read:
                 with self._client.lanes.take().member() as lane:
-                    self._note(await lane.poll(self._path, {}))
+                    await self._note(await lane.poll(self._path, {}))
         except (ConsulUnavailable, ConsulRefused) as error:
             delay = self._backoff.next()
             if self._backoff.failures > 1 or isinstance(error, ConsulRefused):
@@ -276,19 +301,38 @@ class _ServiceWatch:
             async with asyncio.timeout(seconds):
                 await self._wake.wait()
 
-    def _note(self, answer: Answer) -> None:
+    async def _note(self, answer: Answer) -> None:
         self._read_at = next_index(0, answer.index), self._link.losses
         try:
             decoded = decode_instances(self._name, answer.body)
         except ConsulUnavailable as error:
             self._trouble(error)
             return
-        self._tell(ServiceEntries(self._name, decoded.instances, decoded.faults))
+        self._found = ServiceEntries(self._name, decoded.instances, decoded.faults)
+        counting = await self._bereft.counting(decoded.instances, decoded.members, decoded.silent)
+        if not self._gone:
+            self._tell(replace(self._found, instances=counting))
+
+    def _tell_what_was_found(self) -> None:
+        if self._found:
+            self._tell(self._found)
+
+    async def _is_node(self, name: str) -> bool:
+        """Tell whether the catalog has this node; no, if Consul cannot say: what was known then holds."""
+        try:
+            with self._client.lanes.take().member() as lane:
+                answer = await lane.poll(f"catalog/node/{quote(name, safe='')}", {})
+        except ConsulUnavailable:
+            return False
+        except ConsulRefused:
+            return True
+        return answer.status == HTTPStatus.OK and answer.body.strip() != b"null"
 
     def _trouble(self, error: HostmeshError) -> None:
         # While Consul is away altogether CatalogLost has said so; this is about one service alone.
         if self._link.up.is_set():
-            instances = self._last.instances if self._last else ()
+            is_hidden = not self.is_listed and isinstance(error, ConsulRefused)
+            instances = self._last.instances if self._last and not is_hidden else ()
             self._tell(ServiceEntries(self._name, instances, (Fault(f"service {self._name}", str(error)),)))
 
     def _tell(self, entries: ServiceEntries) -> None:

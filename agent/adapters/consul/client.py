@@ -9,6 +9,7 @@ so errors and limits are the same.
 
 from __future__ import annotations
 
+import ssl
 from dataclasses import replace
 from typing import Any, Self
 
@@ -16,7 +17,7 @@ import aiohttp
 
 from agent.adapters.consul.address import ConsulAddress
 from agent.adapters.consul.lanes import MAX_LANES, POLLS_PER_LANE, Lanes
-from agent.adapters.consul.transport import Api, bear_token, new_session
+from agent.adapters.consul.transport import Api, Credentials, new_session
 
 __all__ = ["ConsulAddress", "ConsulClient"]
 
@@ -28,15 +29,19 @@ class ConsulClient:
         self, address: ConsulAddress, polls_per_lane: int = POLLS_PER_LANE, max_lanes: int = MAX_LANES
     ) -> None:
         self.address = address
-        self._session: aiohttp.ClientSession = new_session(address)
-        self.api: Any = Api(self._session, address)
-        self.lanes = Lanes(address, polls_per_lane, max_lanes)
+        self._credentials = Credentials(address)
+        self._session: aiohttp.ClientSession = new_session()
+        self.api: Any = Api(self._session, self._credentials, address)
+        self.lanes = Lanes(address, self._credentials, polls_per_lane, max_lanes)
 
     def use_token(self, token: str) -> None:
         """Have every request from now on bear this ACL token; those under way are made again if it costs them."""
         self.address = replace(self.address, token=token)
-        bear_token(self._session, token)
-        self.lanes.use_token(token)
+        self._credentials.token = token
+
+    def use_tls(self, context: ssl.SSLContext) -> None:
+        """Make every connection from now on with this context; those that are open stay."""
+        self._credentials.tls = context
 
     async def close(self) -> None:
         """Close every connection; pending calls fail with ConsulUnavailable."""

@@ -42,6 +42,8 @@ MAX_INSTANCES = 10_000
 MAX_LABELS = 128
 MAX_PORTS = 64
 MAX_FAULTS = 20
+_MEMBER_CHECK = "serfHealth"
+"""Consul's own check of each member of its gossip."""
 _DNS_LABEL = re.compile(r"[a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?")
 _ACCOUNT = re.compile(r"[a-z0-9]([a-z0-9._-]{0,251}[a-z0-9])?")
 _LABEL_KEY = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._/-]{0,251}[A-Za-z0-9])?")
@@ -66,6 +68,7 @@ class _Service(Struct, rename="pascal"):
 
 class _Check(Struct, rename="pascal"):
     status: str = ""
+    check_id: str = msgspec.field(default="", name="CheckID")
 
 
 class _Entry(Struct, rename="pascal"):
@@ -85,6 +88,10 @@ class Decoded(Struct, frozen=True):
 
     instances: tuple[Instance, ...]
     faults: tuple[Fault, ...]
+    members: frozenset[str] = frozenset()
+    """Their nodes that run a Consul agent, which other programs' entries need not."""
+    silent: frozenset[tuple[str, str]] = frozenset()
+    """Those (node, ID) that are critical only because Consul hears nothing of their node."""
 
 
 class _Unusable(Exception):
@@ -131,6 +138,8 @@ def decode_instances(name: str, body: bytes) -> Decoded:
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ConsulUnavailable(_no_catalog(f"health/service/{name[:80]}", error)) from error
     instances: set[Instance] = set()
+    members: set[str] = set()
+    silent: set[tuple[str, str]] = set()
     faults: list[Fault] = []
     for raw in entries[:MAX_INSTANCES]:
         try:
@@ -143,11 +152,16 @@ def decode_instances(name: str, body: bytes) -> Decoded:
             faults.append(Fault(f"service {name}", str(error)))
         else:
             instances.update((instance,) if instance else ())
+            own = [check for check in entry.checks or () if check.check_id != _MEMBER_CHECK]
+            if len(own) < len(entry.checks or ()):
+                members.add(entry.node.node)
+            if instance and instance.health is Health.CRITICAL and _health(own) is not Health.CRITICAL:
+                silent.add((instance.node, instance.id))
     if len(entries) > MAX_INSTANCES:
         faults.insert(
             0, Fault(f"service {name}", f"has {len(entries)} instances; only the first {MAX_INSTANCES} are used")
         )
-    return Decoded(tuple(sorted(instances)), tuple(faults[:MAX_FAULTS]))
+    return Decoded(tuple(sorted(instances)), tuple(faults[:MAX_FAULTS]), frozenset(members), frozenset(silent))
 
 
 def _instance(name: str, entry: _Entry) -> Instance | None:

@@ -17,14 +17,13 @@ import math
 import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import aiohttp
 from msgspec import Struct
 
 from agent.adapters.consul.address import ConsulAddress
-from agent.adapters.consul.transport import bear_token, new_session, request
+from agent.adapters.consul.transport import Credentials, new_session, request
 
 log = logging.getLogger(__name__)
 
@@ -56,8 +55,15 @@ class Answer(Struct, frozen=True):
 class Lane:
     """The polls that share one source address, at most `capacity` of them on the wire at a time."""
 
-    def __init__(self, session: aiohttp.ClientSession, url: str, capacity: int, longest_wait: float) -> None:
-        self._session = session
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        credentials: Credentials,
+        url: str,
+        capacity: int,
+        longest_wait: float,
+    ) -> None:
+        self._session, self._credentials = session, credentials
         self._url = url
         self._slots = asyncio.Semaphore(capacity)
         self._longest_wait = longest_wait
@@ -100,7 +106,8 @@ class Lane:
     async def _ask(self, path: str, query: Mapping[str, Any], wait: float) -> Answer:
         # Consul adds up to wait/16 of jitter of its own (its documentation, "Blocking queries").
         timeout = wait + wait / 16 + ANSWER_MARGIN
-        response = await request(self._session, "GET", f"{self._url}/v1/{path}", tuple(query.items()), timeout=timeout)
+        url = f"{self._url}/v1/{path}"
+        response = await request(self._session, self._credentials, "GET", url, tuple(query.items()), timeout=timeout)
         index = response.headers.get("X-Consul-Index", "0")
         return Answer(
             status=response.code,
@@ -108,10 +115,6 @@ class Lane:
             content_hash=response.headers.get("X-Consul-Contenthash", ""),
             body=response.body,
         )
-
-    def use_token(self, token: str) -> None:
-        """Have every poll from now on bear this ACL token."""
-        bear_token(self._session, token)
 
     async def close(self) -> None:
         """Close the lane's connections."""
@@ -122,9 +125,13 @@ class Lanes:
     """Hands out the least crowded lane, opening lanes where Consul's address allows several."""
 
     def __init__(
-        self, address: ConsulAddress, polls_per_lane: int = POLLS_PER_LANE, max_lanes: int = MAX_LANES
+        self,
+        address: ConsulAddress,
+        credentials: Credentials,
+        polls_per_lane: int = POLLS_PER_LANE,
+        max_lanes: int = MAX_LANES,
     ) -> None:
-        self._address = address
+        self._address, self._credentials = address, credentials
         self._limit = max_lanes if address.is_loopback_v4 else 1
         self._capacity = polls_per_lane if self._limit > 1 else min(polls_per_lane, POLLS_OF_ONLY_LANE)
         self._lanes: list[Lane] = []
@@ -146,18 +153,10 @@ class Lanes:
             self._lanes.append(lane)
         return lane
 
-    def use_token(self, token: str) -> None:
-        """Have every poll from now on bear this ACL token."""
-        self._address = replace(self._address, token=token)
-        for lane in (*self._lanes, self._front):
-            if lane is not None:
-                lane.use_token(token)
-
     def _new(self, number: int, capacity: int) -> Lane:
-        if self._limit == 1:
-            return Lane(new_session(self._address), self._address.url, capacity, ONLY_LANE_WAIT)
-        source = f"{self._network}.{number + 1}"
-        return Lane(new_session(self._address, source), self._address.url, capacity, WAIT)
+        only = self._limit == 1
+        session = new_session(None if only else f"{self._network}.{number + 1}")
+        return Lane(session, self._credentials, self._address.url, capacity, ONLY_LANE_WAIT if only else WAIT)
 
     async def close(self) -> None:
         """Close every lane."""

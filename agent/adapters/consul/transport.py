@@ -30,30 +30,30 @@ TOKEN_HEADER = "X-Consul-Token"
 Params = Sequence[tuple[str, Any]]
 
 
-def new_session(address: ConsulAddress, source: str | None = None) -> aiohttp.ClientSession:
-    """Return a session to that Consul, bound to a source address; the caller bounds its connections and closes it."""
-    tls: ssl.SSLContext | bool = address.ssl_context() if address.scheme == "https" else True
+class Credentials:
+    """What lets every request in; a rotated token or certificate takes the place of the last one at any time."""
+
+    def __init__(self, address: ConsulAddress) -> None:
+        self.token = address.token
+        """The ACL token; `""`: none."""
+        self.tls: ssl.SSLContext | bool = address.ssl_context() if address.scheme == "https" else True
+
+
+def new_session(source: str | None = None) -> aiohttp.ClientSession:
+    """Return a session, bound to a source address; the caller bounds its connections and closes it."""
     family = (
         socket.AF_INET if source else socket.AF_UNSPEC
     )  # `localhost` may mean ::1, no source for which is an IPv4 one
     connector = aiohttp.TCPConnector(
-        family=family, limit=0, local_addr=(source, 0) if source else None, ssl=tls, force_close=False
+        family=family, limit=0, local_addr=(source, 0) if source else None, force_close=False
     )
     headers = {"Accept-Encoding": "identity"}  # Consul would spend its CPU on gzip for a local reader
-    session = aiohttp.ClientSession(connector=connector, headers=headers, trust_env=False)
-    bear_token(session, address.token)
-    return session
-
-
-def bear_token(session: aiohttp.ClientSession, token: str) -> None:
-    """Have the session's requests bear this ACL token from now on (`""`: none)."""
-    session.headers.pop(TOKEN_HEADER, None)
-    if token:
-        session.headers[TOKEN_HEADER] = token
+    return aiohttp.ClientSession(connector=connector, headers=headers, trust_env=False)
 
 
 async def request(
     session: aiohttp.ClientSession,
+    credentials: Credentials,
     method: str,
     url: str,
     params: Params = (),
@@ -65,24 +65,38 @@ async def request(
     One that was refused by a token which has been replaced meanwhile is made again with the new one. Raises
     ConsulUnavailable (no connection, time-out, 5xx, 429) and ConsulRefused (other 4xx, too large).
     """
-    token = session.headers.get(TOKEN_HEADER)
+    token = credentials.token
     try:
-        return await _request(session, method, url, params, data, timeout)
+        return await _request(session, credentials, method, url, params, data, timeout)
     except ConsulRefused:
-        if session.headers.get(TOKEN_HEADER) == token:
+        if credentials.token == token:
             raise
-        return await _request(session, method, url, params, data, timeout)
+        return await _request(session, credentials, method, url, params, data, timeout)
 
 
 async def _request(
-    session: aiohttp.ClientSession, method: str, url: str, params: Params, data: bytes | str | None, timeout: float
+    session: aiohttp.ClientSession,
+    credentials: Credentials,
+    method: str,
+    url: str,
+    params: Params,
+    data: bytes | str | None,
+    timeout: float,
 ) -> base.Response:
     limits = aiohttp.ClientTimeout(total=timeout, sock_connect=CONNECT_TIMEOUT)
     query = [(key, str(value)) for key, value in params]
     try:
         # The path is quoted already; yarl must not do it again.
         target = URL(url, encoded=True).update_query(query)
-        async with session.request(method, target, data=data, timeout=limits, allow_redirects=False) as answer:
+        async with session.request(
+            method,
+            target,
+            data=data,
+            headers={TOKEN_HEADER: credentials.token} if credentials.token else None,
+            ssl=credentials.tls,
+            timeout=limits,
+            allow_redirects=False,
+        ) as answer:
             body = await _body(answer, url)
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         raise unavailable(url, error) from error
@@ -94,7 +108,9 @@ async def _request(
 
 def unavailable(url: str, error: BaseException) -> ConsulUnavailable:
     """Return the error for a Consul that can't be talked to."""
-    reason = str(error) or type(error).__name__
+    # aiohttp's own text names the TLS context object.
+    cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
+    reason = str(cause) or type(error).__name__
     return ConsulUnavailable(f"Consul at {url}: {reason}; check that the local Consul agent runs and listens there")
 
 
@@ -128,14 +144,14 @@ async def _body(answer: aiohttp.ClientResponse, url: str) -> bytes:
 class Transport(base.HTTPClient):  # type: ignore[misc]  # py-consul carries no types
     """py-consul's HTTP client interface over one aiohttp session."""
 
-    def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
-        self._session = session
+    def __init__(self, session: aiohttp.ClientSession, credentials: Credentials, url: str) -> None:
+        self._session, self._credentials = session, credentials
         self.base_uri = url
 
     async def _send(
         self, method: str, callback: Callable[[Any], Any], path: str, params: Params | None, data: str | bytes | None
     ) -> Any:
-        response = await request(self._session, method, self.uri(path), params or (), data)
+        response = await request(self._session, self._credentials, method, self.uri(path), params or (), data)
         try:
             return callback(response)
         except ConsulException as error:
@@ -177,10 +193,10 @@ class Transport(base.HTTPClient):  # type: ignore[misc]  # py-consul carries no 
 class Api(base.Consul):  # type: ignore[misc]  # py-consul carries no types
     """py-consul's API objects (`kv`, `agent`, `session`, `catalog`…) ; calls are awaited, raise hostmesh's errors."""
 
-    def __init__(self, session: aiohttp.ClientSession, address: ConsulAddress) -> None:
-        self._transport = Transport(session, address.url)
+    def __init__(self, session: aiohttp.ClientSession, credentials: Credentials, address: ConsulAddress) -> None:
+        self._transport = Transport(session, credentials, address.url)
         super().__init__(address.host, address.port, scheme=address.scheme, verify=address.verify)
-        # py-consul prefers CONSUL_HTTP_TOKEN to what the caller says; the session's header carries the right one.
+        # py-consul prefers CONSUL_HTTP_TOKEN to what the caller says; the credentials have the right one.
         self.token = None
 
     def http_connect(self, host: str, port: int, scheme: str, verify: bool | str = True, cert: Any = None) -> Transport:
