@@ -21,11 +21,11 @@ export function draw(svg, graph, picked, pick) {
   const edges = element("g");
   const labels = element("g");
   const drawn = graph.edges.map((edge) => {
-    // A label stands where the edge is alone: near the called one of several, or near the caller of several.
     const fan = outgoing.get(edge.source).edges - incoming.get(edge.target).edges;
-    const line = curve(layout.rows.get(edge.source), layout.rows.get(edge.target), fan > 0 ? 0.6 : fan < 0 ? 0.4 : 0.5);
     const text = words(edge);
-    return { edge, line, text, label: { ...line.middle, width: labelWidth(text) } };
+    const width = labelWidth(text);
+    const line = curve(layout.rows.get(edge.source), layout.rows.get(edge.target), fan, width);
+    return { edge, line, text, label: { ...line.middle, width } };
   });
   spread(drawn.filter((one) => traffic(one.edge)).map((one) => one.label));
   for (const one of drawn) {
@@ -85,7 +85,7 @@ function words(edge) {
 }
 
 function labelWidth([first, second]) {
-  const width = (parts) => parts.reduce((sum, [, text]) => sum + text.length * 6.6 + 6, -6);
+  const width = (parts) => parts.reduce((sum, [, text]) => sum + text.length * 6.9 + 6, -6);
   return Math.max(width(first) + 16, width(second)) + 16;
 }
 

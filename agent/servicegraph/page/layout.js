@@ -132,19 +132,34 @@ function place(columns) {
   return { groups, rows, width, height };
 }
 
-// The curve of an edge as a path, and the middle of its label, `place` of the way along it.
-export function curve(from, to, place) {
+// The curve of an edge as a path, and where its label of that width stands: between two columns, where the edge is most
+// alone. fan > 0: the caller has more edges there than the called one, so near the called one; fan < 0: near the caller.
+export function curve(from, to, fan, width) {
   const start = { x: from.x + ROW.width, y: from.y + ROW.height / 2 };
   const end = { x: to.x - 5, y: to.y + ROW.height / 2 };
   if (end.x > start.x) {
     const bend = Math.min(Math.max((end.x - start.x) / 2, 50), 150);
     const ends = [start, { x: start.x + bend, y: start.y }, { x: end.x - bend, y: end.y }, end];
-    return { path: bezier(ends), middle: at(ends, place), end };
+    const room = PAD + 4 + width / 2;
+    const first = start.x + COLUMN_GAP * 0.4;
+    const last = end.x - COLUMN_GAP * 0.4;
+    const x = fan < 0 ? Math.max(first, start.x + room) : Math.min(fan ? last : last - COLUMN_GAP * 0.1, end.x + 5 - room);
+    return { path: bezier(ends), middle: atX(ends, x), end };
   }
   // Backwards, or to itself: around, below.
   const low = Math.max(start.y, end.y) + 90;
   const ends = [start, { x: start.x + 130, y: low }, { x: end.x - 130, y: low }, end];
   return { path: bezier(ends), middle: at(ends, 0.5), end };
+}
+
+// The point of a curve that only goes to the right.
+function atX(ends, x) {
+  let [low, high] = [0, 1];
+  for (let step = 0; step < 20; step += 1) {
+    const middle = (low + high) / 2;
+    if (at(ends, middle).x < x) low = middle; else high = middle;
+  }
+  return { x, y: at(ends, low).y };
 }
 
 function bezier([a, b, c, d]) {
