@@ -16,6 +16,11 @@ OWN_COUNTERS = (
     "server.stats_overflow.counter",
     "server.stats_overflow.histogram",
     "listener_manager.listener_create_failure",
+    "tracing.zipkin.reports_dropped",
+    "tracing.zipkin.reports_sent",
+    "tracing.zipkin.spans_sent",
+    "tracing.opentelemetry.spans_dropped",
+    "tracing.opentelemetry.spans_sent",
 )
 OWN_GAUGES = (
     "server.uptime",
