@@ -14,8 +14,9 @@ from typing import NoReturn
 YOUNG_OBJECTS = 20_000
 """New objects until the youngest generation is looked at: a plan of 1,000 services makes about as many."""
 FREEZE_SECONDS = 30.0
-FREEZES_PER_FULL = 120
-"""A full collection every hour, for frozen objects that refer to each other in a circle."""
+GROWTH = 1.1
+"""A full collection when there are so many times the objects that the last one left. Frozen ones that refer to each
+other in a circle, as a lost connection's exceptions and the frames they were raised in, are freed by nothing else."""
 
 
 def begin() -> None:
@@ -30,7 +31,9 @@ async def keep_short(ready: asyncio.Event) -> NoReturn:
     while True:
         gc.unfreeze()
         gc.collect()
-        for _ in range(FREEZES_PER_FULL):
-            gc.freeze()
+        gc.freeze()
+        bound = gc.get_freeze_count() * GROWTH
+        while gc.get_freeze_count() <= bound:
             await asyncio.sleep(FREEZE_SECONDS)
             gc.collect(1)  # what is young and garbage shall not be frozen
+            gc.freeze()

@@ -1,12 +1,13 @@
 """From samples to a verdict: does this figure grow? Pure.
 
-A process's memory goes up and down between two collections, so what counts is the least of each window of time; what
-caches and heaps take until they have seen everything once is the warm-up, which does not count.
+A process's memory goes up and down between two collections, so what counts is the least of each window of time (of
+other figures the median); what caches and heaps take until they have seen everything once is the warm-up, which does
+not count.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import median
 
 from msgspec import Struct
@@ -32,7 +33,7 @@ class Growth(Struct, frozen=True):
     """What one figure did in the time that counts."""
 
     first: float
-    """Of the first window."""
+    """What the first window comes to."""
     last: float
     per_hour: float
     """The median of the slopes between any two windows (Theil and Sen): a few odd windows do not matter."""
@@ -46,19 +47,21 @@ class Growth(Struct, frozen=True):
         return self.grown <= self.bound
 
 
-def growth(samples: Sequence[tuple[float, float]], bound: Bound) -> Growth:
+def growth(
+    samples: Sequence[tuple[float, float]], bound: Bound, of_window: Callable[[Sequence[float]], float] = min
+) -> Growth:
     """Judge (seconds, value) samples in the order of time; raises ValueError if they fill fewer than two windows."""
     if not samples:
         raise ValueError("no samples")
     begin, end = samples[0][0], samples[-1][0]
     begin += (end - begin) * WARM_UP
     width = (end - begin) / WINDOWS
-    windows: dict[int, float] = {}
+    windows: dict[int, list[float]] = {}
     for moment, value in samples:
         if moment >= begin and width > 0:
             number = min(int((moment - begin) / width), WINDOWS - 1)
-            windows[number] = min(value, windows.get(number, value))
-    points = [((number + 0.5) * width, value) for number, value in sorted(windows.items())]
+            windows.setdefault(number, []).append(value)
+    points = [((number + 0.5) * width, of_window(values)) for number, values in sorted(windows.items())]
     if len(points) < 2:
         raise ValueError(f"{len(samples)} samples fill fewer than two windows of time")
     slope = median(

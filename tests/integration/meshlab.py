@@ -127,10 +127,15 @@ class Load:
         self.total = 0
         self.failures: list[tuple[float, str]] = []
 
+    @property
+    def answered(self) -> int:
+        """Return how many requests are answered, well or badly."""
+        return os.fstat(self._answered).st_size
+
     def go_on(self, requests: int) -> None:
-        """Wait until so many more requests are answered, well or badly."""
-        goal = os.fstat(self._answered).st_size + requests
-        wait_for(lambda: os.fstat(self._answered).st_size >= goal, f"{requests} more requests", 180)
+        """Wait until so many more requests are answered."""
+        goal = self.answered + requests
+        wait_for(lambda: self.answered >= goal, f"{requests} more requests", 180)
 
     def finish(self) -> None:
         """End it and read its result."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
@@ -82,6 +83,16 @@ def test_the_hosts_file_is_written_when_it_changes(tmp_path: Path) -> None:
     assert hosts.path.read_text() == "10.0.0.1 a\n", "names of before survive a restart of the agent"
     hosts.clear()
     assert [path.name for path in hosts.path.parent.iterdir()] == ["hostmesh"]
+    assert hosts.path.read_bytes() == b""
+
+
+def test_names_are_taken_away_where_no_new_file_can_be_made(tmp_path: Path) -> None:
+    hosts = HostsFile(tmp_path)
+    hosts.write("10.0.0.1 a\n")
+    (tmp_path / f".hostmesh.{os.getpid()}.tmp").mkdir()  # in the way of the next file, as a full disk is
+    with pytest.raises(HostError, match="cannot be written"):
+        hosts.write("10.0.0.1 b\n")
+    hosts.clear()
     assert hosts.path.read_bytes() == b""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from statistics import median
 
 import pytest
 
@@ -38,6 +39,11 @@ def test_garbage_between_collections_is_no_growth() -> None:
 def test_a_warm_up_and_a_step_are_no_growth() -> None:
     assert judged(*(min(100.0, 50 + second) for second in range(SECONDS))).is_flat
     assert judged(*(90.0 + (second > SECONDS * 0.9) * 5 for second in range(SECONDS))).is_flat
+
+
+def test_where_the_median_counts_a_dip_is_none() -> None:
+    dips = [(float(second), 70.0 if second % 240 < 20 and second < 800 else 144.0) for second in range(SECONDS)]
+    assert growth(dips, BOUND, median).grown == 0
 
 
 def test_a_bound_is_a_share_of_what_is_large() -> None:

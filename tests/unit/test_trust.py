@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from agent.adapters.clock import SystemClock
 from agent.adapters.connections import Connections
 from agent.adapters.identity.bundle import BundleFile, SerialsFile, bundle_of, crl_fault
 from agent.errors import CaRefused, HostError
+from agent.mesh.routes import Fault
 from agent.mesh.trust import RevokedCertificate, TrustBundle
+from agent.runtime.trust import TrustFollower
 from node_ca.proto import ca_pb2
 from tests.mesh_certificates import TestAuthority
+from tests.waiting import eventually
 
 AUTHORITY = TestAuthority()
 ROOT = AUTHORITY.root.public_bytes(Encoding.PEM)
@@ -53,6 +59,48 @@ def test_the_disk_keeps_the_bundle(tmp_path: Path) -> None:
     (tmp_path / "bundle.json").write_text("{")
     with pytest.raises(HostError, match="corrupt"):
         file.load()
+
+
+class Following:
+    """A CA that has one bundle."""
+
+    def __init__(self, bundle: TrustBundle) -> None:
+        self._bundle = bundle
+
+    async def follow_bundle(self, _trust: bytes, known: str, _seconds: float) -> AsyncIterator[TrustBundle]:
+        if known != self._bundle.version:
+            yield self._bundle
+        await asyncio.Event().wait()
+
+
+class Hurried(SystemClock):
+    """A clock whose seconds are short."""
+
+    async def sleep(self, seconds: float) -> None:
+        await super().sleep(seconds / 1000)
+
+
+async def test_a_bundle_that_the_disk_refused_is_stored_when_it_can_be(tmp_path: Path) -> None:
+    bundle = TrustBundle(ROOT, version="v1")
+    file = BundleFile(tmp_path / "missing" / "bundle.json")
+    used: list[TrustBundle] = []
+    told: list[tuple[Fault, ...]] = []
+    follower = TrustFollower((Following(bundle),), file, Hurried(), used.append, told.append)
+    follower.note_roots(ROOT)
+    running = asyncio.create_task(follower.run())
+    try:
+        await eventually(lambda: _is(told))
+        assert used == [bundle]
+        assert "a restart would lose it" in told[0][0].reason
+        (tmp_path / "missing").mkdir()
+        await eventually(lambda: _is(told[-1] == ()))
+        assert file.load() == bundle
+    finally:
+        running.cancel()
+
+
+async def _is(value: object) -> object:
+    return value
 
 
 def test_serials_that_cannot_be_read_are_none(tmp_path: Path) -> None:
