@@ -81,7 +81,7 @@ class Edge(Struct, frozen=True, rename="camel"):
     rate: float
     """Requests a second; for TCP new connections a second."""
     errors: float = 0.0
-    """The share of answers 5xx (and of requests without any), 0 to 1."""
+    """The share of answers 5xx, 0 to 1; a caller that went away (code 0) is no error."""
     p50: float | None = None
     """Milliseconds."""
     p95: float | None = None
@@ -128,7 +128,7 @@ class _Call:
     def add_requests(self, labels: Labels, value: float) -> None:
         code = labels.get("response_code", "")
         self.rate += value
-        self.failed += value if code.startswith("5") or code == "0" else 0.0
+        self.failed += value if code.startswith("5") else 0.0
         self.protocols[labels.get("request_protocol", "")] += value
         self.add_security(labels, value)
 

@@ -48,8 +48,8 @@ def test_one_edge_of_several_series() -> None:
     assert list(graph.nodes) == ["productpage.default (v1)", "reviews.default (v1)"]
     (edge,) = graph.edges
     assert (edge.source, edge.target, edge.protocol) == ("productpage.default (v1)", "reviews.default (v1)", "http")
-    assert (edge.rate, edge.errors, edge.p50, edge.p95, edge.mtls) == (4.0, 0.25, 4.0, None, "yes")
-    assert edge.labels == {"mTLS": "yes", "reqs/sec": "4.000000", "errors": "25.00%", "p50": "4.0 ms"}
+    assert (edge.rate, edge.errors, edge.p50, edge.p95, edge.mtls) == (4.0, 0.125, 4.0, None, "yes")
+    assert edge.labels == {"mTLS": "yes", "reqs/sec": "4.000000", "errors": "12.50%", "p50": "4.0 ms"}
 
 
 def test_a_call_is_counted_once_and_by_the_caller_if_it_says() -> None:
