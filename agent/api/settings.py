@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from agent.api.checks.access_log import ACCESS_LOG, access_log_problems, file_problems, format_of_encoding
 from agent.api.checks.words import dns_label
 from agent.api.problem import nearest, one_line
 from agent.api.yaml_text import YamlValue, read_yaml
@@ -48,6 +49,7 @@ def settings_from(plain: object, source: str) -> MeshSettings:
     problems = [problem for name, value in plain.items() for problem in _problems(name, value)]
     if _OLDER in plain and _AUTH_POLICY in plain:
         problems.append(f"{_OLDER}: is the older name of {_AUTH_POLICY}, which is there too (remove {_OLDER})")
+    problems = problems or format_of_encoding(plain)
     if problems:
         raise ValidationError([f"{source}: {problem}" for problem in problems])
     present = {name: value for name, value in plain.items() if value is not None}
@@ -129,6 +131,8 @@ def _problems(name: str, value: object) -> list[str]:
     if name == "rootNamespace":
         wrong = dns_label(value) if isinstance(value, str) else "must be text"
         return [f"{name}: {wrong}"] if wrong else []
+    if name in ACCESS_LOG:
+        return access_log_problems(name, value)
     return [] if _is_trust_domain(value) else [f'{name}: "{one_line(value, 60)}" {_NO_TRUST_DOMAIN}']
 
 
@@ -154,6 +158,9 @@ def _provider_problems(providers: tuple[ExtensionProvider, ...]) -> list[str]:
     for place, provider in enumerate(providers):
         if len(provider.kinds) != 1:
             problems.append(f"{_PROVIDERS}[{place}]: needs {' or '.join(known)} (one of them)")
+        if provider.envoy_file_access_log is not None:
+            wrong = file_problems(provider.envoy_file_access_log)
+            problems += [f"{_PROVIDERS}[{place}].envoyFileAccessLog.{reason}" for reason in wrong]
         if any(other.name == provider.name for other in providers[:place]):
             problems.append(f'{_PROVIDERS}[{place}]: the name "{one_line(provider.name, 60)}" is given twice')
     return problems

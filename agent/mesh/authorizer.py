@@ -10,6 +10,7 @@ from typing import Annotated
 from msgspec import Meta, Struct
 from msgspec.structs import fields
 
+from agent.mesh.access_log import FileAccessLog
 from agent.mesh.collector import OpenTelemetry, Zipkin
 
 _PORT = Annotated[int, Meta(ge=1, le=65535)]
@@ -79,6 +80,7 @@ class ExtensionProvider(Struct, frozen=True, rename="camel", forbid_unknown_fiel
     envoy_ext_authz_http: HttpAuthorizer | None = None
     zipkin: Zipkin | None = None
     opentelemetry: OpenTelemetry | None = None
+    envoy_file_access_log: FileAccessLog | None = None
 
     @property
     def authorizer(self) -> GrpcAuthorizer | HttpAuthorizer | None:

@@ -6,6 +6,7 @@ from enum import StrEnum
 
 from msgspec import Struct, field
 
+from agent.mesh.access_log import Encoding
 from agent.mesh.authorizer import ExtensionProvider
 from agent.mesh.collector import MeshTracing
 from agent.mesh.service import Health, MtlsMode
@@ -52,6 +53,11 @@ class MeshSettings(Struct, frozen=True, rename="camel", forbid_unknown_fields=Tr
     """Where objects for all namespaces are."""
     extension_providers: tuple[ExtensionProvider, ...] = ()
     """Servers that rules name: authorizers (AuthorizationPolicy, CUSTOM) and collectors of traces (Telemetry)."""
+    access_log_file: str = ""
+    """`/dev/stdout`: what passes an Envoy is written into its host's journal; empty: what Telemetry objects ask for."""
+    access_log_encoding: Encoding = Encoding.TEXT
+    access_log_format: str = ""
+    """Envoy's format of a line, for JSON an object of such; empty: Istio's own."""
     trust_domain_aliases: tuple[str, ...] = ()
     """Other trust domains whose identities count as this one's."""
     proxied: bool = True

@@ -1,4 +1,4 @@
-"""Makes log entries of the lines that Envoy writes for Mixer's rules, and hands them on: journal, fluentd.
+"""Makes log entries of the lines that Envoy writes for Mixer's rules, and hands them on; passes on access logs.
 
 Beside the way of requests: Envoy writes to a file whatever happens here. What cannot be made, or handed on, is counted.
 """
@@ -20,13 +20,13 @@ from agent.mesh.expressions.evaluate import fold
 from agent.mesh.expressions.tree import Expression, Literal, Value
 from agent.mesh.mixer_logs import EntryLogs, Fluentd, Level, LogEntry, LogRule, LogStream, Sink, Stdio
 from agent.mesh.routes import Fault
-from agent.runtime.host_options import entry_log_file, log_sockets
+from agent.runtime.host_options import access_log_file, entry_log_file, log_sockets
 from agent.runtime.log_setup import FIELDS
 from agent.translate.log_lines import ADDRESS, CALLER, STREAM, Line
 from agent.translate.log_record import Record, forwarded, printed
 from agent.translate.log_servers import log_socket
 
-_log = logging.getLogger("entries")
+_log, _access = logging.getLogger("entries"), logging.getLogger("access")
 _LEVELS = {Level.INFO: logging.INFO, Level.WARNING: logging.WARNING, Level.ERROR: logging.ERROR}
 MAX_OLD_STREAMS = 100
 """Of rules that have changed: their last lines come when the new ones are there already."""
@@ -36,8 +36,17 @@ UNREADABLE, WORTHLESS = "unreadable line", "no value"
 class EntryLog:
     """Everything that Mixer's rules log on this host."""
 
-    def __init__(self, path: Path, place: Path, sockets: Path, on_faults: Callable[[tuple[Fault, ...]], None]) -> None:
-        self._file = EnvoyLog(path, place, self._tell)
+    def __init__(
+        self,
+        path: Path,
+        access_path: Path,
+        places: Path,
+        sockets: Path,
+        on_faults: Callable[[tuple[Fault, ...]], None],
+    ) -> None:
+        """`places`: the folder in which it is kept how far the two files were read."""
+        self._file = EnvoyLog(path, places / "entries.read", self._tell)
+        self._access = EnvoyLog(access_path, places / "access.read", _tell_access)
         self._sockets = sockets
         self._on_faults = on_faults
         self._streams: dict[str, LogStream] = {}
@@ -63,6 +72,7 @@ class EntryLog:
         """Read what Envoy writes once it is known what that means, and send what is to be sent, until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._read())
+            group.create_task(self._access.follow())
             tasks: dict[Fluentd, asyncio.Task[None]] = {}
             while True:
                 await self._changed.wait()
@@ -81,7 +91,7 @@ class EntryLog:
         for server, sender in self._senders.items():
             counted[server.handler, "sent"] += sender.sent
             counted[server.handler, "lost"] += sender.lost
-        counted["", "lost"] += self._file.lost
+        counted["", "lost"] += self._file.lost + self._access.lost
         yield from ((handler, result, number) for (handler, result), number in sorted(counted.items()))
 
     async def _read(self) -> None:
@@ -146,6 +156,12 @@ class EntryLog:
                     sender.put(*forwarded(sink, record))
 
 
+def _tell_access(line: str) -> None:
+    """Pass on a line of an access log."""
+    if line.strip():
+        _access.info("%s", line, extra={FIELDS: {"SYSLOG_IDENTIFIER": "envoy-access"}})
+
+
 def _record(entry: LogEntry, line: Line) -> Record | None:
     """Return an entry with its values; None if one has none, as in Mixer."""
     values: dict[str, Value] = {}
@@ -166,4 +182,4 @@ def _value(expression: Expression, line: Line) -> Value | None:
 def entry_log_of(config: Config, on_faults: Callable[[tuple[Fault, ...]], None]) -> EntryLog:
     """Return that of a host with this configuration."""
     sockets = log_sockets(config)
-    return EntryLog(entry_log_file(config), sockets / "entries.read", sockets, on_faults)
+    return EntryLog(entry_log_file(config), access_log_file(config), sockets, sockets, on_faults)

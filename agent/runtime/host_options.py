@@ -32,6 +32,7 @@ def plan_options(config: Config) -> PlanOptions:
         key_sets=key_set_sockets(config),
         decision_log=str(decision_log_file(config)),
         entry_log=str(entry_log_file(config)),
+        access_log=str(access_log_file(config)),
         log_sockets=str(log_sockets(config)),
         peer_log=str(peer_log(config)),
         counts=True,
@@ -95,6 +96,11 @@ def decision_log_file(config: Config) -> Path:
 def entry_log_file(config: Config) -> Path:
     """Return the file in which Envoy tells what Mixer's rules log."""
     return config.state_dir / "entries.log"
+
+
+def access_log_file(config: Config) -> Path:
+    """Return the file to which Envoy writes access logs."""
+    return config.state_dir / "access.log"
 
 
 def log_sockets(config: Config) -> Path:

@@ -27,7 +27,8 @@ def set_up_log(level: str) -> None:
     logging.basicConfig(handlers=[handler])
     logging.getLogger("grpc").setLevel(logging.WARNING)
     logging.getLogger("envoy").setLevel(logging.DEBUG)  # what Envoy says is Envoy's log level's to decide
-    logging.getLogger("entries").setLevel(logging.DEBUG)  # and what Mixer's rules log is theirs
+    for name in ("entries", "access"):  # and what rules want to be logged is theirs
+        logging.getLogger(name).setLevel(logging.DEBUG)
     set_log_level(level)
 
 

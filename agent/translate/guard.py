@@ -37,7 +37,7 @@ class Guard(Struct, frozen=True):
     filters: tuple[Any, ...] = ()
     """HttpFilter of requests, Filter of connections."""
     logs: tuple[Any, ...] = ()
-    """envoy.config.accesslog.v3.AccessLog: of what AUDIT or a dry run is about alone."""
+    """envoy.config.accesslog.v3.AccessLog: of what AUDIT or a dry run is about, and what Mixer's rules write."""
     clusters: tuple[str, ...] = ()
     """Of the servers that the filters ask."""
     replies: tuple[Reply, ...] = ()

@@ -43,6 +43,8 @@ class PlanOptions(Struct, frozen=True):
     """File to which Envoy writes what AUDIT policies and dry runs tell; empty: its standard output."""
     entry_log: str = ""
     """File to which Envoy writes what Mixer's rules log; empty: its standard output."""
+    access_log: str = ""
+    """File to which Envoy writes access logs; empty: its standard output."""
     log_sockets: str = ""
     """Folder of the Unix sockets by which the agent reaches the servers of logs; empty: there is no agent."""
     peer_log: str = ""

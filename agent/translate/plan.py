@@ -34,6 +34,7 @@ from agent.translate.netfilter import NetfilterText
 from agent.translate.options import PlanOptions
 from agent.translate.outside import policy_faults
 from agent.translate.peer_log import with_peer_log
+from agent.translate.plan_access_logs import AccessLogs
 from agent.translate.plan_callers import CallerTables
 from agent.translate.plan_gateway import GatewayHost, GatewayPorts
 from agent.translate.plan_outbound import Outbound
@@ -105,9 +106,10 @@ class _Plan:
             flow, wanting, lambda _, value: value.wanted
         )
         destinations = Destinations(flow, inputs, services, subsets)
+        self._access_logs = AccessLogs(flow, inputs, once)
         self._traces = Traces(flow, inputs, services, destinations, once)
-        gateway = GatewayHost(flow, inputs, self._gateway, destinations, self._servers, self._traces)
-        outbound = Outbound(flow, inputs, services, destinations, self._traces, once)
+        gateway = GatewayHost(flow, inputs, self._gateway, destinations, self._servers, self._traces, self._access_logs)
+        outbound = Outbound(flow, inputs, services, destinations, self._traces, self._access_logs, once)
         host = Stage(flow, once, lambda _: self._host() if is_host else Made(self._secrets()))
         self._netfilter = Stage(flow, once, lambda _: self._ruleset())
 
@@ -118,6 +120,7 @@ class _Plan:
             *gateway.made,
             *outbound.made,
             self._traces.made,
+            self._access_logs.made,
             host,
         )
         for node in made:
@@ -192,7 +195,7 @@ class _Plan:
         ports, faults = inbound_ports(inputs.workloads.get(), inputs.sidecars.get(), security, options.bind_inbound)
         servers = self._servers[_HOST]
         clusters, listeners = inbound_resources(ports, security, options, servers)
-        listeners = self._traces.incoming(listeners)
+        listeners = self._access_logs.incoming(self._traces.incoming(listeners))
         listeners = with_counting(listeners) if inputs.counts else listeners
         if options.peer_log:
             listeners = with_peer_log(listeners, options.peer_log)

@@ -24,6 +24,7 @@ from agent.translate.gateway import Guards, gateway_host, gateway_port, table_na
 from agent.translate.guard import connection_guard, http_guard
 from agent.translate.open_ports import HostCertificates, OpenPort, ServerIndex, open_ports, server_names
 from agent.translate.peer_log import with_peer_log
+from agent.translate.plan_access_logs import AccessLogs
 from agent.translate.plan_services import Destinations, Inputs, Made, Services, subsets_of
 from agent.translate.plan_tracing import Traces
 from agent.translate.policies import Approach
@@ -204,9 +205,10 @@ class GatewayHost:
         destinations: Destinations,
         servers: Stage[str, AskedServers],
         traces: Traces,
+        access_logs: AccessLogs,
     ) -> None:
         self._inputs, self._open, self._destinations, self._servers = inputs, ports.open, destinations, servers
-        self._traces = traces
+        self._traces, self._access_logs = traces, access_logs
         is_gateway = inputs.options.gateway is not None
         self._ports: Gathered[tuple[int, str], str, OpenPort] = Gathered(
             flow, ports.open, lambda _, opened: {(port.number, port.bind): port for port in opened.ports}
@@ -271,7 +273,7 @@ class GatewayHost:
             self._inputs.security.get().trust_domains,
             self._guards(),
         )
-        log, made = self._inputs.options.peer_log, self._traces.outgoing(made)
+        log, made = self._inputs.options.peer_log, self._access_logs.outgoing(self._traces.outgoing(made))
         made = with_counting(made) if self._inputs.counts else made
         return Made(with_peer_log(made, log) if log and port.knows_clients else made, faults)
 

@@ -20,6 +20,7 @@ from agent.translate.counting import with_counting
 from agent.translate.dns import Lines, host_lines
 from agent.translate.listeners import http_listener, tcp_listener, virtual_outbound
 from agent.translate.outside import undeclared
+from agent.translate.plan_access_logs import AccessLogs
 from agent.translate.plan_services import Destinations, Inputs, Made, Resolved, Services
 from agent.translate.plan_tracing import Traces
 from agent.translate.policies import Approach, ServiceTraffic
@@ -54,9 +55,11 @@ class Outbound:
         services: Services,
         destinations: Destinations,
         traces: Traces,
+        access_logs: AccessLogs,
         once: Source[str, bool],
     ) -> None:
         self._inputs, self._services, self._destinations, self._traces = inputs, services, destinations, traces
+        self._access_logs = access_logs
         resolved = services.resolved
         groups: Gathered[str, ServiceKey, bool] = Gathered(
             flow, Stage(flow, (services.known, inputs.unseen), lambda _: True), lambda key, _: {_group(key): True}
@@ -96,8 +99,11 @@ class Outbound:
         return options.intercepted or options.bind_outbound is not None
 
     def _counted(self, made: Made | None) -> Made | None:
-        """Return the same with listeners that count what passes them."""
-        if made is None or not self._inputs.counts:
+        """Return the same with listeners that log and count what passes them."""
+        if made is None:
+            return None
+        made = Made(self._access_logs.outgoing(made.resources), made.faults)
+        if not self._inputs.counts:
             return made
         return Made(with_counting(made.resources), made.faults)
 

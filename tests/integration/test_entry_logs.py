@@ -112,9 +112,8 @@ class Entries:
 
     def _run(self, host: Guarded, written: Path, logs: EntryLogs) -> None:
         asyncio.set_event_loop(self._loop)
-        place = host.folder / "entries.read"
-        place.write_text("0")
-        self.log = EntryLog(written, place, host.folder, self._note)
+        (host.folder / "entries.read").write_text("0")
+        self.log = EntryLog(written, host.folder / "none", host.folder, host.folder, self._note)
         self.log.follow(logs)
         self._task = self._loop.create_task(self.log.run())
         self._loop.run_forever()
@@ -359,3 +358,38 @@ def test_a_server_that_is_slow_or_hostile_costs_entries_and_nothing_else(
             assert entries.counts()[HANDLER, "sent"] >= 1
         finally:
             server.end()
+
+
+def test_access_logs_are_written_as_telemetry_objects_say(host: Guarded) -> None:
+    """The mesh logs everything as JSON; of ratings only what fails is wanted, of the database nothing."""
+    rules = """
+apiVersion: telemetry.istio.io/v1
+kind: Telemetry
+metadata: {name: ratings}
+spec:
+  selector: {matchLabels: {app: ratings}}
+  accessLogging:
+  - {providers: [{name: envoy}], filter: {expression: "request.path.startsWith('/no')"}}
+  - {providers: [{name: short}]}
+"""
+    short = '{name: short, envoyFileAccessLog: {path: /dev/stdout, logFormat: {text: "%REQ(:PATH)% %RESPONSE_CODE%"}}}'
+    settings = f", accessLogFile: /dev/stdout, accessLogEncoding: JSON, extensionProviders: [{short}]"
+    host.settings, before = settings, host.settings
+    try:
+        with host.serving(rules):
+            written = max(host.folder.glob("server-*.log"), key=lambda path: path.stat().st_mtime)
+            assert ask(host, "page", PAGE, "/yes") == 200
+            assert ask(host, "page", PAGE, "/no?a=b") == 200
+            host.source = AT["page"]
+            assert host.greets(PAGE)
+            wait_for(lambda: len(written.read_text().splitlines()) >= 4, "four lines")
+            lines = written.read_text().splitlines()
+    finally:
+        host.settings = before
+    objects = [json.loads(line) for line in lines if line.startswith("{")]
+    assert sorted(line for line in lines if not line.startswith("{")) == ["/no?a=b 200", "/yes 200"]
+    request, connection = sorted(objects, key=lambda one: one["path"] is None)
+    assert (request["path"], request["response_code"], request["method"]) == ("/no?a=b", 200, "GET")
+    assert request["downstream_peer_uri_san"] == f"spiffe://mesh.test/{PAGE}"
+    assert connection["upstream_cluster"].startswith("inbound|")
+    assert connection["bytes_received"] == 6

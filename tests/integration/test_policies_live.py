@@ -23,6 +23,15 @@ KEYS = "keys.example"
 ISSUER, OF_MESH = TokenIssuer("https://issuer.test"), TokenIssuer("https://mesh.test")
 MESH_KEYS = "http://keys.default.svc.cluster.local:9090/keys"
 DETAILS = "http://details:9080/details/0"
+SAMPLES = HERE.parents[1] / "vagrant" / "samples" / "telemetry"
+FORWARD_SERVER = App(
+    "fluentd-es",
+    python_app(SAMPLES / "forward-server.py", 24224),
+    24224,
+    "tcp",
+    namespace="logging",
+    health_path="",
+)
 HEAD = "apiVersion: security.istio.io/v1\nkind: {kind}\nmetadata: {{name: {name}}}\nspec: {spec}\n---\n"
 
 
@@ -33,7 +42,7 @@ def lab() -> Iterator[Lab]:
     hosts = (
         CONSUL_HOST,
         HostPlan("client", (bookinfo_app("productpage", "v1", {}),)),
-        HostPlan("other", (bookinfo_app("ratings", "v1", {}), _key_server("keys", 9090, OF_MESH))),
+        HostPlan("other", (bookinfo_app("ratings", "v1", {}), _key_server("keys", 9090, OF_MESH), FORWARD_SERVER)),
         HostPlan("server", (details,)),
         HostPlan("outside", (details, _key_server(KEYS, 443, ISSUER, KEYS)), agent=False, consul=False, names=(KEYS,)),
     )
@@ -103,6 +112,20 @@ def is_told(lab: Lab, text: str) -> bool:
     """Tell whether the server's agent has logged it of a request."""
     assert answers(lab, "client", DETAILS, "200")
     return text in lab["server"].log("agent", lines=10_000)
+
+
+def test_rules_log_into_the_agents_log_and_to_a_service_of_the_mesh(lab: Lab) -> None:
+    """The documents' own rules; the server's Envoy reaches fluentd-es by mutual TLS."""
+    for file in ("new-log.yaml", "fluentd.yaml"):
+        hostmesh(lab, "apply", "-f", str(SAMPLES / file))
+
+    def logged(host: str, part: str) -> bool:
+        answers(lab, "client", DETAILS, "200")
+        text = lab[host].log(part, lines=100)
+        return '"destination":"details"' in text and '"source":"productpage"' in text
+
+    wait_for(partial(logged, "server", "agent"), "a line in the agent's log")
+    wait_for(partial(logged, "other", "fluentd-es"), "a record at the server")
 
 
 def test_key_sets_outlive_their_source_a_change_of_rules_envoy_and_the_agent(lab: Lab) -> None:

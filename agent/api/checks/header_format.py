@@ -27,7 +27,7 @@ DOWNSTREAM_PEER_ISSUER DOWNSTREAM_TLS_SESSION_ID DOWNSTREAM_TLS_CIPHER DOWNSTREA
 DOWNSTREAM_PEER_FINGERPRINT_256 DOWNSTREAM_PEER_FINGERPRINT_1 DOWNSTREAM_PEER_SERIAL DOWNSTREAM_PEER_CERT
 DOWNSTREAM_PEER_CERT_V_START DOWNSTREAM_PEER_CERT_V_END
 """
-_PLAIN = frozenset(_PLAIN_NAMES.split())
+PLAIN_COMMANDS = frozenset(_PLAIN_NAMES.split())
 _WITH_NAME = frozenset({"REQ", "RESP", "TRAILER", "QUERY_PARAM", "ENVIRONMENT"})
 _NAME = re.compile(r"\([-:A-Za-z0-9_.]+(\?[-:A-Za-z0-9_.]+)?\)")
 
@@ -54,4 +54,4 @@ def header_value(empty: bool) -> Check:
 def _is_known(operator: str, argument: str | None, length: str | None) -> bool:
     if operator in _WITH_NAME:
         return bool(argument and _NAME.fullmatch(argument)) and (operator != "ENVIRONMENT" or "?" not in str(argument))
-    return operator in _PLAIN and argument is None and length is None
+    return operator in PLAIN_COMMANDS and argument is None and length is None

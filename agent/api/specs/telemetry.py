@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from agent.api.checks import words
+from agent.api.checks.cel_syntax import cel_problem
 from agent.api.checks.durations import duration
 from agent.api.checks.header_format import header_value
 from agent.api.checks.schema import Check, Report, boolean, like, listing, mapping, message, number, one_of, text
@@ -88,7 +89,7 @@ def _left_to_applications(report: Report, path: str, tracing: dict[str, Any]) ->
         report.unsupported(child(path, "disableContextPropagation"), reason)
 
 
-_NOT_YET = ("metrics", "accessLogging")
+_NOT_YET = ("metrics",)
 """What Telemetry objects say and nothing does yet."""
 
 
@@ -128,7 +129,7 @@ _TRACING = message(
 
 
 def _expression(value: str) -> str | None:
-    """Want balanced brackets and quotes; the whole grammar of CEL is Envoy's to check."""
+    """Want balanced brackets and quotes."""
     closing, open_brackets, quote, escaped = {")": "(", "]": "[", "}": "{"}, [], "", False
     for char in value:
         if quote:
@@ -142,6 +143,13 @@ def _expression(value: str) -> str | None:
     if quote or open_brackets:
         return "is not a CEL expression (a quote or bracket is not closed)"
     return words.one_line_value(value)
+
+
+def _filter(report: Report, path: str, entry: dict[str, Any]) -> None:
+    """As a whole: without its filter an entry would log everything."""
+    expression = (entry.get("filter") or {}).get("expression")
+    if isinstance(expression, str) and (wrong := cel_problem(expression)):
+        report.unsupported(path, f"filter.expression: {wrong}")
 
 
 SPEC: Check = message(
@@ -164,7 +172,8 @@ SPEC: Check = message(
                     "providers": _PROVIDERS,
                     "disabled": boolean,
                     "filter": message({"expression": text(_expression)}),
-                }
+                },
+                also=_filter,
             )
         ),
     },
