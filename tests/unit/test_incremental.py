@@ -118,6 +118,14 @@ RULES = (
         "{jwtRules: [{issuer: a, jwksUri: 'https://keys.example/'}, {issuer: b, jwks: '{\"keys\": []}'}]}",
         "{selector: {matchLabels: {istio: ingressgateway}}, jwtRules: [{jwksUri: 'http://ratings:9080/'}]}",
     )),
+    ("telemetry.istio.io/v1", "Telemetry", "istio-system", "mesh", (
+        "{tracing: [{providers: [{name: zipkin}]}]}", "{tracing: [{disableSpanReporting: true}]}",
+        "{tracing: [{providers: [{name: lost}], match: {mode: SERVER}}]}",
+    )),
+    ("telemetry.istio.io/v1", "Telemetry", "default", "own", (
+        "{selector: {matchLabels: {version: v1}}, tracing: [{randomSamplingPercentage: 5}]}",
+        "{tracing: [{customTags: {a: {literal: {value: b}}}}]}",
+    )),
     (_NEW, "Sidecar", "default", "s", (
         "{egress: [{hosts: ['./reviews.default.svc.cluster.local']}]}", "{egress: [{hosts: ['*/*']}]}",
     )),
@@ -129,6 +137,7 @@ SETTINGS = (
     b'{"mtls": "strict"}',
     b'{"excludedServices": ["ratings"]}',
     b'{"extensionProviders": [{"name": "asked", "envoyExtAuthzHttp": {"service": "ratings", "port": 9080}}]}',
+    b'{"tracing": {"zipkin": {"service": "ratings", "port": 9080}}}',
 )
 _NETFILTER = NetfilterOptions(proxy_uid=1, service_cidr_v4=V4, service_cidr_v6=V6)
 _KEY_SETS = KeySetSockets("/agent", "/envoy")
@@ -230,7 +239,7 @@ def _instances(key: ServiceKey, form: int) -> tuple[Instance, ...]:
 STEP = st.one_of(
     st.tuples(st.just("rule"), st.integers(0, len(RULES) - 1), st.integers(0, 4)),
     st.tuples(st.just("service"), st.integers(0, len(SERVICES) - 1), st.integers(0, 11)),
-    st.tuples(st.just("settings"), st.just(0), st.integers(0, 4)),
+    st.tuples(st.just("settings"), st.just(0), st.integers(0, len(SETTINGS) - 1)),
     st.tuples(st.just("workloads"), st.just(0), st.integers(0, 2)),
 )
 
@@ -271,7 +280,7 @@ def _events(written: Written, kind: str, number: int, form: int) -> list[Event]:
 
 def _said(snapshot: MeshSnapshot) -> dict[str, object]:
     """Return what does not depend on who was there first."""
-    names = ("services", "policies", "settings", "workloads", "ingress", "sidecars", "scope")
+    names = ("services", "policies", "settings", "workloads", "ingress", "sidecars", "scope", "telemetry")
     return {name: getattr(snapshot, name) for name in names}
 
 
