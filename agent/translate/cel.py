@@ -128,6 +128,20 @@ def equal(left: Cel, right: Cel) -> Cel:
     return Called("_==_", (left, right))
 
 
+def mentions(cel: Cel, part: Cel) -> bool:
+    """Tell whether something is asked for in an expression."""
+    if cel == part:
+        return True
+    match cel:
+        case Select(of=of):
+            return of is not None and mentions(of, part)
+        case Called(operands=operands, receiver=receiver):
+            return any(mentions(one, part) for one in (*operands, *((receiver,) if receiver else ())))
+        case Among(items=items):
+            return any(mentions(one, part) for one in items)
+    return False
+
+
 def expression(cel: Cel) -> Any:
     """Return the message (cel.expr.Expr)."""
     return _message(cel, count(1))

@@ -20,7 +20,7 @@ IDENTITY = SCHEME
 _SAN = cel.name("connection.uri_san_peer_certificate")
 _HEADERS = cel.name("request.headers")
 _CODE = cel.name("response.code")
-_OF_HEADERS = {
+OF_HEADERS = {
     "request.id": "x-request-id",
     "request.useragent": "user-agent",
     "request.referer": "referer",
@@ -126,8 +126,8 @@ def _attribute(attribute: Attribute) -> Asked:
         return Asked(cel.is_there(_SAN), _SAN)
     if name == "response.code":  # of logs alone: no rule that decides may ask for it
         return Asked(TRUE, choice(cel.is_there(_CODE), _CODE, Constant(0)))
-    if name in _OF_HEADERS:
-        return _header(_OF_HEADERS[name])
+    if name in OF_HEADERS:
+        return _header(OF_HEADERS[name])
     raise NoForm(f"{name} is not known where requests are decided about")
 
 

@@ -14,6 +14,7 @@ from agent.translate.cel import FALSE, Cel, Constant, both
 from agent.translate.conditions import ANY, NONE, Condition, all_of, any_of, asked_in_cel, both_of, negated
 from agent.translate.mixer_cel import NoForm, in_cel
 from agent.translate.mixer_peers import at_addresses, has_name
+from agent.translate.mixer_texts import compared, is_like, likeness, listed, text_of
 
 
 class Conditions:
@@ -47,6 +48,9 @@ class Conditions:
                 texts = (Literal(entry, Type.STRING) for entry in check.entries)
                 found = (Call("==", (value, text), Type.BOOL) for text in texts)
             return any_of(self.holds(one) for one in found)
+        text, like = text_of(value), listed(check)
+        if text is not None and like is not None and self._requests:
+            return is_like(text, like)
         return self._in_cel(self._listed_in_cel(check))
 
     def _listed_in_cel(self, check: ListCheck) -> Cel:
@@ -80,11 +84,19 @@ class Conditions:
                 found = self._caller(left, right) or self._caller(right, left)
                 if found is not None:
                     return _compared(*found, wanted=(function == "==") is wanted)
+                header = compared(left, right) if self._requests else None
+                if header is not None:
+                    equal = likeness("==", header[1])
+                    assert equal is not None
+                    return is_like(header[0], equal, wanted=(function == "==") is wanted)
             case Call(
                 function="startsWith" | "endsWith" | "match" as function, operands=(text, Literal(value=str(part)))
             ):
                 if _is_attribute(text, *USERS):
                     return _compared(_user_like(function, part), has_name(prefix=SCHEME), wanted=wanted)
+                asked_for, like = text_of(text), likeness(function, part)
+                if asked_for is not None and like is not None and self._requests:
+                    return is_like(asked_for, like, wanted=wanted)
         asked = in_cel(expression)
         return self._in_cel(both(asked.defined, asked.value if wanted else cel.inverse(asked.value)))
 

@@ -35,6 +35,7 @@ from agent.translate.conditions import ANY, Condition, any_of, asked_in_cel, bot
 from agent.translate.facts import distinct
 from agent.translate.mixer_cel import NoForm
 from agent.translate.mixer_conditions import Conditions
+from agent.translate.mixer_dimensions import Said
 from agent.translate.mixer_peers import Peers, absent_source, are
 from agent.translate.mixer_quota import Counted, quota_filter, quota_of
 from agent.translate.resource import packed
@@ -148,10 +149,12 @@ def http_mixed(rules: Iterable[PolicyRule], callers: Callers) -> Mixed:
             faults.append(Fault(str(rule.origin), f"has no effect on requests: {reason}"))
     refusals += [refusal for each in counted for refusal in _closed(each)]
     filters = [_peer_filter(callers)] if any(each.asks_callers for each in counted) else []
+    notes = {said: f"mixer_said_{number}_" for number, said in enumerate(dict.fromkeys(_said(counted)))}
+    filters += [_said_filter(said, prefix, callers) for said, prefix in notes.items()]
     filters += [_http_filter(refusals)] if refusals else []
     replies = [each.reply for each in refusals]
     if counted:
-        filters.append(quota_filter(counted))
+        filters.append(quota_filter(counted, notes))
         replies.append(Reply("local_rate_limited", 429, _EXHAUSTED))
     return Mixed(tuple(filters), tuple(replies), tuple(faults))
 
@@ -284,6 +287,21 @@ def _peer_filter(callers: Callers) -> Any:
     return http_connection_manager_pb2.HttpFilter(name=f"{HTTP_RBAC}.mixer_peer", typed_config=packed(config))
 
 
+def _said(counted: Iterable[Counted]) -> Iterator[Said]:
+    return (said for each in counted for said in each.said)
+
+
+def _said_filter(said: Said, prefix: str, callers: Callers) -> Any:
+    """Return the filter that notes what is said of the caller of a request."""
+    named = (
+        (text, are((callers.peers[number] for number in numbers), callers.trust_domains, callers.verified))
+        for text, numbers in said.texts
+    )
+    config = http_rbac_pb2.RBAC(shadow_rules_stat_prefix=prefix)
+    config.shadow_matcher.CopyFrom(_first_of(named, rbac_pb2.RBAC.ALLOW, said.other))
+    return http_connection_manager_pb2.HttpFilter(name=f"{HTTP_RBAC}.{prefix}", typed_config=packed(config))
+
+
 def _http_filter(refusals: Iterable[_Refusal]) -> Any:
     config = http_rbac_pb2.RBAC(rules_stat_prefix="mixer_", matcher=_matcher(refusals))
     return http_connection_manager_pb2.HttpFilter(name=f"{HTTP_RBAC}.mixer", typed_config=packed(config))
@@ -293,8 +311,8 @@ def _matcher(refusals: Iterable[_Refusal]) -> Any:
     return _first_of(((each.name, each.condition) for each in refusals), rbac_pb2.RBAC.DENY)
 
 
-def _first_of(named: Iterable[tuple[str, Condition]], action: Any) -> Any:
-    """Return the matcher that gives the first one's name, and lets pass what none holds for."""
+def _first_of(named: Iterable[tuple[str, Condition]], action: Any, otherwise: str = "none") -> Any:
+    """Return the matcher that gives the first one's name, and lets pass what none holds for under another one."""
     message = matcher_pb2.Matcher()
     for name, condition in named:
         if condition.always is True:
@@ -303,10 +321,10 @@ def _first_of(named: Iterable[tuple[str, Condition]], action: Any) -> Any:
         if condition.always is None:
             field = message.matcher_list.matchers.add(predicate=condition.matcher)
             field.on_match.action.CopyFrom(_action(name, action))
-    message.on_no_match.action.CopyFrom(_action("", rbac_pb2.RBAC.ALLOW))
+    message.on_no_match.action.CopyFrom(_action(otherwise, rbac_pb2.RBAC.ALLOW))
     return message
 
 
 def _action(name: str, action: Any) -> Any:
-    config = rbac_pb2.Action(name=name or "none", action=action)
+    config = rbac_pb2.Action(name=name, action=action)
     return extension_pb2.TypedExtensionConfig(name="envoy.filters.rbac.action", typed_config=packed(config))

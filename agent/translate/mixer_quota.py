@@ -6,15 +6,12 @@ the first `validDuration` up to twice the amount passes, then the amount in each
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from envoy.config.core.v3 import extension_pb2
-from envoy.config.route.v3 import route_components_pb2
 from envoy.extensions.common.ratelimit.v3 import ratelimit_pb2
 from envoy.extensions.filters.http.local_ratelimit.v3 import local_rate_limit_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2
-from envoy.extensions.rate_limit_descriptors.expr.v3 import expr_pb2
 from envoy.type.v3 import http_status_pb2, token_bucket_pb2
 from google.protobuf import wrappers_pb2
 from msgspec import Struct
@@ -25,18 +22,32 @@ from agent.translate import cel
 from agent.translate.cel import FALSE, TRUE, Cel, Constant, both, choice, either, equal, inverse
 from agent.translate.conditions import Condition
 from agent.translate.mixer_cel import NoForm, in_cel
+from agent.translate.mixer_dimensions import (
+    METADATA,
+    NOTE_SUFFIX,
+    Dimension,
+    Header,
+    Said,
+    computed,
+    header_of,
+    in_words,
+    lookups,
+    too_many,
+)
 from agent.translate.mixer_peers import Peers
 from agent.translate.resource import packed, seconds
 
 MAX_COUNTERS = 10_000
 """For the tuples of dimension values of a quota; the one that was longest unused goes first."""
 _PEER = cel.at(
-    cel.at(cel.name("metadata.filter_metadata"), Constant("envoy.filters.http.rbac")),
-    Constant("mixer_peer_shadow_effective_policy_id"),
+    cel.at(cel.name("metadata.filter_metadata"), Constant(METADATA)),
+    Constant(f"mixer_peer_{NOTE_SUFFIX}"),
 )
 """The number of the caller, as the filter before has found it."""
 _MOST = 2**32 - 1
 _NO_LIMIT = "none"
+_NOBODY = "nobody"
+"""Of callers for whom the rule never holds."""
 
 Variant = tuple[Condition, tuple[int, ...] | None, PolicyRule]
 
@@ -47,22 +58,59 @@ class Counted(Struct, frozen=True):
     name: str
     limit: Cel
     """The number of the limit that counts for a request, or `none`."""
-    dimensions: tuple[tuple[str, Cel], ...]
+    dimensions: tuple[tuple[str, Dimension], ...]
     """Name and value of those that are not the same for all requests."""
     limits: tuple[Limit, ...]
-    asks_callers: bool
+
+    @property
+    def asks_callers(self) -> bool:
+        """Tell whether CEL wants the caller's number."""
+        every = (self.limit, *(value for _, value in self.dimensions))
+        return any(cel.mentions(one, _PEER) for one in every if not isinstance(one, Header | Said))
+
+    @property
+    def said(self) -> Iterator[Said]:
+        """Yield what must be noted of callers."""
+        return (value for _, value in self.dimensions if isinstance(value, Said))
 
 
 def quota_of(rule: PolicyRule, quota: Quota, peers: tuple[Peers, ...], variants: Iterable[Variant]) -> Counted:
     """Return how a quota is counted; raises NoForm."""
     number = rule.checks.index(quota)
-    forms = [(numbers, _form(left, number)) for _, numbers, left in variants]
-    limit, *values = _merged(forms, len(quota.dimensions))
-    named = dict(zip((name for name, _ in quota.dimensions), values, strict=True))
-    varying = tuple((name, value) for name, value in named.items() if not isinstance(value, Constant))
-    name = f"{rule.origin.namespace}/{rule.origin.name}/{number}"
-    asks = any(numbers is not None for numbers, _ in forms)
-    return Counted(name, limit, varying, quota.limits, asks)
+    lefts = [(numbers, left) for _, numbers, left in variants]
+    limit, *values = _merged([(numbers, _form(left, number)) for numbers, left in lefts], len(quota.dimensions))
+    native = [
+        _native([(numbers, _dimension(left, number, place)) for numbers, left in lefts]) for place in range(len(values))
+    ]
+    chosen: list[Dimension] = [one if one is not None else value for one, value in zip(native, values, strict=True)]
+    if too_many(chosen):
+        chosen = list(values)
+    named = zip((name for name, _ in quota.dimensions), chosen, strict=True)
+    varying = tuple((name, value) for name, value in named if not isinstance(value, Constant))
+    return Counted(f"{rule.origin.namespace}/{rule.origin.name}/{number}", limit, varying, quota.limits)
+
+
+def _dimension(rule: PolicyRule, number: int, place: int) -> Expression:
+    check = rule.checks[number]
+    assert isinstance(check, Quota)
+    return check.dimensions[place][1]
+
+
+def _native(each: list[tuple[tuple[int, ...] | None, Expression]]) -> Dimension | None:
+    """Return a dimension, by what it is for callers of each kind, as Envoy has it natively; None: it has not."""
+    first = each[0][1] if each else Literal("", Type.STRING)
+    if all(one == first for _, one in each):
+        return header_of(first)
+    texts: dict[str, list[int]] = {}
+    other = _NOBODY
+    for numbers, one in each:
+        if not isinstance(one, Literal) or not (text := _text(one)):
+            return None
+        if numbers is None:
+            other = text
+        else:
+            texts.setdefault(text, []).extend(numbers)
+    return Said(tuple((text, tuple(numbers)) for text, numbers in sorted(texts.items())), other)
 
 
 def _form(rule: PolicyRule, number: int) -> tuple[Cel, ...]:
@@ -119,8 +167,8 @@ def _merged(forms: list[tuple[tuple[int, ...] | None, tuple[Cel, ...]]], dimensi
     return merged
 
 
-def quota_filter(counted: Iterable[Counted]) -> Any:
-    """Return the filter that counts."""
+def quota_filter(counted: Iterable[Counted], notes: Mapping[Said, str]) -> Any:
+    """Return the filter that counts; `notes` are the names under which it is noted what is said of callers."""
     every = tuple(counted)
     bucket = token_bucket_pb2.TokenBucket(max_tokens=_MOST, fill_interval=seconds(1))
     bucket.tokens_per_fill.value = _MOST
@@ -133,32 +181,31 @@ def quota_filter(counted: Iterable[Counted]) -> Any:
     config.always_consume_default_token_bucket.value = False
     config.max_dynamic_descriptors.CopyFrom(wrappers_pb2.UInt32Value(value=MAX_COUNTERS))
     for each in every:
-        config.rate_limits.append(_asked(each))
+        if isinstance(each.limit, Constant):
+            which = in_words("quota", f"{each.name}/{each.limit.value}")
+        else:
+            which = computed("quota", _named_limit(each))
+        config.rate_limits.extend(lookups((which,), each.dimensions, notes))
         config.descriptors.extend(_bucket(each, place) for place in range(len(each.limits)))
     name = "envoy.filters.http.local_ratelimit"
     return http_connection_manager_pb2.HttpFilter(name=name, typed_config=packed(config))
 
 
-def _asked(counted: Counted) -> Any:
-    """Return what of a request is looked up among the buckets."""
-    message = route_components_pb2.RateLimit()
-    for key, value in (("quota", Constant(counted.name)), ("limit", counted.limit), *counted.dimensions):
-        config: Any = expr_pb2.Descriptor(descriptor_key=key)
-        # The same message under an older name: Envoy's field was there before CEL had a home of its own.
-        config.parsed.ParseFromString(cel.expression(value).SerializeToString())
-        message.actions.add().extension.CopyFrom(_extension(config))
-    return message
-
-
-def _extension(config: Any) -> Any:
-    return extension_pb2.TypedExtensionConfig(name="envoy.rate_limit_descriptors.expr", typed_config=packed(config))
+def _named_limit(counted: Counted) -> Cel:
+    """Return the whole name of the limit that counts."""
+    found: Cel = Constant(_NO_LIMIT)
+    for place in range(len(counted.limits)):
+        is_it = equal(counted.limit, Constant(str(place)))
+        found = choice(is_it, Constant(f"{counted.name}/{place}"), found)
+    return found
 
 
 def _bucket(counted: Counted, place: int) -> Any:
     limit = counted.limits[place]
     message = ratelimit_pb2.LocalRateLimitDescriptor()
-    for key, value in (("quota", counted.name), ("limit", str(place)), *((name, "") for name, _ in counted.dimensions)):
-        message.entries.add(key=key, value=value)
+    message.entries.add(key="quota", value=f"{counted.name}/{place}")
+    for name, _ in counted.dimensions:
+        message.entries.add(key=name)
     amount = max(1, min(limit.amount, _MOST))
     message.token_bucket.max_tokens = amount
     message.token_bucket.tokens_per_fill.value = amount
