@@ -173,11 +173,14 @@ class TelemetryRules(Struct, frozen=True):
     objects: tuple[Telemetry, ...] = ()
 
     def of_workload(self, service: ServiceKey, labels: Labels, root: str) -> WorkloadTelemetry:
-        """Return what is for a workload: of the objects that say it equally widely the first counts."""
+        """Return what is for a workload: of the objects that say it equally widely the first counts.
+
+        One with a selector in the root namespace is for all namespaces' workloads (gateways), after those of their own.
+        """
         own = service.namespace
         wide = (self._wide(namespace) for namespace in dict.fromkeys((root, own)))
-        narrow = (each for each in self.objects if each.is_narrow and each.origin.namespace == own)
-        found = next((each for each in narrow if each.target.covers(service, labels, root)), None)
+        narrow = (each for each in self.objects if each.is_narrow and each.target.covers(service, labels, root))
+        found = min(narrow, key=lambda each: each.origin.namespace != own, default=None)
         return WorkloadTelemetry(tuple(each for each in (*wide, found) if each is not None))
 
     def faults(self) -> Iterator[Fault]:

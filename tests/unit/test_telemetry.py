@@ -90,6 +90,16 @@ def test_of_two_for_the_same_workloads_the_first_counts_and_the_other_is_told() 
     )
 
 
+def test_a_selector_in_the_root_namespace_is_for_all_namespaces_after_their_own() -> None:
+    spec = "{{selector: {{matchLabels: {{istio: ingressgateway}}}}, tracing: [{{randomSamplingPercentage: {}}}]}}"
+    edge, labels = key("istio-ingress"), labels_of({"istio": "ingressgateway"})
+    found = rules(telemetry("edge", ROOT, spec.format(3)))
+    assert found.of_workload(edge, labels, ROOT).tracing(Side.CLIENT).sampling == 3
+    assert found.of_workload(key("reviews"), (), ROOT).objects == ()
+    both = rules(telemetry("edge", ROOT, spec.format(3)), telemetry("own", "default", spec.format(4)))
+    assert both.of_workload(edge, labels, ROOT).tracing(Side.CLIENT).sampling == 4
+
+
 def test_a_service_can_be_named() -> None:
     spec = "{targetRef: {kind: Service, name: reviews}, tracing: [{randomSamplingPercentage: 7}]}"
     found = rules(telemetry("named", "default", spec))
