@@ -61,6 +61,8 @@ class Forwarder:
         self._waiting.append(_Entry(tag, encoded))
         self._bytes += len(encoded)
         self._some.set()
+        if 2 * len(self._waiting) >= self.server.waiting_entries or 2 * self._bytes >= self.server.batch_bytes:
+            self._enough.set()
 
     async def run(self) -> None:
         """Send what comes, until cancelled; what waits then is lost."""
