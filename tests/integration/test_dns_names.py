@@ -38,6 +38,15 @@ CONSUL = {
         for name, address in (("reviews", "10.0.0.5"), ("billing", "10.0.0.6"), ("shop", "shop.example"))
     ],
 }
+OTHER_DATACENTER = {
+    "datacenter": "dc2",
+    "node_name": "far",
+    "bind_addr": "127.0.0.2",
+    "client_addr": "127.0.0.2",
+    "retry_join_wan": ["127.0.0.1"],
+    "retry_interval_wan": "1s",
+    "services": [{"name": "reviews", "id": "reviews", "address": "10.2.0.5", "port": 9081, "tags": ["v2"]}],
+}
 UPSTREAM = "127.0.0.9"
 OPERATORS = f"""
 # An operator's own drop-in, from before there was a mesh.
@@ -184,10 +193,27 @@ def test_everything_else_under_consul_is_consuls(server: NameServer) -> None:
     assert server.ask("billing.service.consul").values == ("10.0.0.6",)
     assert server.ask("lab.node.consul").values == ("127.0.0.1",)
     assert server.ask("nothing.service.consul").code == 3
-    assert server.ask("reviews.service.dc2.consul").code in (2, 3), "Consul knows no such datacenter, and says so"
+    assert server.ask("reviews.service.dc3.consul").code in (2, 3), "Consul knows no such datacenter, and says so"
     assert server.ask("outside.example").values == ("93.184.216.34",)
     assert server.ask("shop.service.consul").values == ("93.184.216.34",), "Consul asks for the name that it has"
     assert server.ask("nothing.test").code == 3
+
+
+def test_names_of_another_datacenter_are_consuls(server: NameServer, tmp_path: Path) -> None:
+    """A second Consul, joined to the first over the WAN, has a service of the same name."""
+    server.write(REVIEWS)
+    (tmp_path / "far.json").write_text(json.dumps(OTHER_DATACENTER))
+    arguments = ("agent", "-dev", "-log-level=warn", f"-config-file={tmp_path}/far.json")
+    with (tmp_path / "far.log").open("wb") as log, server.host.running("consul", *arguments, stdout=log, stderr=log):
+        # Not by DNS: that there is none yet would be cached.
+        there = ("curl", "-s", "http://127.0.0.1:8500/v1/catalog/service/reviews?dc=dc2")
+        wait_for(lambda: "10.2.0.5" in server.host.run(*there, check=False).stdout, "dc2 is known", 60, 0.3)
+        assert server.ask("reviews.service.dc2.consul").values == ("10.2.0.5",)
+        assert server.ask("v2.reviews.service.dc2.consul").values == ("10.2.0.5",)
+        assert server.ask("reviews.service.dc2.consul", "SRV").values[0].startswith("9081 ")
+        assert server.ask("far.node.dc2.consul").values == ("127.0.0.2",)
+        assert server.ask("reviews.service.dc1.consul").values == ("10.0.0.5",)
+        wait_for(lambda: server.ask("reviews.service.consul").values == addresses(REVIEWS)[0], timeout=2)
 
 
 def test_no_question_goes_round(server: NameServer) -> None:
