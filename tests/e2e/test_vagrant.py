@@ -32,7 +32,7 @@ def test_a_provisioning_script_is_sound_sh(script: Path) -> None:
     assert subprocess.run(["sh", "-n", str(script)], capture_output=True, check=False).returncode == 0
 
 
-@pytest.mark.parametrize("script", ["build-box", "enter"])
+@pytest.mark.parametrize("script", ["build-box", "enter", "template"])
 def test_a_script_for_lxc_is_sound_sh(script: str) -> None:
     done = subprocess.run(["sh", "-n", str(TOP / "vagrant/lxc" / script)], capture_output=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Install and run hostmesh-ca, and make a join token for each service account. Usage: ca.sh ADDRESS ACCOUNT...
-# The tokens go through Consul's KV, which everyone in this lab may read: good enough for a lab, and for nothing else.
+# Install and run hostmesh-ca, and make for each node the file with which it joins. Usage: ca.sh ADDRESS NODE=ACCOUNT...
+# The files go through Consul's KV, which everyone in this lab may read: good enough for a lab, and for nothing else.
 set -eu
 address=$1
 shift
@@ -8,7 +8,10 @@ dpkg --force-confold -i /hostmesh/dist/hostmesh-ca_*.deb
 printf 'serverNames:\n  dns: [consul]\n  ips: [%s]\n' "$address" >/etc/hostmesh/ca.yaml
 systemctl enable --quiet hostmesh-ca
 systemctl restart hostmesh-ca
-for account in "$@"; do
-  hostmesh ca token create --identity "ns/default/sa/$account" --ttl 1d --uses 10 |
-    consul kv put "lab/join-token/$account" - >/dev/null
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+for it in "$@"; do
+  node=${it%%=*} account=${it#*=}
+  hostmesh node bundle "$node" --ca "$address" --identity "ns/default/sa/$account" --ttl 1d --out "$folder/bundle" --force
+  consul kv put "lab/bundle/$node" "@$folder/bundle" >/dev/null
 done

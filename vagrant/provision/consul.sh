@@ -13,7 +13,7 @@ id consul >/dev/null 2>&1 || useradd --system --home-dir /var/lib/consul --shell
 install -d -o consul -g consul -m 700 /var/lib/consul
 case $role in
   server) options="-server -bootstrap-expect=1" ;;
-  *) options="-retry-join=$server" ;;
+  *) options="-retry-join=$server -retry-interval=1s" ;;
 esac
 cat >/etc/systemd/system/consul.service <<UNIT
 [Unit]
@@ -35,9 +35,9 @@ UNIT
 systemctl daemon-reload
 systemctl enable --quiet consul
 systemctl restart consul
-for _ in $(seq 60); do
+for _ in $(seq 300); do # the server may be made at this time
   curl -sf http://127.0.0.1:8500/v1/status/leader | grep -q : && exit 0
   sleep 1
 done
-echo "consul has no leader after a minute: journalctl -u consul" >&2
+echo "consul has no leader after five minutes: journalctl -u consul" >&2
 exit 1

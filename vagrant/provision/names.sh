@@ -1,6 +1,7 @@
 #!/bin/sh
 # Let dnsmasq answer this machine's names: the servers it had stay upstream. Nothing in it knows of the mesh.
 set -eu
+grep -qw "$(hostname)" /etc/hosts || echo "127.0.1.1 $(hostname)" >>/etc/hosts
 export DEBIAN_FRONTEND=noninteractive
 if ! dpkg-query -W dnsmasq >/dev/null 2>&1; then
   apt-get update -q
