@@ -66,7 +66,7 @@ def examine(config_dir: Path, state_dir: Path, run_dir: Path) -> list[Finding]:
 
 
 def _checks() -> Iterable[tuple[str, Callable[[Patient], Findings]]]:
-    from agent.cli.checkup import kernel, outside, own, ports
+    from agent.cli.checkup import host_firewall, kernel, outside, own, ports
 
     return (
         ("configuration", own.check_files),
@@ -77,6 +77,7 @@ def _checks() -> Iterable[tuple[str, Callable[[Patient], Findings]]]:
         ("consul", outside.check_consul),
         ("ca", outside.check_ca),
         ("clock", outside.check_clock),
+        ("firewall", host_firewall.check_host_firewall),
         ("firewall", outside.check_ways),
         ("agent", own.check_agent),
         ("certificates", own.check_certificates),

@@ -39,7 +39,7 @@ def check_kernel(patient: Patient) -> Findings:
 
 
 def _restores(name: str, program: str, *, needed: bool) -> Finding:
-    done = _run(
+    done = run(
         [program, "--test", "--noflush", "-w"], _TRIAL if name == "iptables" else _TRIAL.replace("ipt_", "ip6t_")
     )
     if done is None:
@@ -55,9 +55,9 @@ def _variants() -> Findings:
     """Two variants' rules hold side by side, and neither shows the other's."""
     rules = {}
     for variant in ("nft", "legacy"):
-        done = _run([f"iptables-{variant}-save"])
+        done = run([f"iptables-{variant}-save"])
         rules[variant] = done.stdout.count("\n-A ") if done and not done.returncode else 0
-    present = _run(["iptables", "--version"])
+    present = run(["iptables", "--version"])
     mine = "legacy" if present and "legacy" in present.stdout else "nft"
     other = "nft" if mine == "legacy" else "legacy"
     if rules[other]:
@@ -77,7 +77,8 @@ def _has_ipv6() -> bool:
         return False
 
 
-def _run(argv: Sequence[str], stdin: str = "") -> subprocess.CompletedProcess[str] | None:
+def run(argv: Sequence[str], stdin: str = "") -> subprocess.CompletedProcess[str] | None:
+    """Run a program to its end; None if it isn't there or takes too long."""
     try:
         return subprocess.run(argv, input=stdin, capture_output=True, text=True, check=False, timeout=20)
     except (OSError, subprocess.TimeoutExpired):

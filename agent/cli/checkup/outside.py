@@ -118,7 +118,7 @@ def check_ways(patient: Patient) -> Findings:
         yield error(
             "firewall",
             f"{wanted[host, port]}: {host} port {port}: {why}",
-            f"let TCP {port} from this host through the firewalls on the way"
+            f"let TCP {port} from this host through the firewalls on the way (that host's own sees services at 15006)"
             + ("" if "timed out" in why else ", and see that the program runs there"),
         )
     if not closed:
