@@ -128,6 +128,46 @@ def test_rules_log_into_the_agents_log_and_to_a_service_of_the_mesh(lab: Lab) ->
     wait_for(partial(logged, "other", "fluentd-es"), "a record at the server")
 
 
+LISTED = """
+apiVersion: config.istio.io/v1alpha2
+kind: listchecker
+metadata: {name: rude}
+spec: {providerUrl: "http://keys:9090/list", refreshInterval: 1s, blacklist: true}
+---
+apiVersion: config.istio.io/v1alpha2
+kind: listentry
+metadata: {name: who}
+spec: {value: 'request.headers["x-who"]'}
+---
+apiVersion: config.istio.io/v1alpha2
+kind: rule
+metadata: {name: rude}
+spec:
+  match: destination.name == "details"
+  actions: [{handler: rude.listchecker, instances: [who.listentry]}]
+"""
+
+
+def test_a_list_is_fetched_and_outlives_a_source_that_turns_hostile(lab: Lab) -> None:
+    """From a service of the mesh; after a few answers it never ends one."""
+    hostmesh(lab, "apply", "-f", "-", stdin=LISTED)
+    wait_for(partial(answers, lab, "client", DETAILS, "403", "-H", "x-who: mallory"), "mallory is on the list")
+    assert answers(lab, "client", DETAILS, "200", "-H", "x-who: alice")
+    hostile = "list http://keys:9090/list: is larger than"
+    wait_for(lambda: any(hostile in fault for fault in faults(lab)), "the source is hostile")
+    assert any("the last good one serves on" in fault for fault in faults(lab))
+    assert answers(lab, "client", DETAILS, "403", "-H", "x-who: mallory")
+    assert answers(lab, "client", DETAILS, "200", "-H", "x-who: alice")
+    hostmesh(lab, "delete", "-f", "-", stdin=LISTED)
+    wait_for(partial(answers, lab, "client", DETAILS, "200", "-H", "x-who: mallory"), "nobody looks at lists")
+    wait_for(lambda: not any("list http" in fault for fault in faults(lab)), "nobody wants the list")
+
+
+def faults(lab: Lab) -> list[str]:
+    """Return what the server's agent tells."""
+    return [f"{fault.subject}: {fault.reason}" for fault in node_status(lab["server"]).faults]
+
+
 def test_key_sets_outlive_their_source_a_change_of_rules_envoy_and_the_agent(lab: Lab) -> None:
     """By HTTPS, from a host outside whose name and authority are checked."""
     server, outside = lab["server"], lab["outside"]
