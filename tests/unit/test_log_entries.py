@@ -194,3 +194,10 @@ def test_a_file_that_grows_too_fast_is_emptied_and_its_lines_counted(
     path.write_text("y\n")
     log.pass_on()
     assert told == ["y"]
+    with path.open("a") as file:
+        for _ in range(9):
+            file.write("z" * 49 + "\n")
+            file.flush()
+            log.pass_on()
+    assert path.stat().st_size <= 400
+    assert (len(told), log.lost) == (9, 52), "what was read is not lost"

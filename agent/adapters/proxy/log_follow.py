@@ -19,7 +19,8 @@ MAX_FILE_BYTES = 4 * 2**20
 MAX_BATCH_BYTES = 2**18
 """Read at a time: a debug log shall not hold up the agent."""
 MAX_BACKLOG_BYTES = 64 * 2**20
-"""Of a file that grows faster than it is read: then all that is in it is lost, so that the disk never fills."""
+"""Of a file that grows faster than it is read: then all that waits in it is lost, so that the disk never fills. So it
+is with a file four times as long, whose end is never reached for a moment in which it could be emptied."""
 _LEVELS = {
     "trace": logging.DEBUG,
     "debug": logging.DEBUG,
@@ -62,7 +63,7 @@ class EnvoyLog:
             self._offset = min(self._offset, size)
             if size == self._offset:
                 return False
-            if size - self._offset > MAX_BACKLOG_BYTES:
+            if size - self._offset > MAX_BACKLOG_BYTES or size > 4 * MAX_BACKLOG_BYTES:
                 self._skip()
                 return True
             with self._path.open("rb") as file:
