@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Prints what it gets by fluentd's forward protocol: a stand-in for Fluentd, to look at (needs msgspec).
 
 forward-server.py [PORT]: a line for each entry, its tag and its record as JSON.
