@@ -27,7 +27,7 @@ def main(trace: str, zipkin: str = "http://127.0.0.1:9411") -> None:
 def _print(some: list[dict[str, Any]], spans: list[dict[str, Any]], indent: str) -> None:
     for span in sorted(some, key=lambda span: (span["timestamp"], span["name"])):
         status = span["tags"].get("http.status_code", "-")
-        print(f"{indent}{span['kind']} {span['localEndpoint']['serviceName']}: {span['name']} {status}")
+        sys.stdout.write(f"{indent}{span['kind']} {span['localEndpoint']['serviceName']}: {span['name']} {status}\n")
         _print([each for each in spans if each.get("parentId") == span["id"]], spans, indent + "  ")
 
 
