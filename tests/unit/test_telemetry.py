@@ -107,10 +107,11 @@ def test_a_service_can_be_named() -> None:
     assert found.of_workload(key("ratings"), (), ROOT).tracing(Side.CLIENT).sampling is None
 
 
-def planned(settings: str, *texts: str) -> Desired:
+def planned(settings: str, *texts: str, uid: int | None = None) -> Desired:
+    ratings = structs.replace(workload("ratings", Port(9090, "http", Protocol.HTTP), account="ratings"), uid=uid)
     made = mesh(
         [service("reviews"), service("zipkin", 1, port=Port(9411, "http", Protocol.HTTP), proxied=False)],
-        workloads=(workload("reviews", HTTP), workload("ratings", Port(9090, "http", Protocol.HTTP))),
+        workloads=(workload("reviews", HTTP), ratings),
     )
     told = parse_settings(settings, "mesh") if settings else MeshSettings()
     return Planner().plan(structs.replace(made, settings=told, telemetry=rules(*texts)), OPTIONS)
@@ -179,6 +180,23 @@ def test_a_collector_that_the_settings_do_not_name_is_told() -> None:
     (fault,) = desired.faults
     assert fault.subject == "Telemetry/mesh.istio-system"
     assert fault.reason == "the mesh has no collector 'otel' (extensionProviders)"
+
+
+def test_each_user_of_a_host_traces_as_its_own_workload_wants() -> None:
+    spec = "{targetRef: {kind: Service, name: ratings}, tracing: [{randomSamplingPercentage: 30}]}"
+    desired = planned(COLLECTOR, telemetry("ratings", "default", spec), uid=7)
+    assert desired.dangling == ()
+    found = {
+        one.tracing.provider.typed_config.value: one.tracing.random_sampling.value
+        for listener in desired.resources.of(LISTENER_TYPE).values()
+        for chain in listener_pb2.Listener.FromString(listener.value).filter_chains
+        for one in (_HCM.FromString(each.typed_config.value) for each in chain.filters)
+        if one.stat_prefix == "outbound_9080"
+    }
+    assert {b"tracing|9411|zipkin|zipkin~7" in provider: share for provider, share in found.items()} == {
+        False: 10,
+        True: 30,
+    }
 
 
 def test_metrics_are_changed_one_after_the_other() -> None:
