@@ -235,6 +235,7 @@ def test_kinds_are_named_without_ambiguity() -> None:
         "ServiceEntry",
         "WorkloadEntry",
         *("rule", "denier", "checknothing", "listchecker", "listentry", "memquota", "quota"),
+        *("logentry", "stdio", "fluentd"),
         "Sidecar",
         "Gateway",
         "PeerAuthentication",
