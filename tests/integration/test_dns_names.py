@@ -246,6 +246,20 @@ def test_mesh_names_are_answered_while_consul_and_the_upstream_hang(server: Name
         assert time.monotonic() - started < 2
 
 
+@pytest.mark.parametrize(
+    "first", ["search corp.example\noptions ndots:0", "search default.svc.cluster.local corp.example"]
+)
+def test_names_of_one_label_beside_a_search_list(server: NameServer, tmp_path: Path, first: str) -> None:
+    """As docs/names.md says it: what comes of the list's own domain, whose DNS hangs, is not waited for."""
+    server.write(REVIEWS)
+    wait_for(lambda: server.ask("reviews").values == addresses(REVIEWS)[0], timeout=2)
+    (tmp_path / "resolv.conf").write_text(f"{first}\nnameserver 127.0.0.1\n")
+    look = f"mount --bind {tmp_path}/resolv.conf /etc/resolv.conf && timeout 4 getent ahostsv4 reviews"
+    with hanging(server.consul_pid, server.upstream_pid):
+        done = server.host.run("unshare", "--mount", "sh", "-c", look)
+    assert done.stdout.split()[0] == addresses(REVIEWS)[0][0]
+
+
 def test_two_thousand_services(server: NameServer) -> None:
     keys = [ServiceKey("default", f"service-{number}") for number in range(2000)]
     vips = allocate({}, keys, V4, V6)
