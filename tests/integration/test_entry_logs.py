@@ -351,10 +351,10 @@ def test_a_server_that_is_slow_or_hostile_costs_entries_and_nothing_else(
         try:
             for _ in range(30):
                 assert ask(host, "page", PAGE) == 200
-            wait_for(lambda: entries.counts().get((HANDLER, "lost"), 0) >= 25, "counted")
+            wait_for(lambda: entries.counts().get((HANDLER, "lost"), 0) >= 25, "counted", 60)
             assert entries.faults, "it is told"
             server.answer = acknowledge
-            wait_for(lambda: entries.faults == () or not ask(host, "page", PAGE), "it is well again")
+            wait_for(lambda: entries.faults == () or not ask(host, "page", PAGE), "it is well again", 60)
             assert entries.counts()[HANDLER, "sent"] >= 1
         finally:
             server.end()
