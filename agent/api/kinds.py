@@ -114,7 +114,7 @@ KINDS: tuple[Kind, ...] = (
     Kind("EndUserAuthenticationPolicySpecBinding", CONFIG, instead="write a RequestAuthentication"),
     *(Kind(name, CONFIG, supported=True) for name in _CHECKING.split()),
     *(Kind(name, CONFIG, supported=True) for name in _LOGGING.split()),
-    *(Kind(name, CONFIG) for name in _REPORTING.split()),
+    *(Kind(name, CONFIG, supported=True) for name in _REPORTING.split()),
     *(Kind(name, CONFIG, verbatim=True) for name in _OTHERS_OF_MIXER.split()),
 )
 """Every kind, the supported ones included."""

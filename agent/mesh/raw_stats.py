@@ -58,6 +58,12 @@ class Measure(StrEnum):
     """Bytes to the caller."""
     RECEIVED = "received"
     """Bytes from the caller."""
+    CONNECTION_DURATION = "cms"
+    """Of connections, in milliseconds; a histogram."""
+    SENT_SIZES = "csb"
+    """Bytes to the caller of each connection; a histogram."""
+    RECEIVED_SIZES = "crb"
+    """A histogram."""
 
 
 class RawStat(Struct, frozen=True):
@@ -79,6 +85,11 @@ class RawStat(Struct, frozen=True):
 def stat_name(side: Side, port: int, measure: Measure, group: str = "") -> str:
     """Return the name of a statistic, less scope and atoms."""
     return f"{side}|{port}|{measure}|{group}"
+
+
+def asked_atom(place: int) -> str:
+    """Return the atom of what a group tells apart beside what is always there, by its place among that."""
+    return f"x{place}"
 
 
 def tag_name(atom: str) -> str:

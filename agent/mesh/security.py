@@ -10,6 +10,7 @@ from agent.mesh.authentication import PeerAuthentication
 from agent.mesh.authorization import AuthorizationPolicy
 from agent.mesh.mixer import Fetched, ListKind, PolicyRule, for_workload
 from agent.mesh.mixer_logs import LogRule, logs_for_workload
+from agent.mesh.mixer_metrics import MetricRule, metrics_for_workload
 from agent.mesh.service import Labels, ServiceKey, Workload
 from agent.mesh.tokens import RequestAuthentication, TokenRule
 
@@ -23,6 +24,8 @@ class WorkloadRules(Struct, frozen=True):
     """Mixer's, folded: what is left open of them is the request's and its caller's."""
     logs: tuple[LogRule, ...] = ()
     """What Mixer's rules write, folded too."""
+    metrics: tuple[MetricRule, ...] = ()
+    """And what they measure."""
 
     @property
     def token_rules(self) -> tuple[TokenRule, ...]:
@@ -38,6 +41,7 @@ class SecurityRules(Struct, frozen=True):
     tokens: tuple[RequestAuthentication, ...] = ()
     policies: tuple[PolicyRule, ...] = ()
     logs: tuple[LogRule, ...] = ()
+    metrics: tuple[MetricRule, ...] = ()
 
     def key_sets(self, workloads: Collection[Workload], root: str) -> dict[str, float]:
         """Return the addresses of the key sets that these want fetched, and how long that may take, in seconds."""
@@ -76,4 +80,5 @@ class SecurityRules(Struct, frozen=True):
             tuple(each for each in self.tokens if each.target.covers(service, labels, root)),
             for_workload(self.policies, service, labels, root) if self.policies else (),
             logs_for_workload(self.logs, service, labels, root) if self.logs else (),
+            metrics_for_workload(self.metrics, service, labels, root) if self.metrics else (),
         )

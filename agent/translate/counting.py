@@ -1,8 +1,9 @@
 """What Envoy counts of requests and connections, for the agent to make metrics of (mesh/raw_stats). Pure.
 
 An access logger that writes nothing: each request adds to three histograms, each connection to four counters, under
-the atoms that tell them apart. Measured: 1.5 µs a request (docs/performance.md). All listeners share one scope, so what
-has been counted outlives the listener that counted it, and the number of statistics is bounded whatever callers do.
+the atoms that tell them apart. Measured: 1.5 µs a request (docs/performance.md). What Mixer's rules want beyond that
+has statistics of its own (mesh/metric_plan). All listeners share one scope, so what has been counted outlives the
+listener that counted it, and the number of statistics is bounded whatever callers do.
 """
 
 from __future__ import annotations
@@ -18,13 +19,24 @@ from envoy.data.accesslog.v3 import accesslog_pb2 as data_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2
 from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
 from google.protobuf import json_format
+from msgspec import Struct
 from xds.type.v3 import typed_struct_pb2
 
+from agent.mesh.metric_plan import (
+    ALL_CONNECTIONS,
+    ALL_REQUESTS,
+    CONNECTIONS,
+    REQUESTS,
+    Group,
+    joined,
+    plan_metrics,
+)
 from agent.mesh.names import LISTENER_TYPE
-from agent.mesh.raw_stats import PREFIX, Atom, Measure, Side, stat_name, tag_name
+from agent.mesh.raw_stats import PREFIX, Atom, Measure, Side, asked_atom, stat_name, tag_name
 from agent.mesh.snapshot import Resource
 from agent.translate.peer_log import ENDS, ends_only
 from agent.translate.resource import packed, resource
+from agent.translate.served import InboundPort
 
 MAX_COUNTERS = 20_000
 MAX_HISTOGRAMS = 10_000
@@ -45,16 +57,77 @@ _FORMATS = {
     Atom.HOST: "%UPSTREAM_HOST%",
     Atom.SERVER: "%UPSTREAM_PEER_URI_SAN%",
 }
+_MAX_LENGTH = 200
+"""Of what a client chose, in characters."""
+_ASKED = {
+    "request.path": f"%REQ(:PATH):{_MAX_LENGTH}%",
+    "request.url_path": f"%PATH(NQ:PATH):{_MAX_LENGTH}%",
+    "request.host": f"%REQ(:AUTHORITY):{_MAX_LENGTH}%",
+    "request.method": f"%REQ(:METHOD):{_MAX_LENGTH}%",
+    "request.scheme": f"%REQ(:SCHEME):{_MAX_LENGTH}%",
+    "request.useragent": f"%REQ(user-agent):{_MAX_LENGTH}%",
+    "request.referer": f"%REQ(referer):{_MAX_LENGTH}%",
+    "request.api_key": f"%REQ(x-api-key):{_MAX_LENGTH}%",
+    "response.grpc_status": "%GRPC_STATUS_NUMBER%",
+    "connection.requested_server_name": "%REQUESTED_SERVER_NAME%",
+}
+_COMMANDS = {"request.headers": "REQ", "response.headers": "RESP"}
 _PEER = {Side.IN: (Atom.ADDRESS, Atom.CALLER), Side.OUT: (Atom.CLUSTER, Atom.HOST, Atom.SERVER)}
 _DURATION, _RECEIVED, _SENT = "%DURATION%", "%BYTES_RECEIVED%", "%BYTES_SENT%"
+_HISTOGRAMS = {
+    Measure.DURATION: ("Milliseconds", _DURATION),
+    Measure.REQUEST_BYTES: ("Bytes", _RECEIVED),
+    Measure.RESPONSE_BYTES: ("Bytes", _SENT),
+    Measure.CONNECTION_DURATION: ("Milliseconds", _DURATION),
+    Measure.SENT_SIZES: ("Bytes", _SENT),
+    Measure.RECEIVED_SIZES: ("Bytes", _RECEIVED),
+}
+_COUNTERS: Mapping[Measure, Mapping[str, Any]] = {
+    Measure.OPENED: {"value_fixed": 1},
+    Measure.CLOSED: {"value_fixed": 1},
+    Measure.SENT: {"value_format": _SENT},
+    Measure.RECEIVED: {"value_format": _RECEIVED},
+}
+_AT_START = frozenset({Measure.OPENED})
 
 
-def with_counting(resources: Iterable[Resource]) -> tuple[Resource, ...]:
+class Counting(Struct, frozen=True):
+    """What is counted."""
+
+    default: bool = True
+    """What the default metrics are made of."""
+    requests: Mapping[int, tuple[Group, ...]] = {}
+    """By port of a local workload, beside that."""
+    connections: Mapping[int, tuple[Group, ...]] = {}
+
+    @classmethod
+    def of(cls, ports: Iterable[InboundPort], default: bool) -> Counting:
+        """Return what is counted in front of the ports of this host's workloads."""
+        rules = {served.port.number: served.rules.metrics for served in ports if served.rules.metrics}
+        return cls(
+            default,
+            {number: plan_metrics(found, REQUESTS).groups for number, found in rules.items()},
+            {number: plan_metrics(found, CONNECTIONS).groups for number, found in rules.items()},
+        )
+
+    def of_requests(self, port: int) -> tuple[Group, ...]:
+        """Return what is counted of requests to a port."""
+        return joined((*((ALL_REQUESTS,) if self.default else ()), *self.requests.get(port, ())))
+
+    def of_connections(self, port: int) -> tuple[Group, ...]:
+        """Return what is counted of connections to a port."""
+        return joined((*((ALL_CONNECTIONS,) if self.default else ()), *self.connections.get(port, ())))
+
+
+_DEFAULT = Counting()
+
+
+def with_counting(resources: Iterable[Resource], counting: Counting = _DEFAULT) -> tuple[Resource, ...]:
     """Return the resources, listeners with statistics of every request and connection."""
-    return tuple(_counting(each) if each.type_url == LISTENER_TYPE else each for each in resources)
+    return tuple(_counting(each, counting) if each.type_url == LISTENER_TYPE else each for each in resources)
 
 
-def _counting(made: Resource) -> Resource:
+def _counting(made: Resource, counting: Counting) -> Resource:
     message = listener_pb2.Listener.FromString(made.value)
     chains = [*message.filter_chains]
     if message.HasField("default_filter_chain"):
@@ -63,21 +136,22 @@ def _counting(made: Resource) -> Resource:
         for kind in (_HCM, _TCP):
             if network_filter.typed_config.Is(kind.DESCRIPTOR):
                 proxy = kind.FromString(network_filter.typed_config.value)
-                _add(proxy, is_http=kind is _HCM, is_tls=chain.HasField("transport_socket"))
+                is_inbound = proxy.stat_prefix.startswith(_INBOUND)
+                side = Side.IN if is_inbound else Side.OUT
+                port = int(proxy.stat_prefix.removeprefix(_INBOUND)) if is_inbound else 0
+                if kind is _HCM:
+                    proxy.access_log.extend(_loggers(side, port, counting.of_requests(port)))
+                else:
+                    logs = _loggers(side, port, counting.of_connections(port))
+                    _count_connections(proxy, logs, chain.HasField("transport_socket"))
                 network_filter.typed_config.CopyFrom(packed(proxy))
     return resource(LISTENER_TYPE, made.name, message, made.references)
 
 
-def _add(proxy: Any, is_http: bool, is_tls: bool) -> None:
-    is_inbound = proxy.stat_prefix.startswith(_INBOUND)
-    side = Side.IN if is_inbound else Side.OUT
-    port = int(proxy.stat_prefix.removeprefix(_INBOUND)) if is_inbound else 0
-    if is_http:
-        proxy.access_log.append(_requests(side, port))
-        return
+def _count_connections(proxy: Any, logs: tuple[Any, ...], is_tls: bool) -> None:
     for log in proxy.access_log:
         ends_only(log)
-    proxy.access_log.extend(_connections(side, port))
+    proxy.access_log.extend(logs)
     proxy.access_log_options.flush_access_log_on_connected = True
     if is_tls:
         # Else the application is connected to, and the connection counted, before the caller has said who it is.
@@ -86,36 +160,37 @@ def _add(proxy: Any, is_http: bool, is_tls: bool) -> None:
 
 
 @functools.lru_cache(maxsize=1000)
-def _requests(side: Side, port: int) -> Any:
-    atoms = (*_PEER[side], Atom.CODE, Atom.FLAGS)
-    measured = {
-        Measure.DURATION: ("Milliseconds", _DURATION),
-        Measure.REQUEST_BYTES: ("Bytes", _RECEIVED),
-        Measure.RESPONSE_BYTES: ("Bytes", _SENT),
-    }
-    histograms = [
-        {"stat": _stat(side, port, measure, atoms), "unit": unit, "value_format": value}
-        for measure, (unit, value) in measured.items()
+def _loggers(side: Side, port: int, groups: tuple[Group, ...]) -> tuple[Any, ...]:
+    """Return what counts: as connections have come, and as they or requests have ended."""
+    found = []
+    for is_start, when in ((True, (data_pb2.TcpUpstreamConnected,)), (False, ENDS)):
+        stats: dict[str, list[Any]] = {}
+        for group in groups:
+            for measure in (one for one in Measure if one in group.measures and (one in _AT_START) is is_start):
+                stat = {"stat": _stat(side, port, measure, group)}
+                if measure in _COUNTERS:
+                    stats.setdefault("counters", []).append({**stat, **_COUNTERS[measure]})
+                else:
+                    unit, value = _HISTOGRAMS[measure]
+                    stats.setdefault("histograms", []).append({**stat, "unit": unit, "value_format": value})
+        if stats:
+            found.append(_logger(stats, when))
+    return tuple(found)
+
+
+def _stat(side: Side, port: int, measure: Measure, group: Group) -> dict[str, Any]:
+    """Return a statistic; connections are told apart by who opened them, and requests by their outcome, too."""
+    outcome = () if measure in _COUNTERS else (Atom.CODE, Atom.FLAGS)
+    tags = [{"name": tag_name(atom), "value_format": _FORMATS[atom]} for atom in (*_PEER[side], *outcome)]
+    tags += [
+        {"name": tag_name(asked_atom(place)), "value_format": _format(attribute, header)}
+        for place, (attribute, header) in enumerate(group.asked)
     ]
-    return _logger({"histograms": histograms}, ENDS)
+    return {"name": stat_name(side, port, measure, group.key), "tags": tags}
 
 
-@functools.lru_cache(maxsize=1000)
-def _connections(side: Side, port: int) -> tuple[Any, Any]:
-    """Return what counts connections: when they are there, and when they have ended."""
-    peer = _PEER[side]
-    opened = [{"stat": _stat(side, port, Measure.OPENED, peer), "value_fixed": 1}]
-    ended: list[Mapping[str, Any]] = [
-        {"stat": _stat(side, port, Measure.CLOSED, (*peer, Atom.FLAGS)), "value_fixed": 1},
-        {"stat": _stat(side, port, Measure.SENT, peer), "value_format": _SENT},
-        {"stat": _stat(side, port, Measure.RECEIVED, peer), "value_format": _RECEIVED},
-    ]
-    return _logger({"counters": opened}, (data_pb2.TcpUpstreamConnected,)), _logger({"counters": ended}, ENDS)
-
-
-def _stat(side: Side, port: int, measure: Measure, atoms: Iterable[Atom]) -> dict[str, Any]:
-    tags = [{"name": tag_name(atom), "value_format": _FORMATS[atom]} for atom in atoms]
-    return {"name": stat_name(side, port, measure), "tags": tags}
+def _format(attribute: str, header: str) -> str:
+    return f"%{_COMMANDS[attribute]}({header}):{_MAX_LENGTH}%" if header else _ASKED[attribute]
 
 
 def _logger(stats: Mapping[str, Any], at: Iterable[int]) -> Any:

@@ -21,7 +21,7 @@ from agent.mesh.routes import Fault
 from agent.mesh.service import MtlsMode, ServiceKey
 from agent.mesh.snapshot import Desired, MeshSnapshot, Resource
 from agent.translate.asked import AskedServers, asked_servers
-from agent.translate.counting import with_counting
+from agent.translate.counting import Counting, with_counting
 from agent.translate.dns import HostsFile
 from agent.translate.facts import ServiceSubset, distinct
 from agent.translate.host_rules import host_ruleset
@@ -196,7 +196,8 @@ class _Plan:
         servers = self._servers[_HOST]
         clusters, listeners = inbound_resources(ports, security, options, servers)
         listeners = self._access_logs.incoming(self._traces.incoming(listeners))
-        listeners = with_counting(listeners) if inputs.counts else listeners
+        if options.counts:
+            listeners = with_counting(listeners, Counting.of(ports, inputs.counts))
         if options.peer_log:
             listeners = with_peer_log(listeners, options.peer_log)
         unblocked = policy_faults(inputs.traffic_policy.get(), options)

@@ -235,7 +235,7 @@ def test_kinds_are_named_without_ambiguity() -> None:
         "ServiceEntry",
         "WorkloadEntry",
         *("rule", "denier", "checknothing", "listchecker", "listentry", "memquota", "quota"),
-        *("logentry", "stdio", "fluentd"),
+        *("logentry", "stdio", "fluentd", "metric", "prometheus", "statsd", "attributemanifest"),
         "Sidecar",
         "Gateway",
         "PeerAuthentication",

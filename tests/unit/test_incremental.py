@@ -143,8 +143,8 @@ _NETFILTER = NetfilterOptions(proxy_uid=1, service_cidr_v4=V4, service_cidr_v6=V
 _KEY_SETS = KeySetSockets("/agent", "/envoy")
 OPTIONS = (
     PlanOptions(_NETFILTER, dns_upstreams=("9.9.9.9",), peer_log="/p", decision_log="/d", key_sets=_KEY_SETS),
-    PlanOptions(structs.replace(_NETFILTER, outbound=OutboundMode.ALL), dns_upstreams=("9.9.9.9",)),
-    PlanOptions(intercepted=False, gateway=INGRESS_LABELS, peer_log="/p", key_sets=_KEY_SETS),
+    PlanOptions(structs.replace(_NETFILTER, outbound=OutboundMode.ALL), dns_upstreams=("9.9.9.9",), counts=True),
+    PlanOptions(intercepted=False, gateway=INGRESS_LABELS, peer_log="/p", key_sets=_KEY_SETS, counts=True),
     PlanOptions(intercepted=False, bind_outbound="127.0.0.2"),
 )
 

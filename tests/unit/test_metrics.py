@@ -15,6 +15,8 @@ from msgspec import structs
 from prometheus_client.parser import text_string_to_metric_families
 
 from agent.adapters.proxy.admin import AdminClient
+from agent.api.lowering.lower import lower
+from agent.api.validate import find_problems
 from agent.errors import HostError
 from agent.mesh.raw_stats import PREFIX, Atom, Measure, Side, read_stat, stat_name
 from agent.mesh.service import Instance, Port, Protocol, Service, ServiceKey, Workload
@@ -24,7 +26,8 @@ from agent.mesh.trust import TrustBundle
 from agent.runtime.telemetry.collector import MetricsCollector
 from agent.runtime.telemetry.directory import Directory
 from agent.runtime.telemetry.readings import Progress, Readings
-from agent.runtime.telemetry.series import MAX_SERIES, OTHERS, Family, Kind, Metric, value_of
+from agent.runtime.telemetry.series import MAX_SERIES, OTHERS, Family, Kind, Metric, lines_of, value_of, values_of
+from tests.unit.api_samples import one
 
 HTTP = (Port(9080, "http", Protocol.HTTP),)
 REVIEWS, RATINGS = ServiceKey("default", "reviews"), ServiceKey("default", "ratings")
@@ -209,7 +212,7 @@ def test_sums_are_kept_whenever_envoy_begins_anew(rounds: list[tuple[bool, dict[
 @given(st.dictionaries(st.integers(0, 99), st.integers(1, 1000)), st.lists(st.integers(1, 200), unique=True))
 def test_buckets_hold_everything_once(bins: dict[int, int], bounds: list[int]) -> None:
     family = Family(Metric("x", "", Kind.HISTOGRAM, ("a",), tuple(sorted(bounds))))
-    family.observe(("b",), {(at, 1.0): count for at, count in bins.items()})
+    family.observe(("b",), values_of({(at, 1.0): count for at, count in bins.items()}))
     ((_, series),) = family.series()
     assert series.count == sum(series.buckets) == sum(bins.values())
     assert series.total == sum(at * count for at, count in bins.items())
@@ -233,7 +236,7 @@ def test_series_are_bounded() -> None:
 def test_labels_are_escaped() -> None:
     family = Family(Metric("x", 'a "help"', Kind.COUNTER, ("a",)))
     family.add(('quote " back\\slash new\nline',), 1)
-    ((found,),) = [one.samples for one in text_string_to_metric_families("\n".join(family.lines()) + "\n")]
+    ((found,),) = [one.samples for one in text_string_to_metric_families("\n".join(lines_of([family])) + "\n")]
     assert found.labels == {"a": 'quote " back\\slash new\nline'}
 
 
@@ -263,3 +266,58 @@ def test_a_page_of_200_services_with_three_instances_each_is_small() -> None:
     page.take(envoys(histograms))
     assert len(page.samples("istio_requests_total")) == 200
     assert sum(len(line) + 1 for line in page.collector.lines()) < SIZE_LIMIT
+
+
+TELEMETRY = """
+apiVersion: telemetry.istio.io/v1
+kind: Telemetry
+metadata: {name: mesh, namespace: istio-system}
+spec:
+  metrics:
+  - providers: [{name: prometheus}]
+    overrides:
+    - match: {metric: REQUEST_COUNT, mode: SERVER}
+      tagOverrides: {source_principal: {operation: REMOVE}, response_flags: {value: "'none'"}, team: {value: '"a b"'}}
+    - match: {metric: REQUEST_SIZE}
+      disabled: true
+    - match: {mode: CLIENT}
+      disabled: true
+"""
+
+
+def test_telemetry_objects_end_metrics_and_change_labels() -> None:
+    document = one(TELEMETRY)
+    assert find_problems(document) == []
+    snapshot = mesh(reviews("v1"))
+    page = Page(structs.replace(snapshot, telemetry=lower([document], ()).telemetry))
+    caller = f"{SPIFFE}reviews"
+    outgoing = {"k": "outbound|9080||reviews.service.consul", "h": "10.0.0.1:9080", "s": caller, "c": "200", "f": "-"}
+    page.take(
+        envoys(
+            {
+                called("10.0.0.1", caller): {3: 5},
+                called("10.0.0.1", caller, measure=Measure.REQUEST_BYTES): {3: 5},
+                called("10.0.0.1", caller, measure=Measure.RESPONSE_BYTES): {3: 5},
+                name(Side.OUT, 0, Measure.DURATION, **outgoing): {1: 1},
+            }
+        )
+    )
+    ((labels, value),) = page.samples("istio_requests_total")
+    assert (labels["response_flags"], labels["team"], value) == ("none", "a b", 5)
+    assert "source_principal" not in labels
+    assert labels["source_workload"] == "reviews-v1"
+    assert page.samples("istio_request_bytes_count") == []
+    assert [value for _, value in page.samples("istio_response_bytes_count")] == [5]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ("overrides: [{tagOverrides: {a: {value: request.host}}}]", "only a text in quotes"),
+        ("providers: [{name: stackdriver}]", "prometheus alone"),
+        ("reportingInterval: 5s", "when a connection ends"),
+    ],
+)
+def test_what_telemetry_says_of_metrics_and_nobody_does_is_refused_by_name(wrong: str, words: str) -> None:
+    text = TELEMETRY[: TELEMETRY.index("  - providers")] + f"  - {wrong}\n"
+    assert any(words in problem.reason for problem in find_problems(one(text)))

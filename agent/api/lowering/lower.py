@@ -22,6 +22,7 @@ from agent.api.lowering.ingress import lower_front, lower_ways, ways
 from agent.api.lowering.istio_service import Unresolved
 from agent.api.lowering.mixer import MIXER_PARTS, LoweredRule, lower_rule
 from agent.api.lowering.mixer_logs import LOG_PARTS, LoweredLogs, lower_logs
+from agent.api.lowering.mixer_metrics import METRIC_PARTS, LoweredMetrics, lower_metrics
 from agent.api.lowering.outside import declared_services, outside_services
 from agent.api.lowering.route_rule import lower_route_rule
 from agent.api.lowering.security import lower_authorization, lower_peers, lower_tokens
@@ -194,13 +195,17 @@ class _Nodes:
         telemetry = Stage(flow, kinds["Telemetry"], lambda key: lower_telemetry(self._document(key)))
         self._telemetry = united(flow, telemetry)
         named: Gathered[ObjectRef, str, Document] = Gathered(
-            flow, tuple(kinds[kind] for kind in (*MIXER_PARTS, *LOG_PARTS)), lambda _, one: {one.ref: one}
+            flow,
+            tuple(kinds[kind] for kind in (*MIXER_PARTS, *LOG_PARTS, *METRIC_PARTS)),
+            lambda _, one: {one.ref: one},
         )
         self._mixer_parts = Stage(flow, named, lambda ref: next(iter(named[ref].values())))
         rules = Stage(flow, kinds["rule"], lambda key: lower_rule(self._document(key), self._mixer_parts.get))
         self._mixer_rules = united(flow, Stage(flow, rules, lambda key: rules[key].rule))
         logs = Stage(flow, kinds["rule"], lambda key: lower_logs(self._document(key), self._mixer_parts.get))
         self._log_rules = united(flow, Stage(flow, logs, lambda key: logs[key].rule))
+        metrics = Stage(flow, kinds["rule"], lambda key: lower_metrics(self._document(key), self._mixer_parts.get))
+        self._metric_rules = united(flow, Stage(flow, metrics, lambda key: metrics[key].rule))
 
         self._faults: Tally[Fault] = Tally()
         for node in (
@@ -213,6 +218,7 @@ class _Nodes:
             self._fronts,
             rules,
             logs,
+            metrics,
         ):
             self._faults.count(node, _faults_of)
 
@@ -233,6 +239,7 @@ class _Nodes:
                 self._tokens.get(ALL) or (),
                 self._mixer_rules.get(ALL) or (),
                 self._log_rules.get(ALL) or (),
+                self._metric_rules.get(ALL) or (),
             ),
             TelemetryRules(self._telemetry.get(ALL) or ()),
         )
@@ -379,7 +386,10 @@ def _itself(_key: Hashable, value: V) -> V:
     return value
 
 
+_OfMixer = LoweredRule | LoweredLogs | LoweredMetrics
+
+
 def _faults_of(
-    value: _Read | _Host | SubsetOutcome | _About | Outcome | _Bound | _Fronts | LoweredRule | LoweredLogs,
+    value: _Read | _Host | SubsetOutcome | _About | Outcome | _Bound | _Fronts | _OfMixer,
 ) -> tuple[Fault, ...]:
     return value.faults

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
+from agent.api.checks.countable import measurable
 from agent.api.checks.durations import duration, duration_or_zero
 from agent.api.checks.expressions import expression
 from agent.api.checks.loggable import loggable
@@ -35,7 +36,9 @@ _RESOURCE = {
     "monitoredResourceType": expression(Type.STRING, empty=True),
     "monitoredResourceDimensions": _EXPRESSIONS,
 }
-METRIC: Check = message({"value": expression(), "dimensions": _EXPRESSIONS, **_RESOURCE}, required=("value",))
+METRIC: Check = message(
+    {"value": expression(), "dimensions": _EXPRESSIONS, **_RESOURCE}, required=("value",), also=measurable
+)
 
 
 def _log_entry(report: Report, path: str, spec: dict[str, Any]) -> None:

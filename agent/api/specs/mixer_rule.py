@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from msgspec import Struct
 
 from agent.api.checks import addresses
+from agent.api.checks.countable import countable
 from agent.api.checks.decidable import decidable
 from agent.api.checks.durations import duration, duration_or_zero, seconds
 from agent.api.checks.expressions import expression
@@ -46,6 +47,8 @@ TEMPLATES = {
 """Kind of a handler → the kinds of instances that it takes."""
 CHECKING = ("denier", "listchecker", "memquota")
 """Handlers that decide about requests; the others report."""
+MEASURING = ("prometheus", "statsd")
+"""Handlers that count and measure."""
 LOGGING = ("stdio", "fluentd")
 """Handlers that write about them; of these stdio takes logentry alone."""
 INSTANCES = tuple(dict.fromkeys(kind for kinds in TEMPLATES.values() for kind in kinds))
@@ -95,8 +98,6 @@ def _action(report: Report, path: str, action: dict[str, Any]) -> None:
             report.invalid(place, f"a {handler.kind} takes {' or '.join(takes)}, not {one_line(named.kind, 40)}")
         elif handler.kind in LOGGING and named.kind != "logentry":
             report.unsupported(path, f"{handler.kind} writes no {named.kind} here (prometheus has its values)")
-    if handler.kind not in (*CHECKING, *LOGGING):
-        report.unsupported(path, f"the handler {handler.kind} is known, but not supported yet")
 
 
 _ACTION = message(
@@ -112,8 +113,11 @@ def _rule(report: Report, path: str, spec: dict[str, Any]) -> None:
     kinds = {handler.kind for handler in handlers if handler is not None}
     if kinds & set(CHECKING):
         decidable(Type.BOOL)(report, child(path, "match"), spec.get("match"))
-    elif kinds & set(LOGGING):
+        return
+    if kinds & set(LOGGING):
         loggable(Type.BOOL)(report, child(path, "match"), spec.get("match"))
+    if kinds & set(MEASURING):
+        countable(Type.BOOL)(report, child(path, "match"), spec.get("match"))
 
 
 RULE: Check = message(

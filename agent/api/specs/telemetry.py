@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from agent.api.checks import words
@@ -89,17 +90,26 @@ def _left_to_applications(report: Report, path: str, tracing: dict[str, Any]) ->
         report.unsupported(child(path, "disableContextPropagation"), reason)
 
 
-_NOT_YET = ("metrics",)
-"""What Telemetry objects say and nothing does yet."""
+def _literals(report: Report, path: str, override: dict[str, Any]) -> None:
+    """As a whole: with some of its labels a metric would be another one."""
+    for name, tag in (override.get("tagOverrides") or {}).items():
+        if tag.get("value") and not _TEXT.fullmatch(tag["value"]):
+            place = one_line(name, 70)
+            report.unsupported(path, f"tagOverrides.{place}: only a text in quotes, no other expression")
+        if not _LABEL.fullmatch(name):
+            report.unsupported(path, f"tagOverrides.{one_line(name, 70)}: Prometheus takes no label of that name")
 
 
-def _whole(report: Report, path: str, spec: dict[str, Any]) -> None:
-    one_target(report, path, spec)
-    for name in _NOT_YET:
-        if spec.get(name):
-            report.unsupported(child(path, name))
+def _prometheus(report: Report, path: str, metrics: dict[str, Any]) -> None:
+    others = [one["name"] for one in metrics.get("providers") or () if one["name"] != "prometheus"]
+    if others:
+        report.unsupported(path, f"providers: {one_line(others[0], 70)}: metrics are shown to prometheus alone")
+    if metrics.get("reportingInterval"):
+        report.unsupported(child(path, "reportingInterval"), "TCP metrics are reported when a connection ends")
 
 
+_TEXT = re.compile(r"""'[^'"\\\n]*'|"[^'"\\\n]*\"""")
+_LABEL = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 _OVERRIDE = message(
     {
         "match": message({"metric": one_of(*_METRICS), "customMetric": text(), "mode": _MODE}, also=_metric_match),
@@ -111,7 +121,8 @@ _OVERRIDE = message(
             ),
             nameless=True,
         ),
-    }
+    },
+    also=_literals,
 )
 _TRACING = message(
     {
@@ -162,7 +173,8 @@ SPEC: Check = message(
                     "providers": _PROVIDERS,
                     "overrides": listing(_OVERRIDE),
                     "reportingInterval": text(duration),
-                }
+                },
+                also=_prometheus,
             )
         ),
         "accessLogging": listing(
@@ -177,5 +189,5 @@ SPEC: Check = message(
             )
         ),
     },
-    also=_whole,
+    also=one_target,
 )

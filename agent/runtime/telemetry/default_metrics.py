@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from msgspec import structs
+
 from agent.mesh.names import qualified_hosts
 from agent.mesh.raw_stats import Atom, Measure, RawStat, Side
-from agent.mesh.service import Port, Protocol
+from agent.mesh.service import Port, Protocol, Workload
 from agent.runtime.telemetry.directory import Directory, Peer
+from agent.runtime.telemetry.overrides import Overrides
 from agent.runtime.telemetry.readings import Added
-from agent.runtime.telemetry.series import Family, Kind, Metric
+from agent.runtime.telemetry.series import Family, Kind, Metric, values_of
 
 UNKNOWN = "unknown"
 
@@ -76,25 +79,57 @@ class DefaultMetrics:
     """Adds what Envoy has counted to Istio's metrics."""
 
     def __init__(self) -> None:
-        metrics = (REQUESTS, REQUEST_COUNT, *_HISTOGRAMS.values(), *_COUNTERS.values())
-        self.families = {metric.name: Family(metric) for metric in metrics}
+        self._families: dict[tuple[Metric, tuple[str, ...]], Family] = {}
+        """By metric, and the labels that it has at this host's workloads."""
 
-    def take(self, added: Added, directory: Directory) -> None:
+    @property
+    def families(self) -> dict[str, list[Family]]:
+        """Return the families of each metric by its name."""
+        found: dict[str, list[Family]] = {}
+        for (metric, _), family in self._families.items():
+            found.setdefault(metric.name, []).append(family)
+        return found
+
+    def take(self, added: Added, directory: Directory, overrides: Overrides) -> None:
         """Add it under the labels that its atoms have now."""
         stat = added.stat
-        labels = labels_of_stat(stat, directory)
+        if stat.group or stat.measure not in (*_COUNTERS, *_HISTOGRAMS):
+            return  # only what rules want
+        labels, own = labels_of_stat(stat, directory), _reporting(stat, directory)
+
+        def at(metric: Metric) -> tuple[Family, tuple[str, ...]] | None:
+            change = overrides.change(stat.side, own, metric.name)
+            return None if change.disabled else self._at(metric, change.of(metric.labels, labels))
+
         if stat.measure in _COUNTERS:
-            family = self.families[_COUNTERS[stat.measure].name]
-            family.add(_chosen(family, labels), added.amount)
+            if place := at(_COUNTERS[stat.measure]):
+                place[0].add(place[1], added.amount)
             return
-        family = self.families[_HISTOGRAMS[stat.measure].name]
-        family.observe(_chosen(family, labels), added.bins)
+        if place := at(_HISTOGRAMS[stat.measure]):
+            place[0].observe(place[1], values_of(added.bins))
         if stat.measure is Measure.DURATION:
-            requests = self.families[REQUESTS.name]
-            requests.add(_chosen(requests, labels), added.amount)
-            if stat.side is Side.IN:
-                count = self.families[REQUEST_COUNT.name]
-                count.add(_chosen(count, labels), added.amount)
+            for metric in (REQUESTS, REQUEST_COUNT) if stat.side is Side.IN else (REQUESTS,):
+                if place := at(metric):
+                    place[0].add(place[1], added.amount)
+
+    def _at(self, metric: Metric, labels: Mapping[str, str]) -> tuple[Family, tuple[str, ...]]:
+        names = tuple(labels)
+        family = self._families.get((metric, names))
+        if family is None:
+            family = self._families[metric, names] = Family(structs.replace(metric, labels=names))
+        return family, tuple(labels.values())
+
+
+def _reporting(stat: RawStat, directory: Directory) -> Workload | None:
+    """Return this host's workload that reports it."""
+    if stat.side is Side.IN:
+        return directory.workload_at(stat.port)
+    return directory.calling(_uid(stat.atom(Atom.CLUSTER)))
+
+
+def _uid(cluster: str) -> int | None:
+    _, _, uid = cluster.partition("~")
+    return int(uid) if uid.isdecimal() else None
 
 
 def labels_of_stat(stat: RawStat, directory: Directory) -> Mapping[str, str]:
@@ -108,8 +143,7 @@ def labels_of_stat(stat: RawStat, directory: Directory) -> Mapping[str, str]:
         destination_labels |= _service(destination)
     else:
         cluster, principal = stat.atom(Atom.CLUSTER), stat.atom(Atom.SERVER)
-        _, _, uid = cluster.partition("~")
-        source = directory.own(int(uid) if uid.isdecimal() else None)
+        source = directory.own(_uid(cluster))
         destination = directory.called(cluster, stat.atom(Atom.HOST), principal)
         port = directory.port_of(cluster)
         destination_labels = _side("destination", destination, bool(principal))
@@ -126,10 +160,6 @@ def labels_of_stat(stat: RawStat, directory: Directory) -> Mapping[str, str]:
         "connection_mtls": "true" if principal else "false",
         "source_service": _host(source),
     }
-
-
-def _chosen(family: Family, labels: Mapping[str, str]) -> tuple[str, ...]:
-    return tuple([labels[name] for name in family.metric.labels])
 
 
 def _side(side: str, peer: Peer, is_verified: bool) -> dict[str, str]:

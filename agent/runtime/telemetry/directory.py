@@ -119,18 +119,27 @@ class Directory(Struct, frozen=True):
         ports = self.ports.get(service, ()) if service else ()
         return next((port for port in ports if str(port.number) == parts[1]), None)
 
-    def own(self, uid: int | None = None) -> Peer:
+    def calling(self, uid: int | None = None) -> Workload | None:
         """Return this host's workload that calls: that of a Unix user, else the default one."""
-        chosen = [one for one in self.workloads if uid is not None and one.uid == uid] or self.workloads[:1]
-        return self._peer(chosen[0]) if chosen else Peer()
+        return next((one for one in self.workloads if uid is not None and one.uid == uid), None) or (
+            self.workloads[0] if self.workloads else None
+        )
+
+    def workload_at(self, port: int) -> Workload | None:
+        """Return this host's workload that has a port."""
+        return next((one for one in self.workloads if any(it.number == port for it in one.ports)), None)
+
+    def own(self, uid: int | None = None) -> Peer:
+        """Return this host's workload that calls, as a peer."""
+        workload = self.calling(uid)
+        return self._peer(workload) if workload else Peer()
 
     def local(self, port: int) -> tuple[Peer, Port | None]:
-        """Return this host's workload that has a port, and the port."""
-        for workload in self.workloads:
-            for one in workload.ports:
-                if one.number == port:
-                    return self._peer(workload), one
-        return Peer(), None
+        """Return this host's workload that has a port, as a peer, and the port."""
+        workload = self.workload_at(port)
+        if workload is None:
+            return Peer(), None
+        return self._peer(workload), next(one for one in workload.ports if one.number == port)
 
     def _peer(self, workload: Workload) -> Peer:
         domain = self.trust_domains[0] if self.trust_domains else ""

@@ -88,6 +88,7 @@ class Readings(Struct, frozen=True):
 class Added(Struct, frozen=True):
     """What has been added to one statistic."""
 
+    name: str
     stat: RawStat
     amount: int
     """To a counter; of a histogram the number of values."""
@@ -116,11 +117,11 @@ class Progress:
             before = last.values.get(name, 0)
             amount = value - before if value >= before else value
             if amount and (stat := self._stats[name]):
-                yield Added(stat, amount)
+                yield Added(name, stat, amount)
         for name, bins in readings.histograms.items():
             more = _more(bins, last.histograms.get(name, {}))
             if more and (stat := self._stats[name]):
-                yield Added(stat, sum(more.values()), more)
+                yield Added(name, stat, sum(more.values()), more)
 
 
 def _more(now: Bins, before: Bins) -> Bins:

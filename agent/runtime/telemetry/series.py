@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
 
 from msgspec import Struct
@@ -66,14 +66,13 @@ class Family:
         """Set a gauge."""
         self._at(labels).total = value
 
-    def observe(self, labels: tuple[str, ...], bins: Bins, scale: float = 1.0) -> None:
-        """Add values to a histogram, each `scale` times what it was measured as."""
+    def observe(self, labels: tuple[str, ...], values: Iterable[tuple[float, float]]) -> None:
+        """Add values to a histogram, each as often as is said with it."""
         series, bounds = self._at(labels), self.metric.bounds
-        for place, count in bins.items():
-            value = value_of(place) * scale
-            series.buckets[bisect_left(bounds, value)] += count
-            series.total += value * count
-            series.count += count
+        for value, times in values:
+            series.buckets[bisect_left(bounds, value)] += int(times)
+            series.total += value * times
+            series.count += int(times)
 
     def series(self) -> Iterator[tuple[Mapping[str, str], Series]]:
         """Yield each series with its labels."""
@@ -81,12 +80,8 @@ class Family:
             yield dict(zip(self.metric.labels, values, strict=True)), series
 
     def lines(self) -> Iterator[str]:
-        """Yield the metric in Prometheus' text format."""
+        """Yield the series in Prometheus' text format, less the metric's head."""
         metric = self.metric
-        if not self._series:
-            return
-        yield f"# HELP {metric.name} {_escaped_help(metric.help)}"
-        yield f"# TYPE {metric.name} {metric.kind}"
         if metric.kind is not Kind.HISTOGRAM:
             yield from (f"{metric.name}{{{one.labels}}} {number(one.total)}" for one in self._series.values())
             return
@@ -107,6 +102,22 @@ class Family:
             text = labels_text(self.metric.labels, labels)
             series = self._series.setdefault(labels, Series(text, len(self.metric.bounds)))
         return series
+
+
+def lines_of(families: Sequence[Family]) -> Iterator[str]:
+    """Yield one metric, of which families may differ in their labels, in Prometheus' text format."""
+    if not any(map(len, families)):
+        return
+    metric = families[0].metric
+    yield f"# HELP {metric.name} {_escaped_help(metric.help)}"
+    yield f"# TYPE {metric.name} {metric.kind}"
+    for family in families:
+        yield from family.lines()
+
+
+def values_of(bins: Bins) -> list[tuple[float, float]]:
+    """Return the values of a histogram's bins, each with how often it is there."""
+    return [(value_of(place), count) for place, count in bins.items()]
 
 
 def value_of(place: tuple[float, float]) -> float:
