@@ -14,7 +14,7 @@ from agent.api.validate import find_problems
 from agent.mesh.expressions.tree import Type
 from agent.mesh.mixer import PolicyRule, for_workload
 from agent.mesh.service import Identity, Labels, ServiceKey
-from agent.translate.mixer_guard import Callers
+from agent.translate.mixer_notes import Callers
 from agent.translate.mixer_peers import alike
 from tests.drawn_expressions import Drawer
 from tests.unit.api_samples import one

@@ -74,15 +74,19 @@ def header_name(expression: Expression) -> str | None:
     return None
 
 
-def lookups(fixed: Sequence[Any], dimensions: Sequence[tuple[str, Dimension]], notes: Mapping[Said, str]) -> list[Any]:
-    """Return the ways to ask for dimensions, after the fixed actions; of each request one leads to a bucket.
+def lookups(first: Any, dimensions: Sequence[tuple[str, Dimension]], notes: Mapping[Said, str]) -> list[Any]:
+    """Return the ways to ask for an action's word and then for dimensions; of each request one leads to a bucket.
 
     `notes` are the names under which what is said of callers is noted.
     """
-    found = []
-    for actions in product(*(list(_actions(key, dimension, notes)) for key, dimension in dimensions)):
-        found.append(route_components_pb2.RateLimit(actions=[*fixed, *actions]))
-    return found
+    ways = product(*(list(_actions(key, dimension, notes)) for key, dimension in dimensions))
+    place = headers_of(dimensions)
+    return [route_components_pb2.RateLimit(actions=[*way[:place], first, *way[place:]]) for way in ways]
+
+
+def headers_of(dimensions: Sequence[tuple[str, Dimension]]) -> int:
+    """Return how many headers there are: they come first, so that a way that does not lead on ends early."""
+    return sum(isinstance(one, Header) for _, one in dimensions)
 
 
 def too_many(dimensions: Sequence[Dimension]) -> bool:

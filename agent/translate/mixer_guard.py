@@ -15,8 +15,6 @@ from envoy.extensions.filters.http.rbac.v3 import rbac_pb2 as http_rbac_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2
 from envoy.extensions.filters.network.rbac.v3 import rbac_pb2 as network_rbac_pb2
 from msgspec import Struct
-from xds.core.v3 import extension_pb2
-from xds.type.matcher.v3 import matcher_pb2
 
 from agent.mesh.expressions.tree import Attribute, Call, Expression, Value
 from agent.mesh.mixer import (
@@ -36,7 +34,8 @@ from agent.translate.facts import distinct
 from agent.translate.mixer_cel import NoForm
 from agent.translate.mixer_conditions import Conditions
 from agent.translate.mixer_dimensions import Said
-from agent.translate.mixer_peers import Peers, absent_source, are
+from agent.translate.mixer_notes import NOBODY, Callers, first_of, note_filter
+from agent.translate.mixer_peers import absent_source, are
 from agent.translate.mixer_quota import Counted, quota_filter, quota_of
 from agent.translate.resource import packed
 
@@ -68,16 +67,6 @@ class Mixed(Struct, frozen=True):
     filters: tuple[Any, ...] = ()
     replies: tuple[Reply, ...] = ()
     faults: tuple[Fault, ...] = ()
-
-
-class Callers(Struct, frozen=True):
-    """Who calls, and how that is known."""
-
-    peers: tuple[Peers, ...] = ()
-    trust_domains: tuple[str, ...] = ()
-    """The mesh's own first."""
-    verified: bool = True
-    """By the certificate; False: the mesh runs without mutual TLS, and the address is all there is."""
 
 
 class Mixing(Struct, frozen=True):
@@ -148,9 +137,11 @@ def http_mixed(rules: Iterable[PolicyRule], callers: Callers) -> Mixed:
         except NoForm as reason:
             faults.append(Fault(str(rule.origin), f"has no effect on requests: {reason}"))
     refusals += [refusal for each in counted for refusal in _closed(each)]
-    filters = [_peer_filter(callers)] if any(each.asks_callers for each in counted) else []
+    everybody = [(f"p{number}", (number,)) for number in range(len(callers.peers))]
+    asked = any(each.asks_callers for each in counted)
+    filters = [note_filter(PEER_NAMES, everybody, NOBODY, callers)] if asked else []
     notes = {said: f"mixer_said_{number}_" for number, said in enumerate(dict.fromkeys(_said(counted)))}
-    filters += [_said_filter(said, prefix, callers) for said, prefix in notes.items()]
+    filters += [note_filter(prefix, said.texts, said.other, callers) for said, prefix in notes.items()]
     filters += [_http_filter(refusals)] if refusals else []
     replies = [each.reply for each in refusals]
     if counted:
@@ -276,30 +267,8 @@ def _asked(expression: Expression) -> Iterator[str]:
                 yield from _asked(operand)
 
 
-def _peer_filter(callers: Callers) -> Any:
-    """Return the filter that notes which callers a request is from."""
-    numbered = (
-        (f"p{number}", are((peers,), callers.trust_domains, callers.verified))
-        for number, peers in enumerate(callers.peers)
-    )
-    config = http_rbac_pb2.RBAC(shadow_rules_stat_prefix=PEER_NAMES)
-    config.shadow_matcher.CopyFrom(_first_of(numbered, rbac_pb2.RBAC.ALLOW))
-    return http_connection_manager_pb2.HttpFilter(name=f"{HTTP_RBAC}.mixer_peer", typed_config=packed(config))
-
-
 def _said(counted: Iterable[Counted]) -> Iterator[Said]:
     return (said for each in counted for said in each.said)
-
-
-def _said_filter(said: Said, prefix: str, callers: Callers) -> Any:
-    """Return the filter that notes what is said of the caller of a request."""
-    named = (
-        (text, are((callers.peers[number] for number in numbers), callers.trust_domains, callers.verified))
-        for text, numbers in said.texts
-    )
-    config = http_rbac_pb2.RBAC(shadow_rules_stat_prefix=prefix)
-    config.shadow_matcher.CopyFrom(_first_of(named, rbac_pb2.RBAC.ALLOW, said.other))
-    return http_connection_manager_pb2.HttpFilter(name=f"{HTTP_RBAC}.{prefix}", typed_config=packed(config))
 
 
 def _http_filter(refusals: Iterable[_Refusal]) -> Any:
@@ -308,23 +277,4 @@ def _http_filter(refusals: Iterable[_Refusal]) -> Any:
 
 
 def _matcher(refusals: Iterable[_Refusal]) -> Any:
-    return _first_of(((each.name, each.condition) for each in refusals), rbac_pb2.RBAC.DENY)
-
-
-def _first_of(named: Iterable[tuple[str, Condition]], action: Any, otherwise: str = "none") -> Any:
-    """Return the matcher that gives the first one's name, and lets pass what none holds for under another one."""
-    message = matcher_pb2.Matcher()
-    for name, condition in named:
-        if condition.always is True:
-            message.on_no_match.action.CopyFrom(_action(name, action))
-            return message
-        if condition.always is None:
-            field = message.matcher_list.matchers.add(predicate=condition.matcher)
-            field.on_match.action.CopyFrom(_action(name, action))
-    message.on_no_match.action.CopyFrom(_action(otherwise, rbac_pb2.RBAC.ALLOW))
-    return message
-
-
-def _action(name: str, action: Any) -> Any:
-    config = rbac_pb2.Action(name=name, action=action)
-    return extension_pb2.TypedExtensionConfig(name="envoy.filters.rbac.action", typed_config=packed(config))
+    return first_of(((each.name, each.condition) for each in refusals), rbac_pb2.RBAC.DENY)

@@ -30,6 +30,7 @@ from agent.translate.mixer_dimensions import (
     Said,
     computed,
     header_of,
+    headers_of,
     in_words,
     lookups,
     too_many,
@@ -87,7 +88,8 @@ def quota_of(rule: PolicyRule, quota: Quota, peers: tuple[Peers, ...], variants:
         chosen = list(values)
     named = zip((name for name, _ in quota.dimensions), chosen, strict=True)
     varying = tuple((name, value) for name, value in named if not isinstance(value, Constant))
-    return Counted(f"{rule.origin.namespace}/{rule.origin.name}/{number}", limit, varying, quota.limits)
+    ordered = tuple(sorted(varying, key=lambda one: not isinstance(one[1], Header)))
+    return Counted(f"{rule.origin.namespace}/{rule.origin.name}/{number}", limit, ordered, quota.limits)
 
 
 def _dimension(rule: PolicyRule, number: int, place: int) -> Expression:
@@ -185,7 +187,7 @@ def quota_filter(counted: Iterable[Counted], notes: Mapping[Said, str]) -> Any:
             which = in_words("quota", f"{each.name}/{each.limit.value}")
         else:
             which = computed("quota", _named_limit(each))
-        config.rate_limits.extend(lookups((which,), each.dimensions, notes))
+        config.rate_limits.extend(lookups(which, each.dimensions, notes))
         config.descriptors.extend(_bucket(each, place) for place in range(len(each.limits)))
     name = "envoy.filters.http.local_ratelimit"
     return http_connection_manager_pb2.HttpFilter(name=name, typed_config=packed(config))
@@ -203,9 +205,10 @@ def _named_limit(counted: Counted) -> Cel:
 def _bucket(counted: Counted, place: int) -> Any:
     limit = counted.limits[place]
     message = ratelimit_pb2.LocalRateLimitDescriptor()
-    message.entries.add(key="quota", value=f"{counted.name}/{place}")
-    for name, _ in counted.dimensions:
-        message.entries.add(key=name)
+    entries = [(name, "") for name, _ in counted.dimensions]
+    entries.insert(headers_of(counted.dimensions), ("quota", f"{counted.name}/{place}"))
+    for key, value in entries:
+        message.entries.add(key=key, value=value)
     amount = max(1, min(limit.amount, _MOST))
     message.token_bucket.max_tokens = amount
     message.token_bucket.tokens_per_fill.value = amount

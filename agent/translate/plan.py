@@ -28,7 +28,8 @@ from agent.translate.host_rules import host_ruleset
 from agent.translate.inbound import inbound_resources
 from agent.translate.log_lines import Streams, streams_of
 from agent.translate.log_servers import log_servers
-from agent.translate.mixer_guard import Callers, Mixing, asks_about_callers, mixing
+from agent.translate.mixer_guard import Mixing, asks_about_callers, mixing
+from agent.translate.mixer_notes import Callers
 from agent.translate.mixer_peers import Peers, Seen, alike, by_address, seen_of
 from agent.translate.netfilter import NetfilterText
 from agent.translate.options import PlanOptions

@@ -18,7 +18,8 @@ from agent.mesh.security import SecurityRules
 from agent.mesh.service import ServiceKey, Workload
 from agent.runtime.events import ListsChanged
 from agent.runtime.lists import Lists
-from agent.translate.mixer_guard import Callers, Reply, mixing
+from agent.translate.mixer_guard import Reply, mixing
+from agent.translate.mixer_notes import Callers
 from tests.unit.api_samples import one
 from tests.unit.test_key_sets import Source, Steps
 
