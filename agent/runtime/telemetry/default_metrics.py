@@ -73,6 +73,13 @@ _COUNTERS = {
         "istio_tcp_received_bytes_total", "Bytes from clients of connections that have ended", Kind.COUNTER, _CONNECTION
     ),
 }
+_METRICS: Mapping[Measure, tuple[Metric, ...]] = {
+    **{measure: (metric,) for measure, metric in (*_COUNTERS.items(), *_HISTOGRAMS.items())},
+    Measure.DURATION: (_HISTOGRAMS[Measure.DURATION], REQUESTS, REQUEST_COUNT),
+}
+"""What each statistic is added to."""
+_Place = tuple[Family, tuple[str, ...]]
+"""A metric's series, by their labels' values."""
 
 
 class DefaultMetrics:
@@ -81,6 +88,10 @@ class DefaultMetrics:
     def __init__(self) -> None:
         self._families: dict[tuple[Metric, tuple[str, ...]], Family] = {}
         """By metric, and the labels that it has at this host's workloads."""
+        self._places: dict[str, list[_Place]] = {}
+        """By the name of a statistic, as long as nobody comes, goes or says otherwise."""
+        self._directory: Directory | None = None
+        self._overrides: Overrides | None = None
 
     @property
     def families(self) -> dict[str, list[Family]]:
@@ -92,27 +103,29 @@ class DefaultMetrics:
 
     def take(self, added: Added, directory: Directory, overrides: Overrides) -> None:
         """Add it under the labels that its atoms have now."""
-        stat = added.stat
-        if stat.group or stat.measure not in (*_COUNTERS, *_HISTOGRAMS):
-            return  # only what rules want
+        if directory is not self._directory or overrides is not self._overrides:
+            self._directory, self._overrides, self._places = directory, overrides, {}
+        if added.name not in self._places:
+            self._places[added.name] = self._find(added.stat, directory, overrides)
+        for family, labels in self._places[added.name]:
+            if family.metric.kind is Kind.HISTOGRAM:
+                family.observe(labels, values_of(added.bins))
+            else:
+                family.add(labels, added.amount)
+
+    def _find(self, stat: RawStat, directory: Directory, overrides: Overrides) -> list[_Place]:
+        """Return where a statistic is added."""
+        if stat.group or stat.measure not in _METRICS:
+            return []  # only what rules want
         labels, own = labels_of_stat(stat, directory), _reporting(stat, directory)
-
-        def at(metric: Metric) -> tuple[Family, tuple[str, ...]] | None:
+        found = []
+        for metric in _METRICS[stat.measure]:
             change = overrides.change(stat.side, own, metric.name)
-            return None if change.disabled else self._at(metric, change.of(metric.labels, labels))
+            if not change.disabled and not (metric is REQUEST_COUNT and stat.side is Side.OUT):
+                found.append(self._at(metric, change.of(metric.labels, labels)))
+        return found
 
-        if stat.measure in _COUNTERS:
-            if place := at(_COUNTERS[stat.measure]):
-                place[0].add(place[1], added.amount)
-            return
-        if place := at(_HISTOGRAMS[stat.measure]):
-            place[0].observe(place[1], values_of(added.bins))
-        if stat.measure is Measure.DURATION:
-            for metric in (REQUESTS, REQUEST_COUNT) if stat.side is Side.IN else (REQUESTS,):
-                if place := at(metric):
-                    place[0].add(place[1], added.amount)
-
-    def _at(self, metric: Metric, labels: Mapping[str, str]) -> tuple[Family, tuple[str, ...]]:
+    def _at(self, metric: Metric, labels: Mapping[str, str]) -> _Place:
         names = tuple(labels)
         family = self._families.get((metric, names))
         if family is None:
