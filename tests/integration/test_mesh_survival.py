@@ -78,19 +78,17 @@ def have_renewed(lab: Lab, before: dict[str, str]) -> bool:
 def test_a_minute_over_rotating_certificates_without_consul(lab: Lab) -> None:
     """Consul gone for a minute and back, the certificates renewed a dozen times meanwhile: no request fails."""
     seen = {name: {serial} for name, serial in serials(lab).items()}
-    with (
-        load(lab["productpage"], contains=STARS) as direct,
-        load(lab["productpage"], "http://127.0.0.1:9080/productpage", rate=5, contains="Reviewer1") as page,
-    ):
-        lab.stop("consul", "consul", seconds=30)
-        host = lab["productpage"]
-        wait_for(lambda: any(f.subject == "Consul" for f in node_status(host).faults), "the fault is told", 30)
-        assert any('subject="Consul"' in line for line in metric_lines(host, "hostmesh_fault"))
-        minute = direct.answered + 60 * 20
-        while direct.answered < minute:
-            for name, serial in serials(lab).items():
-                seen[name].add(serial)
-            direct.go_on(10)
+    host = lab["productpage"]
+    with load(host, contains=STARS) as direct:
+        with load(host, "http://127.0.0.1:9080/productpage", rate=5, contains="Reviewer1") as page:
+            lab.stop("consul", "consul", seconds=30)
+            wait_for(lambda: any(f.subject == "Consul" for f in node_status(host).faults), "the fault is told", 30)
+            assert any('subject="Consul"' in line for line in metric_lines(host, "hostmesh_fault"))
+            minute = direct.answered + 60 * 20
+            while direct.answered < minute:
+                for name, serial in serials(lab).items():
+                    seen[name].add(serial)
+                direct.go_on(20)
         lab.start("consul", "consul")
         wait_for(lambda: not any(node_status(host).faults for host in agents(lab)), "no fault is left", 60)
         hostmesh(lab, "apply", "-f", str(SAMPLES / "route-rule-reviews-test-v2.yaml"))

@@ -135,8 +135,11 @@ class Follower:
             return await self._lane.poll(self._path, self._params, index, patience=self.patience)
         if not self._leads:
             await self._link.up.wait()
+        # A server that has just been elected after a restart answers before it has read its own log: an empty catalog,
+        # unless it is asked for a consistent answer, which waits for that.
+        is_doubtful = self._link.losses or self._backoff.failures
         async with self._first_read:
-            return await self._lane.poll(self._path, self._params)
+            return await self._lane.poll(self._path, {**self._params, **({"consistent": ""} if is_doubtful else {})})
 
     async def _rest(self, error: ConsulUnavailable | ConsulRefused) -> None:
         delay = self._backoff.next()
