@@ -40,6 +40,11 @@ def address(machine: Machine, name: str) -> str:
     return machine.run("getent", "ahostsv4", name, check=False).stdout.partition(" ")[0]
 
 
+def dns_is(machine: Machine) -> str:
+    """Return the state of the mesh's own dnsmasq."""
+    return machine.run("systemctl", "is-active", "hostmesh-dns", check=False).stdout.strip()
+
+
 def test_names_come_with_the_agent_and_go_with_it(machine: Machine) -> None:
     assert "127.0.0.53" in machine.run("cat", "/etc/resolv.conf").stdout
     machine.run("systemctl", "start", "hostmesh-agent", timeout=120)
@@ -58,5 +63,13 @@ def test_names_come_with_the_agent_and_go_with_it(machine: Machine) -> None:
     machine.run("systemctl", "stop", "hostmesh-agent", timeout=90)
     wait_for(lambda: "hostmesh" not in machine.run("ip", "link").stdout, machine.journal(log), 30, 0.5)
     assert address(machine, "hello") == ""
+    wait_for(lambda: dns_is(machine) == "inactive", "its dnsmasq is stopped, too", 30, 0.2)
+    assert machine.run("pgrep", "dnsmasq", check=False).stdout == ""
+
+    machine.run("systemctl", "enable", "--now", "hostmesh-dns")  # as for unbound or bind: it stays whatever comes
+    machine.run("systemctl", "start", "hostmesh-agent", timeout=120)
+    machine.run("systemctl", "stop", "hostmesh-agent", timeout=90)
+    wait_for(lambda: "hostmesh" not in machine.run("ip", "link").stdout, machine.journal(log), 30, 0.5)
+    assert dns_is(machine) == "active"
     machine.run("dpkg", "-P", "hostmesh-agent", timeout=120)
     assert machine.run("pgrep", "dnsmasq", check=False).stdout == ""
