@@ -26,7 +26,7 @@ from agent.adapters.proxy.log_follow import EnvoyLog
 from agent.adapters.proxy.supervisor import EnvoySupervisor
 from agent.adapters.xds.server import XdsServer
 from agent.config import Config, InterceptionConfig, OnProxyFailure
-from agent.errors import HostError, HostmeshError
+from agent.errors import HostError
 from agent.mesh.gateway import FileCredential, named_files
 from agent.mesh.routes import Fault
 from agent.mesh.service import Identity, ServiceKey, Workload
@@ -53,6 +53,7 @@ from agent.runtime.host_options import (
 from agent.runtime.kept_file import DiskFault, KeptFile
 from agent.runtime.key_sets import key_sets_of
 from agent.runtime.last_known import LastKnownFile
+from agent.runtime.leaving import Leaving
 from agent.runtime.lists import lists_of
 from agent.runtime.metrics import Counters, MetricsPage
 from agent.runtime.names_watch import watch_names
@@ -67,9 +68,6 @@ from agent.translate.bootstrap import bootstrap
 
 log = logging.getLogger(__name__)
 
-PEER_NOTICE_SECONDS = 1.0
-"""From leaving the catalog until the capture ends: peers that have not heard yet still speak mutual TLS to Envoy."""
-DEREGISTER_PATIENCE_SECONDS = 5.0
 FIRST_CONFIGURATION_SECONDS = 20.0
 """How long other units wait at boot for a mesh that nothing is known of."""
 STUCK_SECONDS = 15.0
@@ -127,6 +125,7 @@ class HostAgent:
         self._data_path = data_path(config, self._xds, self._post)
         numbers = Generations(config.state_dir / "registrations.json")
         self._registrar = Registrar(client, (), self._update_status, numbers)
+        self._leaving = Leaving(self._registrar, config.proxy.drain_seconds)
         self._status_writer = StatusWriter(client, config.node, self._note_silence)
         self._lists = lists_of(config, lambda faults: self._post(FaultsChanged("lists", faults)), self._post)
         self._key_sets = key_sets_of(config, lambda faults: self._post(FaultsChanged("key sets", faults)))
@@ -134,7 +133,7 @@ class HostAgent:
         metrics = MetricsPage(self.status, self._counters, self._traffic.page)
         envoy = AdminClient(admin_socket(config), timeout_seconds=30.0)
         views = partial(open_view, envoy)
-        xds, routes = self._xds, (*self._identity.desk.routes(), *self._key_sets.routes())
+        xds, routes = self._xds, (*self._identity.desk.routes(), *self._key_sets.routes(), *self._leaving.routes())
         self._endpoint = Endpoint(self.status, metrics.render, xds.wait_acked, views, xds.follow_acks, routes)
         self._operator_port = OperatorPort(TicketBox(client, config.node), envoy)
         self._operator: OperatorAccess | None = None
@@ -264,12 +263,7 @@ class HostAgent:
         self._unit.stopping("leaving the catalog")
         log.info("stopping: leaving the catalog, then draining for up to %g s", self._config.proxy.drain_seconds)
         await self._last_known.save_finally(self.state.last_known(self._address))
-        try:
-            async with asyncio.timeout(DEREGISTER_PATIENCE_SECONDS):
-                await self._registrar.deregister()
-        except (HostmeshError, TimeoutError) as error:
-            log.warning("instances of this host stay in the catalog until their checks fail: %s", error)
-        await asyncio.sleep(min(PEER_NOTICE_SECONDS, self._config.proxy.drain_seconds))
+        await self._leaving.leave()
         self._unit.stopping("draining")
         try:
             await self._data_path.remove()

@@ -22,9 +22,10 @@ from agent.runtime.log_setup import set_up_log
 @click.option("--run-dir", type=click.Path(path_type=Path), default=Path("/run/hostmesh"), show_default=True)
 @click.option("--check", is_flag=True, help="Check the configuration, start nothing.")
 @click.option("--guard", is_flag=True, help="Shut this host's mesh ports until an agent serves; start nothing.")
+@click.option("--leave", is_flag=True, help="Have the agent that runs leave the catalog: the host goes down.")
 @click.option("--remove", is_flag=True, help="Take down what an agent that died has left: rules, names, Envoy.")
 @click.version_option(__version__, prog_name="hostmesh-agent")
-def main(config_dir: Path, state_dir: Path, run_dir: Path, check: bool, guard: bool, remove: bool) -> None:
+def main(config_dir: Path, state_dir: Path, run_dir: Path, check: bool, guard: bool, leave: bool, remove: bool) -> None:
     """Run the mesh on this host: registration, certificates, interception, DNS and Envoy."""
     try:
         if check:
@@ -42,6 +43,11 @@ def main(config_dir: Path, state_dir: Path, run_dir: Path, check: bool, guard: b
             from agent.runtime import takedown
 
             asyncio.run(takedown.guard(config))
+            return
+        if leave:
+            from agent.runtime.leaving import ask_to_leave
+
+            asyncio.run(ask_to_leave(config))
             return
         faulthandler.enable()  # systemd's watchdog ends an agent that hangs with SIGABRT: the log shall say where
         from agent.runtime.daemon import run_daemon  # grpc and the xDS messages take 0.3 s to import: not for --check

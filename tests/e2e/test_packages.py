@@ -54,6 +54,15 @@ StandardOutput=file:/srv/calls.txt
 [Install]
 WantedBy=multi-user.target
 """
+LATE_UNIT = """[Unit]
+Description=Writes down where its peers are told it is when it is stopped
+After=hostmesh-agent.service
+[Service]
+ExecStart=/usr/bin/python3 -m http.server 8081
+ExecStop=/usr/bin/curl --silent --max-time 5 --output /srv/at-its-end.json http://{consul}:8500/v1/catalog/service/late
+[Install]
+WantedBy=multi-user.target
+"""
 CALLS = """
 import urllib.request
 for _ in range(100):
@@ -206,6 +215,7 @@ def nothing_fails_while_agent_and_envoy_are_replaced(machine: Machine) -> None:
     """Restart, crash, upgrade, downgrade: the same Envoy; another way to run Envoy: a hot restart. No request fails."""
     machine.run("rm", "/etc/hostmesh/join-token")  # spent: whatever comes now goes without
     first, agent = envoy(machine), shown(machine, "MainPID")
+    resolver = machine.run("systemctl", "show", "--value", "-p", "MainPID", "dnsmasq").stdout
     with machine.load("http://hello:8080/", "hello from the mesh") as failures:
         machine.run("systemctl", "restart", "hostmesh-agent", timeout=90)
         assert shown(machine, "MainPID") != agent
@@ -223,6 +233,8 @@ def nothing_fails_while_agent_and_envoy_are_replaced(machine: Machine) -> None:
             assert shown(machine, "MainPID") != agent
             assert shown(machine, "ActiveState") == "active"
             assert envoy(machine) == first, machine.journal("hostmesh-agent")
+            now = machine.run("systemctl", "show", "--value", "-p", "MainPID", "dnsmasq").stdout
+            assert now == resolver, "dnsmasq has no new settings to read"
 
         machine.run("sh", "-c", "echo 'proxy: {concurrency: 1}' >>/etc/hostmesh/agent.yaml")
         machine.run("systemctl", "restart", "hostmesh-agent", timeout=90)
@@ -339,11 +351,18 @@ def units_after_the_agent_lose_nothing_at_boot(site: Site) -> None:
             peer.write("/etc/hostmesh/agent.yaml", config)
             peer.write("/etc/systemd/system/caller.service", CALLER_UNIT)
             peer.write("/srv/calls.py", CALLS)
+            peer.write("/etc/systemd/system/late.service", LATE_UNIT.format(consul=vm.host.v4))
+            peer.write("/etc/hostmesh/services.d/late.yaml", "name: late\nport: 8081\n")
             peer.run("systemctl", "daemon-reload")
-            peer.run("systemctl", "enable", "caller", "hostmesh-agent")
+            peer.run("systemctl", "enable", "caller", "late", "hostmesh-agent")
+            peer.run("systemctl", "start", "late")
             peer.run("systemctl", "start", "hostmesh-agent", timeout=120)
             wait_for(lambda: "hello" in peer.run("curl", "-s", "http://hello:8080/", check=False).stdout, timeout=60)
+            wait_for(lambda: json.loads(consul(vm, "/v1/catalog/service/late")), timeout=60, interval=0.5)
             peer.power_off()
+        assert json.loads(Path(f"/proc/{written.holder}/root{written.root}/srv/at-its-end.json").read_text()) == [], (
+            "out of the catalog before its end"
+        )
         assert "HOSTMESH" not in site.peer.run("sh", "-c", TRACES).stdout
         for consul_is in ("start", "stop"):
             vm.run("systemctl", consul_is, "consul")
