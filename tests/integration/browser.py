@@ -53,10 +53,11 @@ class Page:
                 return result
 
     async def open(self, url: str, *, dark: bool = False) -> None:
-        """Show a page as a laptop's screen of that mood would."""
+        """Show a page as a laptop's screen of that mood would; all of it is there when this returns."""
         mood = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
         await self.call("Emulation.setEmulatedMedia", features=mood)
         await self.call("Page.navigate", url=url)
+        await self.wait("document.readyState === 'complete' && location.href !== 'about:blank'")
 
     async def value(self, expression: str) -> Any:
         """Return what a JavaScript expression is."""
