@@ -29,6 +29,8 @@ REQUESTS, CONNECTIONS = "http", "tcp"
 """What is counted, in the words of `context.protocol`."""
 DEFAULT = ""
 """The group of what is always told apart, and of nothing else."""
+SIZES = "sizes"
+"""The group that tells less apart: who called, not how it ended."""
 
 
 class Group(Struct, frozen=True):
@@ -66,7 +68,8 @@ class MetricPlan(Struct, frozen=True):
         return tuple(Group(key, asked[key], frozenset(measures[key])) for key in sorted(asked))
 
 
-ALL_REQUESTS = Group(DEFAULT, (), frozenset({Measure.DURATION, Measure.REQUEST_BYTES, Measure.RESPONSE_BYTES}))
+ALL_REQUESTS = Group(DEFAULT, (), frozenset({Measure.DURATION}))
+ALL_SIZES = Group(SIZES, (), frozenset({Measure.REQUEST_BYTES, Measure.RESPONSE_BYTES}))
 ALL_CONNECTIONS = Group(DEFAULT, (), frozenset({Measure.OPENED, Measure.CLOSED, Measure.SENT, Measure.RECEIVED}))
 """What the default metrics are made of."""
 

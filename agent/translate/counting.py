@@ -1,9 +1,9 @@
 """What Envoy counts of requests and connections, for the agent to make metrics of (mesh/raw_stats). Pure.
 
-An access logger that writes nothing: each request adds to three histograms, each connection to four counters, under
-the atoms that tell them apart. Measured: 1.5 µs a request (docs/performance.md). What Mixer's rules want beyond that
-has statistics of its own (mesh/metric_plan). All listeners share one scope, so what has been counted outlives the
-listener that counted it, and the number of statistics is bounded whatever callers do.
+An access logger that writes nothing: each request adds to a histogram (at its destination to three), each connection to
+four counters, under the atoms that tell them apart; docs/performance.md has what that costs. What Mixer's rules want
+beyond that has statistics of its own (mesh/metric_plan). All listeners share one scope, so what has been counted
+outlives the listener that counted it, and the number of statistics is bounded whatever callers do.
 """
 
 from __future__ import annotations
@@ -25,8 +25,10 @@ from xds.type.v3 import typed_struct_pb2
 from agent.mesh.metric_plan import (
     ALL_CONNECTIONS,
     ALL_REQUESTS,
+    ALL_SIZES,
     CONNECTIONS,
     REQUESTS,
+    SIZES,
     Group,
     joined,
     plan_metrics,
@@ -110,9 +112,13 @@ class Counting(Struct, frozen=True):
             {number: plan_metrics(found, CONNECTIONS).groups for number, found in rules.items()},
         )
 
-    def of_requests(self, port: int) -> tuple[Group, ...]:
-        """Return what is counted of requests to a port."""
-        return joined((*((ALL_REQUESTS,) if self.default else ()), *self.requests.get(port, ())))
+    def of_requests(self, side: Side, port: int) -> tuple[Group, ...]:
+        """Return what is counted of requests to a port; their sizes at their destinations only.
+
+        Each statistic costs every request up to half a microsecond, and sizes are the same at both ends.
+        """
+        sizes = (ALL_SIZES,) if side is Side.IN else ()
+        return joined((*((ALL_REQUESTS, *sizes) if self.default else ()), *self.requests.get(port, ())))
 
     def of_connections(self, port: int) -> tuple[Group, ...]:
         """Return what is counted of connections to a port."""
@@ -140,7 +146,7 @@ def _counting(made: Resource, counting: Counting) -> Resource:
                 side = Side.IN if is_inbound else Side.OUT
                 port = int(proxy.stat_prefix.removeprefix(_INBOUND)) if is_inbound else 0
                 if kind is _HCM:
-                    proxy.access_log.extend(_loggers(side, port, counting.of_requests(port)))
+                    proxy.access_log.extend(_loggers(side, port, counting.of_requests(side, port)))
                 else:
                     logs = _loggers(side, port, counting.of_connections(port))
                     _count_connections(proxy, logs, chain.HasField("transport_socket"))
@@ -180,7 +186,7 @@ def _loggers(side: Side, port: int, groups: tuple[Group, ...]) -> tuple[Any, ...
 
 def _stat(side: Side, port: int, measure: Measure, group: Group) -> dict[str, Any]:
     """Return a statistic; connections are told apart by who opened them, and requests by their outcome, too."""
-    outcome = () if measure in _COUNTERS else (Atom.CODE, Atom.FLAGS)
+    outcome = () if measure in _COUNTERS or group.key == SIZES else (Atom.CODE, Atom.FLAGS)
     tags = [{"name": tag_name(atom), "value_format": _FORMATS[atom]} for atom in (*_PEER[side], *outcome)]
     tags += [
         {"name": tag_name(asked_atom(place)), "value_format": _format(attribute, header)}

@@ -125,8 +125,10 @@ def test_requests_are_counted_at_both_ends_with_istios_labels(lab: Lab) -> None:
             "connection_security_policy": "mutual_tls",
         }
         assert total(host, "istio_request_duration_milliseconds_count", reporter=reporter, **pair) == 9
-        assert total(host, "istio_response_bytes_count", reporter=reporter, **pair) == 9
-        assert total(host, "istio_response_bytes_sum", reporter=reporter, **pair) > 0
+    for metric in ("istio_request_bytes", "istio_response_bytes"):
+        assert total(called, f"{metric}_count", reporter="destination", **pair) == 9
+        assert total(caller, f"{metric}_count", **pair) == 0, "sizes are counted once, where requests arrive"
+    assert total(called, "istio_response_bytes_sum", reporter="destination", **pair) > 0
     old = {"source_service": "details.default.svc.cluster.local", "source_version": "v1", "connection_mtls": "true"}
     assert total(called, "istio_request_count", response_code="404", **old) == 2
     assert total(called, "envoy_server_uptime") == 0  # it has no labels, so it is no sample with labels

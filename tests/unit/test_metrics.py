@@ -18,6 +18,7 @@ from agent.adapters.proxy.admin import AdminClient
 from agent.api.lowering.lower import lower
 from agent.api.validate import find_problems
 from agent.errors import HostError
+from agent.mesh.metric_plan import ALL_SIZES, SIZES
 from agent.mesh.raw_stats import PREFIX, Atom, Measure, Side, read_stat, stat_name
 from agent.mesh.service import Instance, Port, Protocol, Service, ServiceKey, Workload
 from agent.mesh.settings import MeshSettings, MtlsMode
@@ -56,7 +57,10 @@ def reviews(*versions: str) -> Service:
 
 def name(side: Side, port: int, measure: Measure, **atoms: str) -> str:
     """Return a statistic's name as Envoy has it."""
-    return f"{PREFIX}.{stat_name(side, port, measure)}" + "".join(f".={atom}.{value}" for atom, value in atoms.items())
+    group = SIZES if measure in ALL_SIZES.measures else ""
+    return f"{PREFIX}.{stat_name(side, port, measure, group)}" + "".join(
+        f".={atom}.{value}" for atom, value in atoms.items()
+    )
 
 
 def called(address: str, caller: str, code: str = "200", measure: Measure = Measure.DURATION) -> str:

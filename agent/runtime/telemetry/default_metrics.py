@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from msgspec import structs
 
+from agent.mesh.metric_plan import ALL_SIZES, DEFAULT, SIZES
 from agent.mesh.names import qualified_hosts
 from agent.mesh.raw_stats import Atom, Measure, RawStat, Side
 from agent.mesh.service import Port, Protocol, Workload
@@ -115,7 +116,7 @@ class DefaultMetrics:
 
     def _find(self, stat: RawStat, directory: Directory, overrides: Overrides) -> list[_Place]:
         """Return where a statistic is added."""
-        if stat.group or stat.measure not in _METRICS:
+        if stat.measure not in _METRICS or stat.group != (SIZES if stat.measure in ALL_SIZES.measures else DEFAULT):
             return []  # only what rules want
         labels, own = labels_of_stat(stat, directory), _reporting(stat, directory)
         found = []
