@@ -80,7 +80,7 @@ async def test_one_caller_may_follow_the_bundle_so_often_and_no_more(tmp_path: P
         codes = await asyncio.gather(*(code_of(call.read()) for call in calls))
         assert codes.count(Code.OK) == MAX_STREAMS_EACH
         # Some may not even come to the CA: gRPC itself bounds what one connection has open.
-        assert set(codes) - {Code.UNAVAILABLE} == {Code.OK, Code.RESOURCE_EXHAUSTED}
+        assert set(codes) - {Code.UNAVAILABLE, Code.CANCELLED} == {Code.OK, Code.RESOURCE_EXHAUSTED}
         await asyncio.gather(*(each.close() for each in channels))  # and their places are free again, soon
         async with channel(ca) as opened, asyncio.timeout(30):
             while await code_of(ca_pb2_grpc.BundleStub(opened).Watch(request).read()) is not Code.OK:
